@@ -1,0 +1,267 @@
+"""What the sidecar and a worker process say to each other: the only door between the two wings of the house.
+
+One frame is one JSON object on one line: ``{"type": <class name>, ...fields}``, in both directions of a socketpair.
+Frames are values without behaviour; this module knows neither trio nor torch. Both sides come from one installation,
+so frames carry no version.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+FinishReason = Literal["stop", "length"]
+Messages = tuple[dict[str, Any], ...]
+
+
+@attrs.frozen(kw_only=True)
+class Sampling:
+    """How the next token is chosen. Greedy where temperature is 0.
+
+    The order is that of transformers: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p
+    (Holtzman et al. 2020), min-p (Nguyen et al. 2024), then one draw from Philox4x32-10 keyed by (seed, position)
+    (Salmon et al. 2011).
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+# ------------------------------------------------------------------------------------------ sidecar -> worker
+
+
+@attrs.frozen(kw_only=True)
+class Load:
+    """Load a model from a directory of converted weights. Answered by Loaded or LoadFailed, with LoadProgress between."""
+
+    model: str
+    path: str
+    kind: Literal["chat", "embed"]
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
+    slots: int = 16  # rows that may decode together
+    context: int = 0  # tokens of cache a row has; 0: what the model and a sensible bound allow
+    trust_remote_code: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Unload:
+    """Drop a model and give its memory back. Answered by Unloaded."""
+
+    model: str
+
+
+@attrs.frozen(kw_only=True)
+class Generate:
+    """Generate from messages (through the chat template) or from a plain prompt; exactly one of the two is set.
+
+    Answered by rows in Stepped frames until one of them has a finish reason, or by WorkFailed.
+    """
+
+    request: str
+    model: str
+    messages: Messages | None = None
+    prompt: str | None = None
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None  # None: as many as the context still holds
+
+
+@attrs.frozen(kw_only=True)
+class Embed:
+    """Embed texts. Answered by Embedded or WorkFailed."""
+
+    request: str
+    model: str
+    texts: tuple[str, ...]
+    normalize: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class Tokenize:
+    """Count and name the tokens of a text, or of messages through the chat template. Answered by Tokenized."""
+
+    request: str
+    model: str
+    text: str | None = None
+    messages: Messages | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Detokenize:
+    """Turn tokens into text. Answered by Detokenized."""
+
+    request: str
+    model: str
+    tokens: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Abandon:
+    """Stop working on a request, within one decode step or prefill chunk. Not answered; an unknown request is no error."""
+
+    request: str
+
+
+@attrs.frozen(kw_only=True)
+class Leave:
+    """End the process, now; what is running is lost."""
+
+
+ToWorker = Load | Unload | Generate | Embed | Tokenize | Detokenize | Abandon | Leave
+
+# ------------------------------------------------------------------------------------------ worker -> sidecar
+
+
+@attrs.frozen(kw_only=True)
+class Up:
+    """The first frame of a worker: torch is imported, the device answers."""
+
+    pid: int
+    device: str
+    versions: dict[str, str]  # torch, transformers, python
+    threads: int
+    wait_policy: str
+
+
+@attrs.frozen(kw_only=True)
+class LoadProgress:
+    """How far a load is."""
+
+    model: str
+    stage: str
+    done: int
+    total: int
+    unit: str = "bytes"
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A model is ready."""
+
+    model: str
+    memory_bytes: int  # measured: growth of the process, or of the device's allocator
+    context: int  # tokens a row may hold, prompt and answer together
+    slots: int
+    dtype: str
+    architecture: str
+    batching: Literal["slots", "serial"]  # serial: one request at a time through transformers' own generate
+    why: tuple[str, ...] = ()  # what was chosen and for what reason, for people
+
+
+@attrs.frozen(kw_only=True)
+class LoadFailed:
+    """A model could not be loaded; the worker lives on. reason is load or memory."""
+
+    model: str
+    message: str
+    reason: Literal["load", "memory"] = "load"
+    needed_bytes: int = 0
+    free_bytes: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Unloaded:
+    """A model is gone."""
+
+    model: str
+    memory_bytes: int = 0  # of the whole process, after
+
+
+@attrs.frozen(kw_only=True)
+class TokenLogprob:
+    """A chosen token, its log-probability under the unmodified distribution, and its best rivals."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """What one step brought to one request.
+
+    content is whole UTF-8 text and may be empty while a character or a possible stop string is still open.
+    """
+
+    request: str
+    content: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_tokens: int | None = None  # set in the first row of a request
+    cached_tokens: int = 0
+    finish_reason: FinishReason | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Stepped:
+    """One decode step of the whole batch, or the first token of a request whose prompt is read."""
+
+    rows: tuple[Row, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Prefilled:
+    """A chunk of a long prompt has been read: progress, not content."""
+
+    request: str
+    done: int
+    total: int
+
+
+@attrs.frozen(kw_only=True)
+class Embedded:
+    """Embeddings, row after row as little-endian float32, in base64."""
+
+    request: str
+    vectors: str
+    count: int
+    dimensions: int
+    prompt_tokens: int
+
+
+@attrs.frozen(kw_only=True)
+class Tokenized:
+    """The tokens of a text."""
+
+    request: str
+    tokens: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Detokenized:
+    """The text of tokens."""
+
+    request: str
+    text: str
+
+
+@attrs.frozen(kw_only=True)
+class WorkFailed:
+    """One request failed; the others go on. code is one of the wire's: 1005, 1006, 1010, -32602 or -32603."""
+
+    request: str
+    code: int
+    message: str
+    data: dict[str, Any] = attrs.field(factory=dict)
+
+
+FromWorker = (
+    Up
+    | LoadProgress
+    | Loaded
+    | LoadFailed
+    | Unloaded
+    | Stepped
+    | Prefilled
+    | Embedded
+    | Tokenized
+    | Detokenized
+    | WorkFailed
+)
