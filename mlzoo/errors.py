@@ -79,7 +79,7 @@ class InternalError(MlzooError):
 
 
 class Cancelled(MlzooError):
-    """Nobody's fault: the host asked for it (the code is the one that LSP uses). ``data.partial`` holds the text so far."""
+    """Nobody's fault: the host asked for it (the code is LSP's). ``data.partial`` holds the text so far."""
 
     code = -32800
     type = "cancelled"
@@ -139,7 +139,7 @@ class ProviderError(MlzooError):
 
 
 class Interrupted(MlzooError):
-    """Our fault or the machine's: the worker or the sidecar died under the request. ``data.partial`` is what was said."""
+    """Our fault or the machine's: worker or sidecar died under the request. ``data.partial`` is what was said."""
 
     code = 1008
     type = "interrupted"

@@ -39,7 +39,7 @@ class Sampling:
 
 @attrs.frozen(kw_only=True)
 class Load:
-    """Load a model from a directory of converted weights. Answered by Loaded or LoadFailed, with LoadProgress between."""
+    """Load a model from a directory of converted weights. Answered by LoadProgress, then Loaded or LoadFailed."""
 
     model: str
     path: str
@@ -104,7 +104,7 @@ class Detokenize:
 
 @attrs.frozen(kw_only=True)
 class Abandon:
-    """Stop working on a request, within one decode step or prefill chunk. Not answered; an unknown request is no error."""
+    """Stop working on a request, within one decode step or prefill chunk. Not answered, also where it is unknown."""
 
     request: str
 

@@ -1,0 +1,235 @@
+"""The fold: ``apply(state, event, seq, at_ms) -> state``.
+
+Decides nothing and refuses nothing: an event has happened, and this is what is so afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
+
+import attrs
+
+from mlzoo.core.state import ModelState, RequestState, State, WorkerState
+from mlzoo.events import types as ev
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mlzoo.events.types import Event, Group
+
+T = TypeVar("T")
+RECENT_WEIGHT = 0.2  # of the newest request in the mean duration that retry_after_ms is reckoned from
+
+
+def apply_group(state: State, group: Group) -> State:
+    """Fold one recorded group."""
+    for offset, event in enumerate(group.events, start=1):
+        state = apply(state, event, group.first_seq + offset, group.at_ms)
+    return state
+
+
+def fold(state: State, groups: Iterable[Group]) -> State:
+    """Fold recorded groups in their order."""
+    for group in groups:
+        state = apply_group(state, group)
+    return state
+
+
+def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
+    """Return the state after an event with log_seq ``seq`` at ``at_ms`` of the log's clock."""
+    match event:
+        case ev.RequestAccepted() | ev.RequestDispatched() | ev.RequestStreamed():
+            return _request_goes_on(state, event, seq, at_ms)
+        case ev.RequestCompleted():
+            total_ms = event.timing.total_ms
+            mean_ms = state.mean_request_ms or total_ms
+            state = attrs.evolve(state, mean_request_ms=mean_ms + RECENT_WEIGHT * (total_ms - mean_ms))
+            return _request_ends(state, event.request, at_ms)
+        case ev.RequestReplied() | ev.RequestCancelled() | ev.RequestFailed():
+            return _request_ends(state, event.request, at_ms)
+        case (
+            ev.PlacementAsked()
+            | ev.ModelLoadStarted()
+            | ev.ModelReady()
+            | ev.ModelFailed()
+            | ev.ModelPinned()
+            | ev.ModelUnloadAsked()
+            | ev.ModelUnloadStarted()
+            | ev.ModelUnloaded()
+        ):
+            return _model_changes(state, event, at_ms)
+        case ev.WorkerWentUp():
+            crashes = state.workers.get(event.device, WorkerState()).crashes
+            return _worker_is(state, event.device, WorkerState(up=True, pid=event.pid, crashes=crashes))
+        case ev.WorkerWentDown():
+            crashes = state.workers.get(event.device, WorkerState()).crashes + (not event.expected)
+            return _worker_is(state, event.device, WorkerState(crashes=crashes))
+        case ev.WorkerRetired():
+            worker = state.workers.get(event.device, WorkerState())
+            return _worker_is(state, event.device, attrs.evolve(worker, retiring=True))
+        case ev.DevicesSeen():
+            return attrs.evolve(state, devices=event.devices)
+        case ev.SidecarStarted():
+            # Requests stay: the decision that starts a sidecar ends or continues each of them by an event of its own.
+            return attrs.evolve(
+                state,
+                bounds=event.bounds,
+                models={},
+                workers={},
+                devices=(),
+                drain_until_ms=None,
+                storage_low=False,
+                stopped=False,
+            )
+        case ev.DrainStarted():
+            return attrs.evolve(state, drain_until_ms=event.until_ms)
+        case ev.SidecarStopped():
+            return attrs.evolve(state, stopped=True)
+        case ev.StorageChanged():
+            return attrs.evolve(state, storage_low=event.low)
+        case (
+            ev.RequestRefused()
+            | ev.WorkAbandoned()
+            | ev.PullStarted()
+            | ev.PullAbandoned()
+            | ev.PullEnded()
+            | ev.RemoveStarted()
+            | ev.RemoveEnded()
+            | ev.IncidentNoted()
+        ):
+            return state
+        case _:
+            assert_never(event)
+
+
+def _with(mapping: dict[str, T], key: str, value: T) -> dict[str, T]:
+    copy = mapping.copy()
+    copy[key] = value
+    return copy
+
+
+def _without(mapping: dict[str, T], key: str) -> dict[str, T]:
+    copy = mapping.copy()
+    copy.pop(key, None)
+    return copy
+
+
+def _request_goes_on(
+    state: State,
+    event: ev.RequestAccepted | ev.RequestDispatched | ev.RequestStreamed,
+    seq: int,
+    at_ms: int,
+) -> State:
+    match event:
+        case ev.RequestAccepted():
+            request = RequestState(
+                id=event.request,
+                caller=event.caller,
+                kind=event.kind,
+                model=event.model,
+                phase="queued",
+                priority=event.priority,
+                require_device=event.require_device,
+                size_bytes=event.size_bytes,
+                accepted_seq=seq,
+                accepted_at_ms=at_ms,
+                deadline_at_ms=event.deadline_at_ms,
+            )
+        case ev.RequestDispatched():
+            was = state.requests[event.request]
+            request = attrs.evolve(was, phase="running", device=event.device, started_at_ms=at_ms)
+        case ev.RequestStreamed():
+            was = state.requests[event.request]
+            first_ms = was.first_token_at_ms
+            request = attrs.evolve(
+                was,
+                completion_tokens=was.completion_tokens + event.tokens,
+                next_seq=was.next_seq if event.seq is None else event.seq + 1,
+                first_token_at_ms=at_ms if first_ms is None else first_ms,
+                prompt_tokens=was.prompt_tokens if event.prompt_tokens is None else event.prompt_tokens,
+                cached_tokens=was.cached_tokens if event.prompt_tokens is None else event.cached_tokens,
+            )
+        case _:
+            assert_never(event)
+    return attrs.evolve(state, requests=_with(state.requests, event.request, request))
+
+
+def _request_ends(state: State, request_id: str, at_ms: int) -> State:
+    request = state.requests.get(request_id)
+    if request is None:
+        return state
+    state = attrs.evolve(state, requests=_without(state.requests, request_id))
+    model = state.models.get(request.model.name) if request.model else None
+    if model is None:
+        return state
+    return _model_is(state, model, last_used_ms=at_ms)
+
+
+def _model_is(state: State, model: ModelState, **changes: Any) -> State:
+    return attrs.evolve(state, models=_with(state.models, model.facts.name, attrs.evolve(model, **changes)))
+
+
+def _worker_is(state: State, device: str, worker: WorkerState) -> State:
+    return attrs.evolve(state, workers=_with(state.workers, device, worker))
+
+
+def _model_changes(
+    state: State,
+    event: ev.PlacementAsked
+    | ev.ModelLoadStarted
+    | ev.ModelReady
+    | ev.ModelFailed
+    | ev.ModelPinned
+    | ev.ModelUnloadAsked
+    | ev.ModelUnloadStarted
+    | ev.ModelUnloaded,
+    at_ms: int,
+) -> State:
+    if isinstance(event, ev.PlacementAsked):
+        was = state.models.get(event.model.name)
+        pinned = was is not None and was.pinned
+        model = ModelState(facts=event.model, phase="placing", pinned=pinned, last_used_ms=at_ms)
+        return attrs.evolve(state, models=_with(state.models, event.model.name, model))
+    model = state.models[event.model]
+    match event:
+        case ev.ModelLoadStarted():
+            return _model_is(
+                state,
+                model,
+                phase="loading",
+                device=event.device,
+                memory_bytes=event.memory_bytes,
+                degraded=event.degraded,
+                failure=None,
+            )
+        case ev.ModelReady():
+            return _model_is(
+                state,
+                model,
+                phase="ready",
+                device=event.device,
+                memory_bytes=event.memory_bytes,
+                slots=event.slots,
+                context=event.context,
+                loaded_at_ms=at_ms,
+                last_used_ms=at_ms,
+                dtype=event.dtype,
+                architecture=event.architecture,
+                batching=event.batching,
+                why=event.why,
+            )
+        case ev.ModelFailed():
+            return _model_is(state, model, phase="failed", device=None, memory_bytes=0, failure=event.failure)
+        case ev.ModelPinned():
+            return _model_is(state, model, pinned=event.pinned)
+        case ev.ModelUnloadAsked():
+            return _model_is(state, model, unload_asked=True)
+        case ev.ModelUnloadStarted():
+            return _model_is(state, model, phase="unloading", unload_asked=False)
+        case ev.ModelUnloaded():
+            fresh = ModelState(
+                facts=model.facts, phase="available", pinned=model.pinned, last_used_ms=model.last_used_ms
+            )
+            return attrs.evolve(state, models=_with(state.models, event.model, fresh))
+        case _:
+            assert_never(event)

@@ -1,0 +1,206 @@
+"""The state machine of a model: available, placing, loading, ready, unloading, failed.
+
+Loads are single-flight: whoever wants a model that is on its way waits for it. Placement is by memory as probed at
+that moment; what was used least recently makes room. Nothing here knows how a device or a worker is spoken to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from mlzoo import errors
+from mlzoo.core import requests
+from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, choose
+from mlzoo.core.state import calls_on, idle_models, waiting_on
+from mlzoo.events import commands as cmd
+from mlzoo.events import types as ev
+
+if TYPE_CHECKING:
+    from mlzoo.core.draft import Draft
+    from mlzoo.errors import Failure
+
+
+def ask(draft: Draft, command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel | cmd.RemoveModel) -> None:
+    """Take in a host's call about a model."""
+    closed = requests.door_closed(draft.state)
+    freeing = isinstance(command, cmd.UnloadModel | cmd.RemoveModel) and draft.state.drain_until_ms is None
+    if closed is not None and not freeing:  # while the disk is low, what frees memory and space still works
+        draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=closed))
+        return
+    name = command.model.name
+    model = draft.state.models.get(name)
+    match command:
+        case cmd.LoadModel():
+            _accept(draft, command, "load", command.device)
+            if model is None or model.phase in {"available", "failed"}:
+                draft.say(ev.PlacementAsked(model=command.model))
+            if command.pin:
+                draft.say(ev.ModelPinned(model=name, pinned=True))
+        case cmd.UnloadModel():
+            if model is None or model.phase in {"available", "failed"}:
+                reply = {"model": name, "state": "available"}
+                draft.say(ev.RequestReplied(request=command.request, caller=command.caller, result=reply))
+                return
+            _accept(draft, command, "unload", None)
+            if model.pinned:
+                draft.say(ev.ModelPinned(model=name, pinned=False))
+            if model.phase != "unloading":
+                draft.say(ev.ModelUnloadAsked(model=name))
+        case cmd.PullModel():
+            pulling = calls_on(draft.state, name, "pull")
+            _accept(draft, command, "pull", None)
+            if not pulling:
+                draft.say(ev.PullStarted(model=name, accept_license=command.accept_license))
+        case cmd.RemoveModel():
+            if model is not None and model.phase not in {"available", "failed"}:
+                busy = errors.Unsupported(
+                    f"Model {name} is {model.phase}: call models.unload before models.remove.",
+                    feature="removing a model that is in use",
+                    model=name,
+                ).failure()
+                draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=busy))
+                return
+            _accept(draft, command, "remove", None)
+            draft.say(ev.RemoveStarted(model=name))
+        case _:
+            assert_never(command)
+
+
+def _accept(
+    draft: Draft,
+    command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel | cmd.RemoveModel,
+    kind: ev.CallKind,
+    device: str | None,
+) -> None:
+    draft.say(
+        ev.RequestAccepted(
+            request=command.request, caller=command.caller, kind=kind, model=command.model, require_device=device
+        )
+    )
+
+
+def place(draft: Draft, command: cmd.ReportDevices) -> None:
+    """Choose a device for a model from what was just probed, make room on it, or say why there is none."""
+    draft.say(ev.DevicesSeen(devices=command.devices))
+    model = draft.state.models.get(command.model)
+    if model is None or model.phase != "placing":
+        return
+    waiting = waiting_on(draft.state, command.model)
+    required = next((r.require_device for r in waiting if r.require_device is not None), None)
+    choice = choose(draft.state, model.facts, command.devices, required)
+    match choice:
+        case Place():
+            draft.say(
+                ev.ModelLoadStarted(
+                    model=command.model,
+                    device=choice.device,
+                    memory_bytes=model.facts.memory_bytes,
+                    degraded=choice.degraded,
+                )
+            )
+        case Evict():
+            device = draft.state.models[choice.victim].device or ""
+            draft.say(ev.ModelUnloadStarted(model=choice.victim, device=device, reason="evicted"))
+        case NoRoom() | Unusable():
+            load_failed(draft, command.model, choice.failure)
+        case _:
+            assert_never(choice)
+
+
+def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
+    """A worker has the model."""
+    model = draft.state.models.get(command.model)
+    if model is None or model.phase != "loading" or model.device != command.device:
+        return
+    draft.say(
+        ev.ModelReady(
+            model=command.model,
+            device=command.device,
+            memory_bytes=command.memory_bytes,
+            context=command.context,
+            slots=command.slots,
+            dtype=command.dtype,
+            architecture=command.architecture,
+            batching=command.batching,
+            why=command.why,
+        )
+    )
+
+
+def load_failed(draft: Draft, name: str, failure: Failure) -> None:
+    """The model cannot be had now: whoever waits for it hears why; the next request tries again."""
+    model = draft.state.models.get(name)
+    if model is None or model.phase not in {"placing", "loading"}:
+        return
+    draft.say(ev.ModelFailed(model=name, failure=failure))
+    for request in waiting_on(draft.state, name):
+        requests.fail(draft, request.id, failure)
+    _answer_unloads(draft, name, "failed")
+
+
+def unloaded(draft: Draft, name: str, device: str) -> None:
+    """A model's memory is back: answer who asked for it, and try again to place what waits for room."""
+    model = draft.state.models.get(name)
+    if model is None or model.phase not in {"ready", "unloading"}:
+        return
+    draft.say(ev.ModelUnloaded(model=name, device=device))
+    _answer_unloads(draft, name, "available")
+    for other in tuple(draft.state.models.values()):
+        if other.phase == "placing":
+            draft.say(ev.PlacementAsked(model=other.facts))
+
+
+def _answer_unloads(draft: Draft, name: str, phase: str) -> None:
+    for request in calls_on(draft.state, name, "unload"):
+        reply = {"model": name, "state": phase}
+        draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result=reply))
+
+
+def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
+    """A worker process is gone. If it crashed, what ran on it ends, and its models are loaded again on demand."""
+    draft.say(ev.WorkerWentDown(device=command.device, reason=command.reason, expected=command.expected))
+    if command.expected:
+        return
+    for request in tuple(draft.state.requests.values()):
+        if request.phase == "running" and request.device == command.device:
+            why = "The worker process died under this request; send it again."
+            draft.say(
+                ev.RequestFailed(request=request.id, caller=request.caller, failure=requests.interrupted(request, why))
+            )
+    for name, model in tuple(draft.state.models.items()):
+        if model.device != command.device:
+            continue
+        if model.phase == "loading":
+            died = errors.ModelLoadFailed(
+                f"The worker process died while it loaded {name}: {command.reason}.", model=name, reason=command.reason
+            )
+            load_failed(draft, name, died.failure())
+        elif model.phase in {"ready", "unloading"}:
+            unloaded(draft, name, command.device)
+
+
+def pull_ended(draft: Draft, command: cmd.ReportPullEnded) -> None:
+    """A pull is over: tell everybody who waited for it."""
+    draft.say(ev.PullEnded(model=command.model, failure=command.failure))
+    _tell(draft, "pull", command.model, command.failure, {"model": command.model, "digest": command.digest})
+
+
+def removed(draft: Draft, command: cmd.ReportRemoved) -> None:
+    """A removal is over."""
+    draft.say(ev.RemoveEnded(model=command.model, failure=command.failure))
+    _tell(draft, "remove", command.model, command.failure, {"model": command.model})
+
+
+def _tell(draft: Draft, kind: ev.CallKind, name: str, failure: Failure | None, result: cmd.JsonObject) -> None:
+    for request in calls_on(draft.state, name, kind):
+        if failure is None:
+            draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result=result))
+        else:
+            draft.say(ev.RequestFailed(request=request.id, caller=request.caller, failure=failure))
+
+
+def strike(draft: Draft) -> None:
+    """Unload what nobody has used for as long as its keep_alive says."""
+    for model in idle_models(draft.state):
+        if model.last_used_ms + model.facts.keep_alive_ms <= draft.at_ms:
+            draft.say(ev.ModelUnloadStarted(model=model.facts.name, device=model.device or "", reason="idle"))

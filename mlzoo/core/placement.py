@@ -1,0 +1,96 @@
+"""Where a model goes: a pure choice from probed memory.
+
+Knows no device library. Devices come fastest first; the first with room is taken. A slower one than the first is
+never taken silently, and one that a request requires is the only one considered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlzoo import errors
+from mlzoo.core.state import idle_models
+from mlzoo.errors import Failure
+
+if TYPE_CHECKING:
+    from mlzoo.core.state import State
+    from mlzoo.events.commands import DeviceFacts, ModelFacts
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """There is room; degraded says why it is not on the fastest device, where that is so."""
+
+    device: str
+    degraded: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Evict:
+    """There will be room once this model is gone, the least recently used that nobody needs."""
+
+    victim: str
+
+
+@attrs.frozen(kw_only=True)
+class NoRoom:
+    """No device can hold it."""
+
+    failure: Failure
+
+
+@attrs.frozen(kw_only=True)
+class Unusable:
+    """The device that a request requires is not there, or cannot be used."""
+
+    failure: Failure
+
+
+def choose(
+    state: State, facts: ModelFacts, devices: tuple[DeviceFacts, ...], required: str | None
+) -> Place | Evict | NoRoom | Unusable:
+    """Return what to do for a model that wants ``facts.memory_bytes`` on one of ``devices``."""
+    usable = [d for d in devices if d.usable and required in {None, d.name}]
+    if not usable:
+        return Unusable(failure=_unusable(facts, devices, required))
+    skipped = [f"{d.name}: {d.reason}" for d in devices if not d.usable and d.kind != "cpu"]
+    for device in usable:
+        if _free_bytes(state, device) >= facts.memory_bytes:
+            degraded = None if not skipped or required else "; ".join(skipped)
+            return Place(device=device.name, degraded=degraded)
+        skipped.append(f"{device.name}: not enough free memory")
+    idle = idle_models(state)
+    for device in usable:
+        victims = [m for m in idle if m.device == device.name]
+        could_be_free = _free_bytes(state, device) + sum(m.memory_bytes for m in victims)
+        if victims and could_be_free >= facts.memory_bytes:
+            return Evict(victim=victims[0].facts.name)
+    best = max(usable, key=lambda d: _free_bytes(state, d))
+    free_bytes = _free_bytes(state, best)
+    return NoRoom(
+        failure=errors.OutOfMemory(
+            f"Model {facts.name} needs {facts.memory_bytes} bytes, {best.name} has {free_bytes} free: "
+            "unload another model or take a smaller one.",
+            device=best.name,
+            needed=facts.memory_bytes,
+            free=free_bytes,
+        ).failure()
+    )
+
+
+def _free_bytes(state: State, device: DeviceFacts) -> int:
+    """What is free beyond what loads in progress will still take."""
+    coming = sum(m.memory_bytes for m in state.models.values() if m.phase == "loading" and m.device == device.name)
+    return device.memory_free_bytes - coming
+
+
+def _unusable(facts: ModelFacts, devices: tuple[DeviceFacts, ...], required: str | None) -> Failure:
+    known = {d.name: d for d in devices}
+    why = known[required].reason if required in known else f"there are {', '.join(known) or 'none'}"
+    return errors.Unsupported(
+        f"Device {required or 'any'} cannot be used for {facts.name}: {why}.",
+        feature=f"device {required or 'any'}",
+        model=facts.name,
+    ).failure()

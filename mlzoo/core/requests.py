@@ -1,0 +1,215 @@
+"""The state machine of a request: refused at the door, or accepted, queued, running and ended exactly once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlzoo import errors
+from mlzoo.core.state import calls_on
+from mlzoo.events import types as ev
+
+if TYPE_CHECKING:
+    from mlzoo.core.draft import Draft
+    from mlzoo.core.state import RequestState, State
+    from mlzoo.errors import Failure
+    from mlzoo.events import commands as cmd
+
+MIN_RETRY_MS = 100
+FIRST_GUESS_MS = 1000.0  # of a request's duration, while none has been measured
+
+
+def submit(draft: Draft, command: cmd.Submit) -> None:
+    """Refuse at the door, or accept."""
+    refusal = _refusal(draft.state, command)
+    if refusal is not None:
+        draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=refusal))
+        return
+    deadline_at_ms = None if command.deadline_ms is None else draft.at_ms + command.deadline_ms
+    draft.say(
+        ev.RequestAccepted(
+            request=command.request,
+            caller=command.caller,
+            kind=command.method,
+            model=command.model,
+            stream=command.stream,
+            normalize=command.normalize,
+            seed=command.sampling.seed if command.sampling else None,
+            deadline_at_ms=deadline_at_ms,
+            priority=command.priority,
+            require_device=command.require_device,
+            size_bytes=command.size_bytes,
+        )
+    )
+
+
+def _refusal(state: State, command: cmd.Submit) -> Failure | None:
+    closed = door_closed(state)
+    if closed is not None:
+        return closed
+    queued = sum(r.phase == "queued" for r in state.requests.values())
+    held_bytes = sum(r.size_bytes for r in state.requests.values())
+    if queued < state.bounds.max_queued and held_bytes + command.size_bytes <= state.bounds.queued_bytes:
+        return None
+    slots = max(1, command.model.slots)
+    retry_ms = max(MIN_RETRY_MS, round((state.mean_request_ms or FIRST_GUESS_MS) * (queued + 1) / slots))
+    return errors.Overloaded(
+        f"{queued} requests are waiting already; try again in {retry_ms} ms.",
+        retry_after_ms=retry_ms,
+        queued=queued,
+        limit=state.bounds.max_queued,
+    ).failure()
+
+
+def door_closed(state: State) -> Failure | None:
+    """Return why nothing new is taken in at all, or None."""
+    if state.drain_until_ms is not None:
+        return errors.ShuttingDown("The sidecar is shutting down and takes no new work.").failure()
+    if state.storage_low:
+        return errors.StorageFailed(
+            "The disk of the log is nearly full: free some space; what runs is finished.",
+            reason="disk_low",
+            retryable=True,
+        ).failure()
+    return None
+
+
+def step(draft: Draft, command: cmd.ReportStep) -> None:
+    """Take in one step of a worker's batch. A row of a request that has ended meanwhile is dropped."""
+    for row, facts in enumerate(command.rows):
+        request = draft.state.requests.get(facts.request)
+        if request is None or request.phase != "running":
+            continue
+        shows = facts.size_bytes > 0 or facts.logprobs > 0
+        draft.say(
+            ev.RequestStreamed(
+                request=facts.request,
+                row=row,
+                tokens=facts.tokens,
+                seq=request.next_seq if shows else None,
+                prompt_tokens=facts.prompt_tokens,
+                cached_tokens=facts.cached_tokens,
+            )
+        )
+        if facts.finish_reason is not None:
+            _complete(draft, facts)
+
+
+def _complete(draft: Draft, facts: cmd.RowFacts) -> None:
+    request = draft.state.requests[facts.request]
+    draft.say(
+        ev.RequestCompleted(
+            request=request.id,
+            device=request.device or "",
+            finish_reason=facts.finish_reason,
+            prompt_tokens=request.prompt_tokens,
+            completion_tokens=request.completion_tokens,
+            cached_tokens=request.cached_tokens,
+            timing=_timing(draft, request),
+            digest=facts.digest,
+            degraded=_degraded(draft.state, request),
+        )
+    )
+
+
+def answer(draft: Draft, command: cmd.ReportAnswer) -> None:
+    """Take in an embedding or tokens: answers that come whole."""
+    request = draft.state.requests.get(command.request)
+    if request is None or request.phase != "running":
+        return
+    draft.say(
+        ev.RequestCompleted(
+            request=request.id,
+            device=request.device or "",
+            finish_reason=None,
+            prompt_tokens=command.prompt_tokens,
+            completion_tokens=0,
+            cached_tokens=0,
+            timing=_timing(draft, request),
+            degraded=_degraded(draft.state, request),
+            count=command.count,
+            dimensions=command.dimensions,
+            blob=command.blob,
+        )
+    )
+
+
+def _timing(draft: Draft, request: RequestState) -> ev.Timing:
+    first_ms = draft.at_ms if request.first_token_at_ms is None else request.first_token_at_ms
+    return ev.Timing(
+        queue_ms=request.started_at_ms - request.accepted_at_ms,
+        ttft_ms=first_ms - request.accepted_at_ms,
+        total_ms=draft.at_ms - request.accepted_at_ms,
+    )
+
+
+def _degraded(state: State, request: RequestState) -> str | None:
+    model = state.models.get(request.model.name) if request.model else None
+    return model.degraded if model else None
+
+
+def cancel(draft: Draft, command: cmd.Cancel) -> None:
+    """End a request because its host wants it so; what is unknown or has ended is no error."""
+    request = draft.state.requests.get(command.target) if command.target else None
+    if request is not None:
+        _withdraw(draft, request)
+        draft.say(ev.RequestCancelled(request=request.id))
+    if command.caller is not None:
+        reply = {"cancelled": request is not None}
+        draft.say(ev.RequestReplied(request=command.request, caller=command.caller, result=reply))
+
+
+def fail(draft: Draft, request_id: str, failure: Failure) -> None:
+    """End one request with a failure; its neighbours go on."""
+    request = draft.state.requests.get(request_id)
+    if request is None:
+        return
+    draft.say(ev.RequestFailed(request=request.id, caller=request.caller, failure=failure))
+
+
+def host_gone(draft: Draft, command: cmd.HostGone) -> None:
+    """End what a vanished connection had asked for: there is nobody to hear the answer."""
+    for request in tuple(draft.state.requests.values()):
+        if request.caller is not None and request.caller.connection == command.connection:
+            _interrupt(draft, request, "The connection that asked for this has ended.")
+
+
+def shut_down(draft: Draft, command: cmd.Shutdown) -> None:
+    """Close the door and give what runs its time."""
+    if command.caller is not None:
+        draft.say(ev.RequestAccepted(request=command.request, caller=command.caller, kind="shutdown"))
+    if draft.state.drain_until_ms is None:
+        draft.say(ev.DrainStarted(until_ms=draft.at_ms + draft.state.bounds.drain_ms))
+
+
+def strike(draft: Draft) -> None:
+    """End what has passed its deadline, and all that is left when the drain is over."""
+    for request in tuple(draft.state.requests.values()):
+        if request.deadline_at_ms is not None and request.deadline_at_ms <= draft.at_ms:
+            _withdraw(draft, request)
+            late = errors.DeadlineExceeded("The deadline passed before the answer was whole; allow more time.")
+            fail(draft, request.id, late.failure())
+    until_ms = draft.state.drain_until_ms
+    if until_ms is not None and until_ms <= draft.at_ms:
+        for request in tuple(draft.state.requests.values()):
+            if request.kind != "shutdown":
+                _interrupt(draft, request, "The sidecar shut down before the answer was whole; send it again.")
+
+
+def _interrupt(draft: Draft, request: RequestState, why: str) -> None:
+    _withdraw(draft, request)
+    fail(draft, request.id, interrupted(request, why))
+
+
+def interrupted(request: RequestState, why: str) -> Failure:
+    """Return the failure of a request whose worker, sidecar or connection went away under it."""
+    return errors.Interrupted(why, seq=request.next_seq - 1, resumable=False).failure()
+
+
+def _withdraw(draft: Draft, request: RequestState) -> None:
+    """Take a request back from where it is being worked on."""
+    if request.phase == "running" and request.device is not None:
+        draft.say(ev.WorkAbandoned(request=request.id, device=request.device))
+    if request.kind == "pull" and request.model is not None:
+        name = request.model.name
+        if len(calls_on(draft.state, name, "pull")) == 1:
+            draft.say(ev.PullAbandoned(model=name))

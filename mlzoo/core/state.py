@@ -1,0 +1,134 @@
+"""The state of the sidecar as values, and the fold that makes it of events.
+
+Knows nothing of how a decision comes about (``mlzoo.core.decide``). Every value is frozen; the dictionaries are
+copied, never changed, so that whoever holds a state holds it for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from mlzoo.errors import Failure
+from mlzoo.events import types as ev
+from mlzoo.events.commands import Bounds, Caller, DeviceFacts, ModelFacts, Priority
+
+RequestPhase = Literal["queued", "running"]
+ModelPhase = Literal["available", "placing", "loading", "ready", "unloading", "failed"]
+
+
+@attrs.frozen(kw_only=True)
+class RequestState:
+    """A request between its acceptance and its terminal event."""
+
+    id: str
+    caller: Caller | None
+    kind: ev.CallKind
+    model: ModelFacts | None
+    phase: RequestPhase
+    priority: Priority
+    require_device: str | None
+    size_bytes: int
+    accepted_seq: int
+    accepted_at_ms: int
+    deadline_at_ms: int | None
+    device: str | None = None
+    started_at_ms: int = 0
+    first_token_at_ms: int | None = None
+    next_seq: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ModelState:
+    """A model that somebody has asked for since the sidecar started."""
+
+    facts: ModelFacts
+    phase: ModelPhase
+    device: str | None = None
+    memory_bytes: int = 0
+    slots: int = 1
+    context: int = 0
+    pinned: bool = False
+    unload_asked: bool = False
+    last_used_ms: int = 0
+    loaded_at_ms: int | None = None
+    degraded: str | None = None
+    failure: Failure | None = None
+    dtype: str = ""
+    architecture: str = ""
+    batching: str = ""
+    why: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class WorkerState:
+    """The worker process of a device."""
+
+    up: bool = False
+    retiring: bool = False
+    pid: int = 0
+    crashes: int = 0
+
+
+NO_BOUNDS = Bounds(max_queued=0, max_running=0, queued_bytes=0, drain_ms=0)
+
+
+@attrs.frozen(kw_only=True)
+class State:
+    """Everything that decisions depend on. Its size is that of the work in flight, not of the log."""
+
+    bounds: Bounds = NO_BOUNDS
+    requests: dict[str, RequestState] = attrs.field(factory=dict)
+    models: dict[str, ModelState] = attrs.field(factory=dict)
+    workers: dict[str, WorkerState] = attrs.field(factory=dict)
+    devices: tuple[DeviceFacts, ...] = ()
+    mean_request_ms: float = 0.0
+    drain_until_ms: int | None = None
+    storage_low: bool = False
+    stopped: bool = False
+
+
+def waiting_on(state: State, model: str) -> list[RequestState]:
+    """Return those who wait for a model to be ready, in the order of their turn: interactive ones first."""
+    queued = [r for r in state.requests.values() if r.phase == "queued" and _wants(r) == model]
+    return sorted(queued, key=lambda r: r.priority != "interactive")
+
+
+def calls_on(state: State, model: str, kind: ev.CallKind) -> list[RequestState]:
+    """Return the calls of one kind about a model, in the order of their arrival."""
+    return [r for r in state.requests.values() if r.kind == kind and r.model and r.model.name == model]
+
+
+def _wants(request: RequestState) -> str | None:
+    """Return the model that a request wants to be ready; a pull, say, is about a model that it does not want."""
+    return request.model.name if request.model and request.kind not in {"unload", "pull", "remove"} else None
+
+
+def running_on(state: State, model: str) -> list[RequestState]:
+    """Return the requests that a worker has taken up for a model."""
+    return [r for r in state.requests.values() if r.phase == "running" and r.model and r.model.name == model]
+
+
+def next_strike_ms(state: State) -> int | None:
+    """Return the moment of the log's clock at which a Strike is due, or None where nothing waits for the clock."""
+    moments = [r.deadline_at_ms for r in state.requests.values() if r.deadline_at_ms is not None]
+    if state.drain_until_ms is not None and not state.stopped:
+        moments.append(state.drain_until_ms)
+    moments += [m.last_used_ms + m.facts.keep_alive_ms for m in idle_models(state)]
+    return min(moments, default=None)
+
+
+def idle_models(state: State) -> list[ModelState]:
+    """Return the ready models that nobody pinned, runs or waits for, least recently used first."""
+    wanted = {_wants(r) for r in state.requests.values()}
+    idle = [m for name, m in state.models.items() if m.phase == "ready" and not m.pinned and name not in wanted]
+    return sorted(idle, key=lambda m: m.last_used_ms)
+
+
+def needed_from(state: State) -> int | None:
+    """Return the lowest log_seq that a live request still needs, or None where none lives."""
+    return min((r.accepted_seq for r in state.requests.values()), default=None)

@@ -1,0 +1,334 @@
+"""What was asked, and what was reported: the inputs of the core, each recorded before anything acts on it.
+
+A command is structure only. Text that people wrote or a model said travels beside it, in the ``text`` of its group
+(``mlzoo.events.types.Group``), so that it can be forgotten without touching what was decided. The docstring of each
+command says what its text holds. The shell stamps ids, seeds and digests into commands; time stands in the group.
+
+This schema is stored for years: a field is only ever added, with a default; anything else is a new version of the
+class and an upcaster in ``mlzoo.events.codec``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from mlzoo.errors import Failure
+from mlzoo.frames import FinishReason, Sampling
+
+Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
+Priority = Literal["interactive", "batch"]
+
+
+@attrs.frozen(kw_only=True)
+class Caller:
+    """Where an answer goes: a connection, and the id that the host gave its call there."""
+
+    connection: str
+    rpc: str | int
+
+
+@attrs.frozen(kw_only=True)
+class ModelFacts:
+    """What the core needs to know of a model; the shell reads it from configuration and store."""
+
+    name: str
+    kind: Literal["chat", "embed"]
+    provider: str = "local"
+    digest: str = ""
+    memory_bytes: int = 0  # an estimate, replaced by what is measured once it is loaded
+    slots: int = 1
+    keep_alive_ms: int = 300_000
+
+
+@attrs.frozen(kw_only=True)
+class DeviceFacts:
+    """One device as it was probed."""
+
+    name: str
+    kind: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    usable: bool = True
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Bounds:
+    """The limits that decisions depend on, recorded at each start."""
+
+    max_queued: int
+    max_running: int
+    queued_bytes: int
+    drain_ms: int
+
+
+# ------------------------------------------------------------------------------------------------ from hosts
+
+
+@attrs.frozen(kw_only=True)
+class Submit:
+    """A host asks for inference. Text: {messages | prompt | texts | text | tokens, stop?}, as the method has it."""
+
+    request: str
+    caller: Caller
+    method: Method
+    model: ModelFacts
+    stream: bool = False
+    sampling: Sampling | None = None
+    max_tokens: int | None = None
+    normalize: bool = True
+    deadline_ms: int | None = None
+    priority: Priority = "interactive"
+    require_device: str | None = None
+    params_digest: str = ""
+    size_bytes: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Cancel:
+    """A host wants a request ended; target is None where it named one that the connection does not know."""
+
+    request: str
+    caller: Caller | None
+    target: str | None
+
+
+@attrs.frozen(kw_only=True)
+class LoadModel:
+    """A host wants a model ready."""
+
+    request: str
+    caller: Caller
+    model: ModelFacts
+    device: str | None = None
+    pin: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class UnloadModel:
+    """A host wants a model's memory back; what runs on it finishes first."""
+
+    request: str
+    caller: Caller
+    model: ModelFacts
+
+
+@attrs.frozen(kw_only=True)
+class PullModel:
+    """A host wants a model's weights brought to this machine."""
+
+    request: str
+    caller: Caller
+    model: ModelFacts
+    accept_license: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class RemoveModel:
+    """A host wants a model's weights removed from this machine."""
+
+    request: str
+    caller: Caller
+    model: ModelFacts
+
+
+@attrs.frozen(kw_only=True)
+class Shutdown:
+    """A host (caller), the end of stdin or a signal (no caller) asks the sidecar to finish what runs and leave."""
+
+    request: str
+    caller: Caller | None
+    reason: Literal["asked", "eof", "signal", "parent"]
+
+
+@attrs.frozen(kw_only=True)
+class HostGone:
+    """A connection of several has ended; what it asked for has nobody to go to."""
+
+    connection: str
+
+
+# ------------------------------------------------------------------------------------------------ from the shell
+
+
+@attrs.frozen(kw_only=True)
+class Start:
+    """A sidecar begins on this log. What answers depend on is recorded here."""
+
+    version: str
+    core_version: int
+    bounds: Bounds
+    config_digest: str = ""
+    platform: str = ""
+    python: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ReportDevices:
+    """The devices as they are now, probed because this model needs a place."""
+
+    model: str
+    devices: tuple[DeviceFacts, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ReportWorkerUp:
+    """A worker process answers."""
+
+    device: str
+    pid: int
+    threads: int
+    versions: dict[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class ReportWorkerLost:
+    """A worker process ended: by itself (expected), or it crashed."""
+
+    device: str
+    reason: str
+    expected: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ReportLoaded:
+    """A worker has a model ready."""
+
+    model: str
+    device: str
+    memory_bytes: int
+    context: int
+    slots: int
+    dtype: str = ""
+    architecture: str = ""
+    batching: str = ""
+    why: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ReportLoadFailed:
+    """A worker could not load a model and lives on."""
+
+    model: str
+    device: str
+    failure: Failure
+
+
+@attrs.frozen(kw_only=True)
+class ReportUnloaded:
+    """A worker has dropped a model."""
+
+    model: str
+    device: str
+
+
+@attrs.frozen(kw_only=True)
+class RowFacts:
+    """What one step brought to one request: counts, never text."""
+
+    request: str
+    tokens: int
+    size_bytes: int
+    logprobs: int = 0
+    prompt_tokens: int | None = None
+    cached_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    digest: str = ""  # of the whole answer, where finish_reason is set
+
+
+@attrs.frozen(kw_only=True)
+class ReportStep:
+    """One step of a worker's batch. Text: a list, one item a row: {content, tokens, logprobs?}."""
+
+    device: str
+    rows: tuple[RowFacts, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ReportAnswer:
+    """An embedding, or tokens. Text: {tokens} or {text}; embeddings lie in a blob, named by its digest."""
+
+    request: str
+    prompt_tokens: int = 0
+    count: int = 0
+    dimensions: int = 0
+    blob: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ReportFailure:
+    """One request failed in its worker; the others go on."""
+
+    request: str
+    failure: Failure
+
+
+@attrs.frozen(kw_only=True)
+class ReportPullEnded:
+    """A pull came to its end, well or not."""
+
+    model: str
+    failure: Failure | None = None
+    digest: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ReportRemoved:
+    """A model's weights are gone from the store, or could not be removed."""
+
+    model: str
+    failure: Failure | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ReportStorage:
+    """The disk has come under its reserve, or has room again."""
+
+    low: bool
+    free_bytes: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ReportIncident:
+    """A command could not be decided: a fault of ours. The request that it was about, if any, fails."""
+
+    command: str
+    error: str
+    request: str | None = None
+    caller: Caller | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Strike:
+    """The clock reached a moment that the state was waiting for: a deadline, an idle model, the end of the drain."""
+
+
+Command = (
+    Submit
+    | Cancel
+    | LoadModel
+    | UnloadModel
+    | PullModel
+    | RemoveModel
+    | Shutdown
+    | HostGone
+    | Start
+    | ReportDevices
+    | ReportWorkerUp
+    | ReportWorkerLost
+    | ReportLoaded
+    | ReportLoadFailed
+    | ReportUnloaded
+    | ReportStep
+    | ReportAnswer
+    | ReportFailure
+    | ReportPullEnded
+    | ReportRemoved
+    | ReportStorage
+    | ReportIncident
+    | Strike
+)
+
+JsonObject = dict[str, Any]
