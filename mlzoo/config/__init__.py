@@ -1,4 +1,4 @@
-"""Settings: what there are (``schema.py``), where they come from (``load.py``), how they are composed (``compose.py``).
+"""Settings: what there are (``schema.py``), where they come from (``loading.py``), how they compose (``compose.py``).
 
 ``load()`` is all that a command needs. Settings come from YAML files in groups, then from ``MLZOO_*`` variables, then
 from ``key=value`` overrides on the command line, as in Hydra.
@@ -6,7 +6,7 @@ from ``key=value`` overrides on the command line, as in Hydra.
 
 from __future__ import annotations
 
-from mlzoo.config.load import load
+from mlzoo.config.loading import load
 from mlzoo.config.schema import (
     Config,
     Defaults,

@@ -7,65 +7,81 @@ that chats where a request names none and ``model@embed=NAME`` the one that embe
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import yaml  # type: ignore[import-untyped] # OmegaConf lets its errors through; it has no types.
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mlzoo.config.load import nearest
+from mlzoo.config.loading import nearest
 from mlzoo.config.schema import Config
 from mlzoo.config.validate import structure
 from mlzoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
+
+    from hydra.core.override_parser.types import Override
 
 _CHOICES = {"model": "chat", "embed": "embed"}  # where a choice stands -> the kind of model that it must be
 
 
-def compose(directories: Sequence[Path], overrides: Sequence[str]) -> Config:
-    """Return the configuration that files and overrides make; the first directory wins, then the last override.
+def compose(files: Mapping[str, str], overrides: Sequence[str]) -> Config:
+    """Return the configuration that files and overrides make.
+
+    Args:
+        files: The text of each YAML file by group and option, such as ``model/smollm2``, and of ``config``.
+        overrides: ``key=value`` as in Hydra; the last one wins.
 
     Raises:
         ConfigError: It does not hold; ``data.path`` names the place.
     """
-    groups = _groups(directories)
+    groups = _groups(files)
     try:
         lines = [_line(override, groups) for override in OverridesParser.create().parse_overrides(list(overrides))]
-        lines += [f"+model@models.{stem}={stem}" for stem in groups.get("model", {})]
-        if len(directories) > 1:
-            lines.append(f"hydra.searchpath=[{','.join(map(_location, directories[1:]))}]")
-        with initialize_config_dir(config_dir=str(directories[0]), version_base="1.3", job_name="mlzoo"):
-            composed = hydra_compose(config_name="config", overrides=lines, return_hydra_config=True)
-        plain = _plain(composed, groups.get("model", {}))
+        lines += [f"+model@models.{option}={option}" for option in groups.get("model", ())]
+        composed = _composed(files, lines)
+        plain = _plain(composed, files)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"the configuration cannot be composed: {_reason(error)}") from error
     return structure(plain, Config)
 
 
-def _groups(directories: Sequence[Path]) -> dict[str, dict[str, Path]]:
-    """Return each group -> its options -> their files, as the search path has them."""
-    groups: dict[str, dict[str, Path]] = {}
-    for directory in reversed(directories):
-        for path in sorted(directory.glob("*/*.yaml")):
-            if "." in path.stem:
-                raise ConfigError(
-                    f"{path}: a dot in the name of a configuration file cannot be used; rename it and set name: inside",
-                    path=str(path),
-                )
-            groups.setdefault(path.parent.name, {})[path.stem] = path
+def _groups(files: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return each group -> its options."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(files):
+        group, _, option = name.rpartition("/")
+        if "." in option:
+            raise ConfigError(
+                f"{name}.yaml: the name of a configuration file cannot hold a dot; rename it and write name: inside",
+                path=name,
+            )
+        groups.setdefault(group, []).append(option)
+    del groups[""]
     return groups
 
 
-def _line(override: Override, groups: Mapping[str, Mapping[str, Path]]) -> str:
-    """Return an override in a form in which Hydra adds what is unknown, for that is refused with a better message later.
+def _composed(files: Mapping[str, str], lines: list[str]) -> DictConfig:
+    """Compose what was read, not what may stand on the disk by now; Hydra wants it in one directory."""
+    with tempfile.TemporaryDirectory(prefix="mlzoo-config-") as name:
+        for path, text in files.items():
+            place = Path(name, path + ".yaml")
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+        with initialize_config_dir(config_dir=name, version_base="1.3", job_name="mlzoo"):
+            composed: DictConfig = hydra_compose(config_name="config", overrides=lines, return_hydra_config=True)
+            return composed
+
+
+def _line(override: Override, groups: Mapping[str, Sequence[str]]) -> str:
+    """Return an override so that Hydra adds what is unknown, for that is refused with a better message later.
 
     Raises:
         ConfigError: It chooses what does not exist, or asks Hydra for what only its own programs do.
@@ -79,23 +95,20 @@ def _line(override: Override, groups: Mapping[str, Mapping[str, Path]]) -> str:
     value = override.value()
     if not override.is_delete() and value not in options:
         raise ConfigError(
-            f"{line}: {key} has no option {value!r}" + nearest(str(value), list(options)),
+            f"{line}: {key} has no option {value!r}" + nearest(str(value), options),
             path=key,
-            expected=sorted(options),
+            expected=list(options),
         )
     return line
 
 
-def _location(directory: Path) -> str:
-    quoted = directory.as_posix().replace("\\", "\\\\").replace("'", "\\'")
-    return f"'file://{quoted}'"
-
-
-def _plain(composed: DictConfig, files: Mapping[str, Path]) -> dict[str, Any]:
+def _plain(composed: DictConfig, files: Mapping[str, str]) -> dict[str, Any]:
     """Return plain data in the shape of ``Config``: the choices laid over the models that they chose."""
     choices = composed.hydra.runtime.choices
     chosen = {place: str(choices[group]) for place, group in (("model", "model"), ("embed", "model@embed"))}
-    written = {place: OmegaConf.to_container(OmegaConf.load(files[stem])) for place, stem in chosen.items()}
+    written = {
+        place: OmegaConf.to_container(OmegaConf.create(files[f"model/{stem}"])) for place, stem in chosen.items()
+    }
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)

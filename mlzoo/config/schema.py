@@ -6,7 +6,7 @@ of what is done with them. Units come last in the names; sizes are in bytes, as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - cattrs reads the annotations at run time
+from collections.abc import Mapping
 from typing import Literal
 
 import attrs

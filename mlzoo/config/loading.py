@@ -1,16 +1,16 @@
 """Where settings come from, and the cache of composed ones that makes a start fast.
 
-Composing takes over 100 ms (Hydra, OmegaConf, YAML, cattrs). Its result is kept in the user's cache directory beside the
-very inputs it was made from: the text of every YAML file, the overrides, the ``MLZOO_*`` variables, the version and the
-shape of the classes. Where they are equal, nothing heavy is imported. The cache is never trusted further than that: what
-is damaged is composed again.
+Composing takes over 100 ms (Hydra, OmegaConf, YAML, cattrs). Its result is kept in the user's cache directory beside
+the very inputs it was made from: the text of every YAML file, the overrides, the ``MLZOO_*`` variables, the version and
+the shape of the classes. Where they are equal, nothing heavy is imported. The cache is never trusted further than that:
+what is damaged is composed again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -60,13 +60,12 @@ def load(
     Raises:
         ConfigError: A key is unknown, a value is of the wrong type or out of range, or a file is not YAML.
     """
-    directories = search_path(config_dir, environ)
     every = [*from_environment(environ), *overrides]
-    inputs = {
+    inputs: dict[str, Any] = {
         "version": __version__,
         "schema": _shape(),
         "overrides": every,
-        "files": {str(directory): _files(directory) for directory in directories},
+        "files": _files(search_path(config_dir, environ)),
     }
     place = _cache_dir(cache_dir, environ) / f"config-{zlib.crc32(orjson.dumps(inputs)):08x}.json"
     cached = _from_cache(place, inputs)
@@ -74,7 +73,7 @@ def load(
         return cached
     from mlzoo.config.compose import compose  # noqa: PLC0415 - heavy, and needed only here
 
-    composed = compose(directories, every)
+    composed = compose(inputs["files"], every)
     _to_cache(place, inputs, composed)
     return composed
 
@@ -88,7 +87,7 @@ def search_path(config_dir: Path | None, environ: Mapping[str, str]) -> tuple[Pa
     if config_dir is None and environ.get(CONFIG_DIR_VARIABLE):
         config_dir = Path(environ[CONFIG_DIR_VARIABLE])
     if config_dir is None:
-        config_dir = _user_config_dir(environ)
+        config_dir = _user_dir("config")
         asked_for = False
     else:
         asked_for = True
@@ -115,12 +114,15 @@ def from_environment(environ: Mapping[str, str]) -> list[str]:
             raise ConfigError(
                 f"the environment variable {variable} is no setting of mlzoo" + nearest(variable, known), path=variable
             )
-        found.append(f"{settings[variable]}={_quoted(environ[variable])}")
+        setting, value = settings[variable], environ[variable]
+        found.append(f"{setting}={_quoted(value) if setting == 'store' else value}")
     return found
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return the end of an error message about an unknown name: the nearest known one, or all of them."""
+    import difflib  # noqa: PLC0415 - only errors need it
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]}?"
@@ -129,18 +131,16 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def _variables() -> dict[str, str]:
     """Return the name of each setting's environment variable -> its path."""
-    names = {"MLZOO_STORE": "store", "MLZOO_MODEL": "model"}
+    names = {"MLZOO_STORE": "store", "MLZOO_MODEL": "model", "MLZOO_EMBED": "model@embed"}
     for section, cls in _SECTIONS.items():
         for field in attrs.fields(cls):
             names[f"MLZOO_{section}_{field.name}".upper()] = f"{section}.{field.name}"
     return names
 
 
-def _quoted(value: str) -> str:
-    """Return a variable's value as Hydra's grammar has it: what is no plain word, number or list is quoted."""
-    if value == "" or (value[0] not in "[{'\"" and not value.replace("_", "").replace(".", "").isalnum()):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return value
+def _quoted(text: str) -> str:
+    """Return a text as Hydra's grammar has it: only a quote is escaped, and the backslashes before it."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + end[2].replace("'", "\\'"), text) + "'"
 
 
 def _built_in() -> Path:
@@ -149,36 +149,26 @@ def _built_in() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def _user_config_dir(environ: Mapping[str, str]) -> Path:
-    return _user_dir("config", environ)
-
-
 def _cache_dir(cache_dir: Path | None, environ: Mapping[str, str]) -> Path:
     if cache_dir is not None:
         return cache_dir
     if environ.get(CACHE_DIR_VARIABLE):
         return Path(environ[CACHE_DIR_VARIABLE])
-    return _user_dir("cache", environ)
+    return _user_dir("cache")
 
 
-def _user_dir(kind: str, environ: Mapping[str, str]) -> Path:
+def _user_dir(kind: str) -> Path:
     import platformdirs  # noqa: PLC0415 - not needed where both directories are given
 
-    del environ
-    return platformdirs.user_config_path("mlzoo") if kind == "config" else platformdirs.user_cache_path("mlzoo")
+    return Path(platformdirs.user_config_dir("mlzoo") if kind == "config" else platformdirs.user_cache_dir("mlzoo"))
 
 
-def _files(directory: Path) -> dict[str, str]:
-    """Return the text of each YAML file in a configuration directory, by its relative path."""
+def _files(directories: Sequence[Path]) -> dict[str, str]:
+    """Return the text of each YAML file by its path in its directory, such as ``model/smollm2``; the first one wins."""
     found: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for group in sorted(os.scandir(directory), key=lambda entry: entry.name):
-            if group.name.endswith(".yaml"):
-                found[group.name] = _text(Path(group.path))
-            elif group.is_dir():
-                for name in sorted(os.listdir(group.path)):
-                    if name.endswith(".yaml"):
-                        found[f"{group.name}/{name}"] = _text(Path(group.path, name))
+    for directory in reversed(directories):
+        for path in (*directory.glob("*.yaml"), *directory.glob("*/*.yaml")):
+            found[path.relative_to(directory).with_suffix("").as_posix()] = _text(path)
     return found
 
 
@@ -190,11 +180,11 @@ def _text(path: Path) -> str:
 
 
 def _shape() -> str:
-    """Return the shape of the classes: a cache that an other version wrote must not be taken for ours."""
+    """Return the shape of the classes: a cache that another state of the source wrote must not be taken for ours."""
     classes = (Config, *_SECTIONS.values(), ModelEntry, Licence, SamplingDefaults)
     return ";".join(
-        f"{cls.__name__}({','.join(f'{field.name}:{field.type}={field.default}' for field in attrs.fields(cls))})"
-        for cls in classes
+        f"{cls.__name__}({','.join(f'{field.name}:{annotations[field.name]}={field.default}' for field in fields)})"
+        for cls, fields, annotations in ((cls, attrs.fields(cls), cls.__annotations__) for cls in classes)
     )
 
 
