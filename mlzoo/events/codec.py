@@ -1,0 +1,253 @@
+"""Commands, events and asides as bytes, and back: the registry of types, their versions, and upcasting.
+
+What is stored of a command or event is its class name, the version of its schema and the fields that differ from
+their defaults. The registry is made of the unions ``Command`` and ``Event``, so a new class needs nothing here. A class
+whose stored shape has changed says ``VERSION: ClassVar[int] = 2`` and leaves a function in ``UPCASTERS`` that turns
+data of the version before into its own; functions are chained, so each is written once and never touched again.
+
+Values are structured by functions that cattrs generates, made when a class is first met; cattrs itself is imported
+then, since a sidecar that only answers pings needs none of it. Nothing is validated in depth: a CRC has shown that the
+bytes are those that were written. Knows nothing of files and segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin
+
+import attrs
+import orjson
+
+from mlzoo.errors import Failure, LogUnusable
+from mlzoo.events import commands, types
+from mlzoo.events.framing import seal
+from mlzoo.events.types import Aside, Group
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mlzoo.events.commands import Command
+    from mlzoo.events.types import Event
+
+Data = dict[str, Any]
+Upcaster = Callable[[Data], Data]
+Kind = Literal["command", "event"]
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+"""(class name, version) -> a function from data of that version to data of the next one."""
+
+
+@attrs.frozen
+class Schema:
+    """How one class is stored."""
+
+    encode: Callable[[Any], Data]
+    decode: Callable[[Data, Any], Any]
+    kind: type
+    version: int
+    head: bytes  # the part of a record that is the same for all instances
+
+
+class Codec:
+    """A closed set of attrs classes, as data and back."""
+
+    def __init__(
+        self,
+        classes: Mapping[str, tuple[Kind, type]],
+        upcasters: Mapping[tuple[str, int], Upcaster],
+    ) -> None:
+        self._classes = classes
+        self._upcasters = upcasters
+        self._by_class: dict[type, Schema] = {}
+        self._by_name: dict[str, Schema] = {}
+
+    def encode(self, value: object) -> tuple[bytes, bytes]:
+        """Return the head of a value's record, which ends where its data begin, and the data as JSON."""
+        schema = self._by_class.get(type(value)) or self._learn(type(value).__name__)
+        return schema.head, orjson.dumps(schema.encode(value))
+
+    def data(self, value: object) -> Data:
+        """Return the fields of a value that differ from their defaults, as JSON has them."""
+        schema = self._by_class.get(type(value)) or self._learn(type(value).__name__)
+        return schema.encode(value)
+
+    def decode(self, name: str, version: int, data: Data) -> Any:
+        """Return the value that a record holds.
+
+        Raises:
+            LogUnusable: A newer version wrote it (reason newer).
+        """
+        schema = self._by_name.get(name)
+        if schema is None:
+            if name not in self._classes:
+                raise _newer(f"the log holds {name!r}, a kind of record that this version does not know")
+            schema = self._learn(name)
+        if version != schema.version:
+            data = self._upcast(name, version, schema.version, data)
+        return schema.decode(data, schema.kind)
+
+    def _upcast(self, name: str, version: int, current: int, data: Data) -> Data:
+        if version > current:
+            raise _newer(f"the log holds {name!r} in version {version}; this version knows it up to {current}")
+        for step in range(version, current):
+            data = self._upcasters[name, step](data)
+        return data
+
+    def _learn(self, name: str) -> Schema:
+        """Generate the functions of a class when it is first met: making them all costs a start 50 ms."""
+        kind, made = self._classes[name]
+        version = int(getattr(made, "VERSION", 1))
+        converter = _converter()
+        head = b'"kind":"%b","type":"%b","version":%d,"data":' % (kind.encode(), name.encode(), version)
+        schema = Schema(converter.get_unstructure_hook(made), converter.get_structure_hook(made), made, version, head)
+        self._by_class[made] = self._by_name[name] = schema
+        return schema
+
+
+def _newer(message: str) -> LogUnusable:
+    return LogUnusable(message, reason="newer", remedy="use the version of mlzoo that wrote it, or another log")
+
+
+def _same(value: Any, _: object = None) -> Any:
+    return value
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether values of a type are stored as they are: JSON's own scalars, closed sets of them, and free JSON."""
+    if kind in (str, int, float, bool, Any, dict[str, Any], Mapping[str, Any]) or get_origin(kind) is Literal:
+        return True
+    members = get_args(kind)
+    return (
+        bool(members)
+        and get_origin(kind) not in (tuple, dict, list, Mapping)
+        and all(member is type(None) or _is_plain(member) for member in members)
+    )
+
+
+@cache
+def _converter() -> Any:
+    """Return the one converter; Any, since cattrs is imported here and not before."""
+    import cattrs  # noqa: PLC0415 - not on the way to the first ping
+
+    converter = cattrs.Converter(detailed_validation=False, omit_if_default=True)
+    converter.register_structure_hook_func(_is_plain, _same)
+    converter.register_unstructure_hook_func(_is_plain, _same)
+    return converter
+
+
+def classes_of(**unions: Any) -> dict[str, tuple[Kind, type]]:
+    """Return the registry of the given unions: class name -> (kind of record, class)."""
+    return {
+        member.__name__: (cast("Kind", kind), member) for kind, union in unions.items() for member in get_args(union)
+    }
+
+
+CODEC = Codec(classes_of(command=commands.Command, event=types.Event), UPCASTERS)
+
+
+def encode_group(group: Group, synced: int) -> bytes:
+    """Return the lines of a group: its command's, then those of its events.
+
+    Raises:
+        TypeError: Something in it is no JSON; nothing was written.
+    """
+    count = len(group.events) + 1
+    stamps = b'"at_ms":%d,"time_ms":%d,' % (group.at_ms, group.time_ms)
+    head, data = CODEC.encode(group.command)
+    text = b"" if group.text is None else b',"text":' + orjson.dumps(group.text)
+    seq = group.first_seq
+    place = b'"group":[%d,%d],' % (seq, count)
+    parts = [seal(b'"log_seq":%d,%b"synced":%d,%b%b%b%b}' % (seq, place, synced, stamps, head, data, text))]
+    encode = CODEC.encode
+    common = place + stamps
+    for event in group.events:
+        seq += 1
+        head, data = encode(event)
+        parts.append(seal(b'"log_seq":%d,%b%b%b}' % (seq, common, head, data)))
+    return b"".join(parts)
+
+
+def decode_group(lines: Sequence[bytes | memoryview]) -> Group:
+    """Return the group that verified lines hold.
+
+    Raises:
+        LogUnusable: A newer version wrote it (reason newer).
+    """
+    loads, decode = orjson.loads, CODEC.decode
+    record = loads(lines[0])
+    events = []
+    for line in lines[1:]:
+        event = loads(line)
+        events.append(decode(event["type"], event["version"], event["data"]))
+    return Group(
+        first_seq=record["log_seq"],
+        at_ms=record["at_ms"],
+        time_ms=record["time_ms"],
+        command=cast("Command", decode(record["type"], record["version"], record["data"])),
+        events=cast("tuple[Event, ...]", tuple(events)),
+        text=record.get("text"),
+    )
+
+
+def encode_aside(aside: Aside) -> bytes:
+    """Return the line of an aside; written by hand, since every ping passes here.
+
+    Raises:
+        TypeError: Something in it is no JSON; nothing was written.
+    """
+    data: Data = {
+        "aside_seq": aside.aside_seq,
+        "after_seq": aside.after_seq,
+        "time_ms": aside.time_ms,
+        "connection": aside.connection,
+        "method": aside.method,
+        "rpc": aside.rpc,
+    }
+    if aside.params is not None:
+        data["params"] = aside.params
+    if aside.result is not None:
+        data["result"] = aside.result
+    if aside.failure is not None:
+        failure = aside.failure
+        data["failure"] = {"code": failure.code, "message": failure.message, "data": failure.data}
+    return seal(orjson.dumps(data)[1:])
+
+
+def decode_aside(line: bytes | memoryview) -> Aside:
+    """Return the aside that a verified line holds."""
+    data = orjson.loads(line)
+    failure = data.get("failure")
+    return Aside(
+        aside_seq=data["aside_seq"],
+        after_seq=data["after_seq"],
+        time_ms=data["time_ms"],
+        connection=data["connection"],
+        method=data["method"],
+        rpc=data["rpc"],
+        params=data.get("params"),
+        result=data.get("result"),
+        failure=None if failure is None else Failure(failure["code"], failure["message"], failure["data"]),
+    )
+
+
+def groups_in(lines: Iterable[memoryview]) -> list[Group]:
+    """Return the groups that the lines of whole groups hold, in order."""
+    groups: list[Group] = []
+    pending: list[memoryview] = []
+    wanted = 0
+    for line in lines:
+        if not pending:
+            wanted = _group_count(line)
+        pending.append(line)
+        if len(pending) == wanted:
+            groups.append(decode_group(pending))
+            pending = []
+    return groups
+
+
+def _group_count(line: memoryview) -> int:
+    """Return how many records the group has whose first line this is."""
+    head = bytes(line[:140])
+    start = head.index(b'"group":[') + 9
+    return int(head[head.index(b",", start) + 1 : head.index(b"]", start)])
