@@ -218,12 +218,13 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
         log=LogConfig(**plain["log"]),
         devices=DevicesConfig(**{**plain["devices"], "auto": tuple(plain["devices"]["auto"])}),
         defaults=Defaults(**plain["defaults"]),
-        models={sys.intern(name): _entry(entry) for name, entry in plain["models"].items()},
+        models={sys.intern(name): entry_from_plain(entry) for name, entry in plain["models"].items()},
         store=plain["store"],
     )
 
 
-def _entry(plain: Mapping[str, Any]) -> ModelEntry:
+def entry_from_plain(plain: Mapping[str, Any]) -> ModelEntry:
+    """Return the entry that ``attrs.asdict`` and JSON made plain."""
     return ModelEntry(
         **{
             **plain,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import attrs
-from attrs.validators import ge, gt, le, optional
+from attrs.validators import ge, gt, le, matches_re, optional
 
 from mlzoo.errors import ModelNotFound
 
@@ -103,7 +103,7 @@ class SamplingDefaults:
 class ModelEntry:
     """A model by name: where its weights come from, how it is loaded and what it needs."""
 
-    name: str
+    name: str = attrs.field(validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9._-]*"))  # it names a directory too
     kind: ModelKind
     source: str
     """``wheel:PACKAGE==VERSION/PATH``, ``hub:OWNER/NAME[@REVISION]`` or ``path:PATH``."""

@@ -1,0 +1,163 @@
+"""Weights from a model hub, through huggingface_hub: the user's own endpoint, token and proxy are honoured.
+
+``fetch`` runs in the pulling process; what it starts, ``python -m mlzoo.store.hub``, is the only place that imports the
+library. That prints progress and at most one ``{"failed": ...}`` line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mlzoo.errors import PullFailed
+from mlzoo.store import children, digest
+from mlzoo.store.layout import Progress
+from mlzoo.store.sources import Hub, check_weights, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mlzoo.config import ModelEntry
+
+PATTERNS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "README.md",
+    "LICENSE*",
+)
+
+
+def fetch(entry: ModelEntry, source: Hub, partial: Path, on_progress: Callable[[Progress], None]) -> Path:
+    """Return a directory with the files of a repository. A pull that broke off goes on where it was.
+
+    Raises:
+        PullFailed: With its reason.
+    """
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise PullFailed("models from a hub need the extra `local`: pip install 'mlzoo[local]'", reason="source")
+    target = partial / "hub" / (source.revision or "main").replace("/", "-")
+    target.mkdir(parents=True, exist_ok=True)
+    order = {
+        "repository": source.repository,
+        "revision": source.revision,
+        "patterns": list(entry.files or PATTERNS),
+        "target": str(target),
+    }
+    total = entry.download_bytes
+    failed: dict[str, Any] = {}
+
+    def hear(line: bytes) -> None:
+        nonlocal total
+        told = orjson.loads(line)
+        total = told.get("total", total)
+        failed.update(told.get("failed", {}))
+
+    ended = children.run(
+        "mlzoo.store.hub",
+        [orjson.dumps(order).decode()],
+        environ={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        on_line=hear,
+        on_tick=lambda: on_progress(Progress("download", _arrived_bytes(target), total)),
+    )
+    if failed:
+        raise PullFailed(f"{describe(source)}: {failed['message']}", reason=failed["reason"])
+    if ended.status != 0:
+        last = " ".join(ended.errors.splitlines()[-3:])
+        raise PullFailed(f"{describe(source)}: the download ended with status {ended.status}: {last}", reason="source")
+    on_progress(Progress("download", _arrived_bytes(target), total))
+    return target
+
+
+def _arrived_bytes(directory: Path) -> int:
+    """Return the size of what has arrived, parts of files included."""
+    arrived = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            if not name.endswith((".lock", ".metadata")):
+                try:
+                    arrived += Path(parent, name).stat().st_size
+                except FileNotFoundError:
+                    continue  # just renamed
+    return arrived
+
+
+# --------------------------------------------------------------------------------------- in the child
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Download what the order in the first argument asks for."""
+    import httpx  # noqa: PLC0415 - the library's own client
+
+    try:
+        _download(orjson.loads(arguments[0]))
+    except PullFailed as error:
+        _say({"failed": {"message": error.message, "reason": error.data["reason"]}})
+        return 1
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+        reason, message = _meaning(error)
+        _say({"failed": {"message": message, "reason": reason}})
+        return 1
+    return 0
+
+
+def _download(order: Mapping[str, Any]) -> None:
+    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 - only this process pays for it
+    from huggingface_hub.utils import filter_repo_objects  # noqa: PLC0415
+
+    repository, revision, target = order["repository"], order["revision"], Path(order["target"])
+    found = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    siblings = {sibling.rfilename: sibling for sibling in found.siblings or ()}
+    names = list(filter_repo_objects(siblings, allow_patterns=order["patterns"]))
+    check_weights(names or siblings, repository)
+    _say({"total": sum(siblings[name].size or 0 for name in names)})
+    snapshot_download(repository, revision=found.sha, allow_patterns=order["patterns"], local_dir=target)
+    for name in names:
+        lfs = siblings[name].lfs
+        if lfs is not None and digest.of_file(target / name) != lfs.sha256:
+            (target / name).unlink()
+            raise PullFailed(f"{name} is not what the hub says it is; it was removed", reason="digest")
+
+
+def _meaning(error: BaseException) -> tuple[str, str]:
+    """Return the reason and the message for what the library raised; its causes are asked too."""
+    import httpx  # noqa: PLC0415
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    seen: BaseException | None = error
+    while seen is not None:
+        match seen:
+            case errors.GatedRepoError():
+                return (
+                    "gated",
+                    "its terms must be accepted on the hub first, and a token of that account set as HF_TOKEN",
+                )
+            case errors.RevisionNotFoundError():
+                return "source", "there is no such revision"
+            case errors.RepositoryNotFoundError():
+                return "gated", "there is no such repository, or it is private: then set HF_TOKEN"
+            case errors.HfHubHTTPError() if seen.response.status_code in {401, 403}:
+                return "gated", "the hub refuses access; set HF_TOKEN to a token that may read it"
+            case httpx.TransportError() | ConnectionError():
+                return "offline", "the hub cannot be reached; what has arrived is kept, pull again to go on"
+            case OSError() if seen.errno is not None:
+                return "disk", f"{seen.strerror}"
+        seen = seen.__cause__ or seen.__context__
+    return "source", f"{type(error).__name__}: {error}"
+
+
+def _say(line: Mapping[str, Any]) -> None:
+    sys.stdout.buffer.write(orjson.dumps(line) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

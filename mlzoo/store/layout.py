@@ -1,0 +1,176 @@
+"""How the store lies on the disk, and what can be told from that alone.
+
+::
+
+    <root>/<name>/manifest.json        a model is installed where this file is, and only there
+    <root>/<name>/<digest>/...         its files, as a worker reads them
+    <root>/.partial/<name>/...         what a pull is at, or left behind; never read by anything but the next pull
+
+The manifest is renamed into place last and removed first. Weights of a ``path:`` source stay where they are; their
+manifest points there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+
+from mlzoo.errors import PullFailed
+from mlzoo.store.lock import exclusively
+
+if TYPE_CHECKING:
+    from mlzoo.config import Config, ModelEntry
+
+MANIFEST_FORMAT = 1
+MANIFEST_KEYS = {"source", "source_sha256", "path", "digest", "size_bytes", "converted_by", "files"}
+
+
+@attrs.frozen(kw_only=True)
+class Installed:
+    """A model whose weights are here."""
+
+    name: str
+    path: Path
+    """The directory that a worker loads."""
+    digest: str
+    """sha256 over the listing of its files: two equal digests are the same weights."""
+    source: str
+    source_sha256: str
+    """Digest of what the source holds, before any conversion."""
+    size_bytes: int
+    converted_by: str | None
+    """Version of mlzoo that converted the weights; None where they are as the source has them."""
+
+
+@attrs.frozen(kw_only=True)
+class Estimate:
+    """What a model asks of the machine; 0 where nobody knows."""
+
+    download_bytes: int
+    disk_bytes: int
+    memory_bytes: int
+
+
+@attrs.frozen
+class Progress:
+    """How far a pull is. stage: wait | download | extract | convert | verify | install; total 0: unknown."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    unit: str = "bytes"
+    message: str = ""
+
+
+def open_store(config: Config) -> Store:
+    """Return the store that the configuration names: ``store``, or ``models`` in the user's data directory."""
+    if config.store:
+        return Store(Path(config.store).expanduser().absolute())
+    import platformdirs  # noqa: PLC0415 - not needed where the configuration says it
+
+    return Store(Path(platformdirs.user_data_dir("mlzoo")) / "models")
+
+
+@attrs.frozen
+class Store:
+    """The weights below one directory, which need not exist yet."""
+
+    root: Path
+
+    def manifest(self, name: str) -> Path:
+        """Return where a model's manifest is, if it is."""
+        return self.root / name / "manifest.json"
+
+    def partial(self, name: str) -> Path:
+        """Return where a model's pull works."""
+        return self.root / ".partial" / name
+
+    def find(self, entry: ModelEntry) -> Installed | None:
+        """Return what is installed for an entry, or None. One small file is read; callable on the event loop.
+
+        A manifest for another source or other weights than the entry's counts as none: the configuration changed since.
+        """
+        kept = self.read_manifest(entry.name)
+        if kept is None or kept["source"] != entry.source:
+            return None
+        if entry.sha256 is not None and kept["source_sha256"] != entry.sha256:
+            return None
+        path = self.root / entry.name / kept["path"]
+        if not path.exists():
+            return None
+        return Installed(
+            name=entry.name,
+            path=path,
+            digest=kept["digest"],
+            source=kept["source"],
+            source_sha256=kept["source_sha256"],
+            size_bytes=kept["size_bytes"],
+            converted_by=kept["converted_by"],
+        )
+
+    def read_manifest(self, name: str) -> dict[str, Any] | None:
+        """Return a model's manifest; None where there is none, or none that this version can read."""
+        try:
+            kept = orjson.loads(self.manifest(name).read_bytes())
+        except (OSError, ValueError):
+            return None
+        if not isinstance(kept, dict) or kept.get("format") != MANIFEST_FORMAT or not kept.keys() >= MANIFEST_KEYS:
+            return None
+        return kept
+
+    def verify(self, installed: Installed) -> tuple[str, ...]:
+        """Return what is wrong with the files of a model, a line each; reads all of them, which takes seconds."""
+        from mlzoo.store import digest  # noqa: PLC0415 - hashing is no part of finding
+
+        kept = self.read_manifest(installed.name)
+        if kept is None:
+            return (f"{self.manifest(installed.name)} is gone or damaged",)
+        return digest.differences(installed.path, [digest.FileDigest(**file) for file in kept["files"]])
+
+    def estimate(self, entry: ModelEntry) -> Estimate:
+        """Return what an entry costs: what the configuration estimates, and what is known where it is installed."""
+        installed = self.find(entry)
+        disk_bytes = installed.size_bytes if installed else entry.disk_bytes
+        return Estimate(
+            download_bytes=0 if installed else entry.download_bytes,
+            disk_bytes=disk_bytes,
+            memory_bytes=entry.memory_bytes or disk_bytes,
+        )
+
+    def remove(self, entry: ModelEntry) -> int:
+        """Remove a model and what its pulls left behind; return the bytes that this freed. Blocks while it deletes.
+
+        Files of a ``path:`` source stay: they are the user's own.
+
+        Raises:
+            PullFailed: The model is being pulled by some process just now (reason: busy).
+            OSError: A file cannot be removed. The model is no longer installed even so.
+        """
+        if not (self.root / entry.name).exists() and not self.partial(entry.name).exists():
+            return 0
+        with exclusively(self.lock_path(entry.name), wait=False) as held:
+            if not held:
+                raise PullFailed(
+                    f"{entry.name} is being pulled just now; try again when that has ended",
+                    reason="busy",
+                    model=entry.name,
+                )
+            freed_bytes = sum(map(_size_bytes, (self.root / entry.name, self.partial(entry.name))))
+            self.manifest(entry.name).unlink(missing_ok=True)
+            for directory in (self.root / entry.name, self.partial(entry.name)):
+                if directory.exists():
+                    shutil.rmtree(directory)
+            return freed_bytes
+
+    def lock_path(self, name: str) -> Path:
+        """Return the lock of whoever changes a model's files. It is never deleted, or two could hold it."""
+        return self.root / ".locks" / f"{name}.lock"
+
+
+def _size_bytes(directory: Path) -> int:
+    """Return the size of all files below a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
