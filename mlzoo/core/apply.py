@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlzoo.events.types import Event, Group
 
 T = TypeVar("T")
-RECENT_WEIGHT = 0.2  # of the newest request in the mean duration that retry_after_ms is reckoned from
+RECENT_WEIGHT = 0.2  # of the newest request in the mean running time that retry_after_ms is reckoned from
 
 
 def apply_group(state: State, group: Group) -> State:
@@ -41,9 +41,9 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
         case ev.RequestAccepted() | ev.RequestDispatched() | ev.RequestStreamed():
             return _request_goes_on(state, event, seq, at_ms)
         case ev.RequestCompleted():
-            total_ms = event.timing.total_ms
-            mean_ms = state.mean_request_ms or total_ms
-            state = attrs.evolve(state, mean_request_ms=mean_ms + RECENT_WEIGHT * (total_ms - mean_ms))
+            run_ms = event.timing.total_ms - event.timing.queue_ms
+            mean_ms = state.mean_run_ms or run_ms
+            state = attrs.evolve(state, mean_run_ms=mean_ms + RECENT_WEIGHT * (run_ms - mean_ms))
             return _request_ends(state, event.request, at_ms)
         case ev.RequestReplied() | ev.RequestCancelled() | ev.RequestFailed():
             return _request_ends(state, event.request, at_ms)

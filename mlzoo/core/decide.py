@@ -109,6 +109,7 @@ def incident(draft: Draft, command: cmd.ReportIncident) -> None:
     ).failure()
     live = draft.state.requests.get(command.request)
     if live is not None:
+        requests.withdraw(draft, live)
         requests.fail(draft, command.request, failure)
     elif command.caller is not None:
         draft.say(ev.RequestFailed(request=command.request, caller=command.caller, failure=failure))

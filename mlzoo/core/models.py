@@ -19,19 +19,25 @@ if TYPE_CHECKING:
     from mlzoo.core.draft import Draft
     from mlzoo.errors import Failure
 
+KINDS: dict[type, ev.CallKind] = {
+    cmd.LoadModel: "load",
+    cmd.UnloadModel: "unload",
+    cmd.PullModel: "pull",
+    cmd.RemoveModel: "remove",
+}
+
 
 def ask(draft: Draft, command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel | cmd.RemoveModel) -> None:
     """Take in a host's call about a model."""
-    closed = requests.door_closed(draft.state)
-    freeing = isinstance(command, cmd.UnloadModel | cmd.RemoveModel) and draft.state.drain_until_ms is None
-    if closed is not None and not freeing:  # while the disk is low, what frees memory and space still works
-        draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=closed))
+    refusal = requests.call_refused(draft.state, KINDS[type(command)])
+    if refusal is not None:
+        draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=refusal))
         return
     name = command.model.name
     model = draft.state.models.get(name)
     match command:
         case cmd.LoadModel():
-            _accept(draft, command, "load", command.device)
+            _accept(draft, command, device=command.device)
             if model is None or model.phase in {"available", "failed"}:
                 draft.say(ev.PlacementAsked(model=command.model))
             if command.pin:
@@ -41,14 +47,14 @@ def ask(draft: Draft, command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel |
                 reply = {"model": name, "state": "available"}
                 draft.say(ev.RequestReplied(request=command.request, caller=command.caller, result=reply))
                 return
-            _accept(draft, command, "unload", None)
+            _accept(draft, command)
             if model.pinned:
                 draft.say(ev.ModelPinned(model=name, pinned=False))
             if model.phase != "unloading":
                 draft.say(ev.ModelUnloadAsked(model=name))
         case cmd.PullModel():
             pulling = calls_on(draft.state, name, "pull")
-            _accept(draft, command, "pull", None)
+            _accept(draft, command)
             if not pulling:
                 draft.say(ev.PullStarted(model=name, accept_license=command.accept_license))
         case cmd.RemoveModel():
@@ -60,7 +66,7 @@ def ask(draft: Draft, command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel |
                 ).failure()
                 draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=busy))
                 return
-            _accept(draft, command, "remove", None)
+            _accept(draft, command)
             draft.say(ev.RemoveStarted(model=name))
         case _:
             assert_never(command)
@@ -69,12 +75,15 @@ def ask(draft: Draft, command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel |
 def _accept(
     draft: Draft,
     command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel | cmd.RemoveModel,
-    kind: ev.CallKind,
-    device: str | None,
+    device: str | None = None,
 ) -> None:
     draft.say(
         ev.RequestAccepted(
-            request=command.request, caller=command.caller, kind=kind, model=command.model, require_device=device
+            request=command.request,
+            caller=command.caller,
+            kind=KINDS[type(command)],
+            model=command.model,
+            require_device=device,
         )
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlzoo import errors
-from mlzoo.core.state import calls_on
+from mlzoo.core.state import CALLS, calls_on
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlzoo.events import commands as cmd
 
 MIN_RETRY_MS = 100
-FIRST_GUESS_MS = 1000.0  # of a request's duration, while none has been measured
+FIRST_GUESS_MS = 1000.0  # of the time that a request runs, while none has been measured
 
 
 def submit(draft: Draft, command: cmd.Submit) -> None:
@@ -46,17 +46,45 @@ def _refusal(state: State, command: cmd.Submit) -> Failure | None:
     closed = door_closed(state)
     if closed is not None:
         return closed
-    queued = sum(r.phase == "queued" for r in state.requests.values())
+    bounds = state.bounds
+    if command.size_bytes > bounds.queued_bytes:  # it would not fit into an empty queue either
+        return errors.TooLarge(
+            f"The request has {command.size_bytes} bytes, {bounds.queued_bytes} are allowed: send less at once.",
+            limit=bounds.queued_bytes,
+            got=command.size_bytes,
+        ).failure()
+    queued = sum(r.phase == "queued" and r.kind not in CALLS for r in state.requests.values())
+    slots = max(1, min(command.model.slots, bounds.max_running))
+    retry_ms = round((state.mean_run_ms or FIRST_GUESS_MS) * (queued + 1) / slots)
+    if queued >= bounds.max_queued:
+        return _overloaded("requests", queued, bounds.max_queued, retry_ms)
     held_bytes = sum(r.size_bytes for r in state.requests.values())
-    if queued < state.bounds.max_queued and held_bytes + command.size_bytes <= state.bounds.queued_bytes:
+    if held_bytes + command.size_bytes > bounds.queued_bytes:
+        return _overloaded("bytes", held_bytes, bounds.queued_bytes, retry_ms)
+    return None
+
+
+def call_refused(state: State, kind: ev.CallKind) -> Failure | None:
+    """Return why a call about a model is not taken in, or None. What frees space is let in while the disk is low."""
+    frees = kind in {"unload", "remove"} and state.drain_until_ms is None
+    return (None if frees else door_closed(state)) or _too_many(state, CALLS - {"shutdown"})
+
+
+def _too_many(state: State, kinds: frozenset[ev.CallKind]) -> Failure | None:
+    waiting = sum(r.kind in kinds for r in state.requests.values())
+    if waiting < state.bounds.max_queued:
         return None
-    slots = max(1, command.model.slots)
-    retry_ms = max(MIN_RETRY_MS, round((state.mean_request_ms or FIRST_GUESS_MS) * (queued + 1) / slots))
+    return _overloaded("calls", waiting, state.bounds.max_queued, round(FIRST_GUESS_MS))
+
+
+def _overloaded(unit: str, queued: int, limit: int, retry_ms: int) -> Failure:
+    retry_ms = max(MIN_RETRY_MS, retry_ms)
     return errors.Overloaded(
-        f"{queued} requests are waiting already; try again in {retry_ms} ms.",
+        f"{queued} {unit} are held already and {limit} are allowed; try again in {retry_ms} ms.",
         retry_after_ms=retry_ms,
         queued=queued,
-        limit=state.bounds.max_queued,
+        limit=limit,
+        unit=unit,
     ).failure()
 
 
@@ -151,7 +179,7 @@ def cancel(draft: Draft, command: cmd.Cancel) -> None:
     """End a request because its host wants it so; what is unknown or has ended is no error."""
     request = draft.state.requests.get(command.target) if command.target else None
     if request is not None:
-        _withdraw(draft, request)
+        withdraw(draft, request)
         draft.say(ev.RequestCancelled(request=request.id))
     if command.caller is not None:
         reply = {"cancelled": request is not None}
@@ -176,7 +204,11 @@ def host_gone(draft: Draft, command: cmd.HostGone) -> None:
 def shut_down(draft: Draft, command: cmd.Shutdown) -> None:
     """Close the door and give what runs its time."""
     if command.caller is not None:
-        draft.say(ev.RequestAccepted(request=command.request, caller=command.caller, kind="shutdown"))
+        refusal = _too_many(draft.state, frozenset({"shutdown"}))  # of the call: the shutdown itself goes on
+        if refusal is None:
+            draft.say(ev.RequestAccepted(request=command.request, caller=command.caller, kind="shutdown"))
+        else:
+            draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=refusal))
     if draft.state.drain_until_ms is None:
         draft.say(ev.DrainStarted(until_ms=draft.at_ms + draft.state.bounds.drain_ms))
 
@@ -185,7 +217,7 @@ def strike(draft: Draft) -> None:
     """End what has passed its deadline, and all that is left when the drain is over."""
     for request in tuple(draft.state.requests.values()):
         if request.deadline_at_ms is not None and request.deadline_at_ms <= draft.at_ms:
-            _withdraw(draft, request)
+            withdraw(draft, request)
             late = errors.DeadlineExceeded("The deadline passed before the answer was whole; allow more time.")
             fail(draft, request.id, late.failure())
     until_ms = draft.state.drain_until_ms
@@ -196,7 +228,7 @@ def strike(draft: Draft) -> None:
 
 
 def _interrupt(draft: Draft, request: RequestState, why: str) -> None:
-    _withdraw(draft, request)
+    withdraw(draft, request)
     fail(draft, request.id, interrupted(request, why))
 
 
@@ -205,7 +237,7 @@ def interrupted(request: RequestState, why: str) -> Failure:
     return errors.Interrupted(why, seq=request.next_seq - 1, resumable=False).failure()
 
 
-def _withdraw(draft: Draft, request: RequestState) -> None:
+def withdraw(draft: Draft, request: RequestState) -> None:
     """Take a request back from where it is being worked on."""
     if request.phase == "running" and request.device is not None:
         draft.say(ev.WorkAbandoned(request=request.id, device=request.device))

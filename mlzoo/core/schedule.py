@@ -85,11 +85,12 @@ def _retire_empty_workers(draft: Draft) -> None:
 
 
 def _leave_when_done(draft: Draft) -> None:
-    if draft.state.drain_until_ms is None or draft.state.stopped:
+    if draft.state.drain_until_ms is None:
         return
     left = tuple(draft.state.requests.values())
     if any(request.kind != "shutdown" for request in left):
         return
     for request in left:
         draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result={}))
-    draft.say(ev.SidecarStopped())
+    if not draft.state.stopped:
+        draft.say(ev.SidecarStopped())

@@ -15,6 +15,7 @@ from mlzoo.events import types as ev
 from mlzoo.events.commands import Bounds, Caller, DeviceFacts, ModelFacts, Priority
 
 RequestPhase = Literal["queued", "running"]
+CALLS: frozenset[ev.CallKind] = frozenset({"load", "unload", "pull", "remove", "shutdown"})  # all but inference
 ModelPhase = Literal["available", "placing", "loading", "ready", "unloading", "failed"]
 
 
@@ -86,7 +87,7 @@ class State:
     models: dict[str, ModelState] = attrs.field(factory=dict)
     workers: dict[str, WorkerState] = attrs.field(factory=dict)
     devices: tuple[DeviceFacts, ...] = ()
-    mean_request_ms: float = 0.0
+    mean_run_ms: float = 0.0
     drain_until_ms: int | None = None
     storage_low: bool = False
     stopped: bool = False
