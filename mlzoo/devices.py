@@ -1,0 +1,304 @@
+"""What hardware this machine has for models, and why what cannot be used cannot. Facts only: placing is the core's.
+
+NVIDIA's library (through nvidia-ml-py), psutil and the files of the installed torch are asked; torch itself is never
+imported. Knows nothing of models or workers. ``probe`` blocks for some tens of milliseconds: call it in a thread.
+
+A GPU's number is the one that torch gives it in a process with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``, which a worker must
+set: NVIDIA's library counts by bus, CUDA by speed unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Kind = Literal["cuda", "mps", "cpu"]
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_CPUS = Path("/sys/devices/system/cpu")
+_LOCAL_EXTRA = "pip install 'mlzoo[local]'"
+# The share of unified memory that Metal lets one process use by default (Apple, recommendedMaxWorkingSetSize).
+_MPS_SHARE = 0.75
+
+
+@attrs.frozen(kw_only=True)
+class Device:
+    """A piece of hardware that could run models."""
+
+    name: str
+    """As torch names it: cuda:0, mps, cpu."""
+    kind: Kind
+    description: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    dtypes: tuple[str, ...] = ()
+    """What it computes in at full speed."""
+    usable: bool = True
+    reason: str = ""
+    """Why it cannot be used."""
+    remedy: str = ""
+    """What would change that."""
+
+
+@attrs.frozen(kw_only=True)
+class TorchBuild:
+    """The torch that is installed, as its files tell."""
+
+    version: str
+    cuda: str | None = None
+    """Version of CUDA that it was built with."""
+
+
+def probe(environ: Mapping[str, str] = os.environ) -> tuple[Device, ...]:
+    """Return every device of this machine, the unusable ones too; the CPU is always there and last."""
+    torch = torch_build()
+    return (*cuda_devices(_nvml(), torch, environ), *_mps_devices(torch), cpu_device(torch))
+
+
+def torch_build() -> TorchBuild | None:
+    """Return what torch is installed, without importing it; None where it is not."""
+    try:
+        distribution = importlib.metadata.distribution("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    try:
+        text = Path(str(distribution.locate_file("torch/version.py"))).read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    found = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    return TorchBuild(version=distribution.version, cuda=found[1] if found else None)
+
+
+# --------------------------------------------------------------------------------------------- NVIDIA
+
+
+def _nvml() -> Any:
+    """Return NVIDIA's library, ready, or None: most machines have no such GPU, and that is no error."""
+    import pynvml  # noqa: PLC0415 - only asked for when devices are
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
+
+
+def cuda_devices(nvml: Any, torch: TorchBuild | None, environ: Mapping[str, str]) -> tuple[Device, ...]:
+    """Return the GPUs that NVIDIA's library sees.
+
+    Args:
+        nvml: The module pynvml, initialised; None where there is no driver.
+        torch: The installed torch.
+        environ: ``CUDA_VISIBLE_DEVICES`` hides and renumbers GPUs.
+    """
+    if nvml is None:
+        return ()
+    found = []
+    driver_cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    numbers = visible_gpus(uuids, environ.get("CUDA_VISIBLE_DEVICES"))
+    for index, handle in enumerate(handles):
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        reason, remedy = _obstacle(torch, driver_cuda, hidden=index not in numbers)
+        found.append(
+            Device(
+                name=f"cuda:{numbers.get(index, index)}",
+                kind="cuda",
+                description=f"{_text(nvml.nvmlDeviceGetName(handle))}, compute capability {major}.{minor}",
+                memory_total_bytes=memory.total,
+                memory_free_bytes=memory.free,
+                dtypes=("bfloat16", "float16", "float32") if major >= 8 else ("float16", "float32"),
+                usable=not reason,
+                reason=reason,
+                remedy=remedy,
+            )
+        )
+    return tuple(found)
+
+
+def visible_gpus(uuids: list[str], visible: str | None) -> dict[int, int]:
+    """Return the bus order of each GPU that a process sees -> its number there (CUDA programming guide, environment).
+
+    Args:
+        uuids: Of all GPUs, in bus order.
+        visible: ``CUDA_VISIBLE_DEVICES``: indices or beginnings of UUIDs; what follows an unknown one is hidden.
+    """
+    if visible is None:
+        return {index: index for index in range(len(uuids))}
+    numbers: dict[int, int] = {}
+    for item in visible.split(","):
+        wanted = item.strip()
+        if wanted.isdigit():
+            matches = [int(wanted)] if int(wanted) < len(uuids) else []
+        else:
+            matches = [index for index, uuid in enumerate(uuids) if wanted and uuid.startswith(wanted)]
+        if len(matches) != 1:
+            break
+        numbers.setdefault(matches[0], len(numbers))
+    return numbers
+
+
+def _obstacle(torch: TorchBuild | None, driver_cuda: int, *, hidden: bool) -> tuple[str, str]:
+    """Return why a GPU cannot be used and what to do; twice nothing where it can.
+
+    driver_cuda is the newest CUDA of the driver, 12040 for 12.4. A driver runs every minor version of its major one
+    (CUDA minor version compatibility), so only majors are compared.
+    """
+    if hidden:
+        return "CUDA_VISIBLE_DEVICES hides it", "unset CUDA_VISIBLE_DEVICES, or name this GPU in it"
+    if torch is None:
+        return "torch is not installed", _LOCAL_EXTRA
+    if torch.cuda is None:
+        return (
+            f"the installed torch {torch.version} was built without CUDA",
+            "install a torch with CUDA into this environment, as its own start page says for this system",
+        )
+    if driver_cuda // 1000 < int(torch.cuda.partition(".")[0]):
+        return (
+            f"its driver knows CUDA up to {driver_cuda // 1000}.{driver_cuda % 1000 // 10}, torch needs {torch.cuda}",
+            "update the NVIDIA driver, or install a torch that was built with an older CUDA",
+        )
+    return "", ""
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+# ---------------------------------------------------------------------------------------------- Apple
+
+
+def _mps_devices(torch: TorchBuild | None) -> tuple[Device, ...]:
+    if platform.system() != "Darwin" or platform.machine() != "arm64":
+        return ()
+    import psutil  # noqa: PLC0415 - 30 ms, only asked for when devices are
+
+    memory = psutil.virtual_memory()
+    total = int(memory.total * _MPS_SHARE)
+    return (
+        Device(
+            name="mps",
+            kind="mps",
+            description=f"Apple {platform.machine()}, unified memory",
+            memory_total_bytes=total,
+            memory_free_bytes=min(total, memory.available),
+            dtypes=("bfloat16", "float16", "float32"),
+            usable=torch is not None,
+            reason="" if torch else "torch is not installed",
+            remedy="" if torch else _LOCAL_EXTRA,
+        ),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ CPU
+
+
+def cpu_device(torch: TorchBuild | None) -> Device:
+    """Return the CPU, with the memory that this process may still use."""
+    import psutil  # noqa: PLC0415 - 30 ms, only asked for when devices are
+
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
+    for limit, used in cgroup_memory(_CGROUPS, _OWN_CGROUPS):
+        total, free = min(total, limit), min(free, max(limit - used, 0))
+    cores = usable_cores()
+    return Device(
+        name="cpu",
+        kind="cpu",
+        description=f"{platform.processor() or platform.machine()}, {cores} cores usable",
+        memory_total_bytes=total,
+        memory_free_bytes=free,
+        dtypes=("bfloat16", "float32"),
+        usable=torch is not None,
+        reason="" if torch else "torch is not installed",
+        remedy="" if torch else _LOCAL_EXTRA,
+    )
+
+
+def usable_cores() -> int:
+    """Return the physical cores that this process may use, by affinity and quota; a core's second thread is none."""
+    cores = _physical_cores()
+    quota = cgroup_cpus(_CGROUPS, _OWN_CGROUPS)
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+if sys.platform == "linux":
+
+    def _physical_cores() -> int:
+        allowed = os.sched_getaffinity(0)
+        siblings = {_read(_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu) for cpu in allowed}
+        return len(siblings)
+
+else:
+
+    def _physical_cores() -> int:
+        import psutil  # noqa: PLC0415
+
+        return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+def cgroup_memory(root: Path, own: Path) -> list[tuple[int, int]]:
+    """Return (limit, used) in bytes of each control group that bounds this process's memory, of both versions.
+
+    Cached file pages that the kernel would give up count as free.
+
+    Args:
+        root: Where control groups are mounted.
+        own: The file that names this process's groups.
+    """
+    found = []
+    for directory in _groups(root, own, "memory"):
+        limit = _read(directory / "memory.max") or _read(directory / "memory.limit_in_bytes")
+        used = _read(directory / "memory.current") or _read(directory / "memory.usage_in_bytes")
+        if limit.isdigit() and used.isdigit():
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(directory / "memory.stat"), re.MULTILINE)
+            found.append((int(limit), max(int(used) - (int(cached[1]) if cached else 0), 0)))
+    return found
+
+
+def cgroup_cpus(root: Path, own: Path) -> float | None:
+    """Return how many CPUs the tightest control group grants, None where none limits them."""
+    granted = []
+    for directory in _groups(root, own, "cpu"):
+        quota, _, period = _read(directory / "cpu.max").partition(" ")
+        if not quota:
+            quota, period = _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit():
+            granted.append(int(quota) / int(period))
+    return min(granted, default=None)
+
+
+def _groups(root: Path, own: Path, controller: str) -> list[Path]:
+    """Return the directories of this process's group and of all above it; a container may see only the topmost."""
+    directories: list[Path] = []
+    for line in _read(own).splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            base = root
+        elif controller in controllers.split(","):
+            base = root / controller
+        else:
+            continue
+        group = base / path.lstrip("/")
+        directories += [group, *(parent for parent in group.parents if parent.is_relative_to(base))]
+    return directories
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

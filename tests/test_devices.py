@@ -1,0 +1,187 @@
+"""What hardware is found, under drivers, builds and containers of every kind."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from mlzoo.devices import (
+    TorchBuild,
+    cgroup_cpus,
+    cgroup_memory,
+    cpu_device,
+    cuda_devices,
+    probe,
+    torch_build,
+    usable_cores,
+    visible_gpus,
+)
+
+GIB = 1 << 30
+CUDA_TORCH = TorchBuild(version="2.13.0+cu128", cuda="12.8")
+
+
+class FakeNvml:
+    """The part of pynvml that is used, for machines without a GPU."""
+
+    def __init__(self, *, cuda=12080, capability=(9, 0), uuids=("GPU-aa", "GPU-bb")):
+        self.cuda, self.capability, self.uuids = cuda, capability, uuids
+
+    def nvmlSystemGetCudaDriverVersion_v2(self):  # noqa: N802 - the library's name
+        return self.cuda
+
+    def nvmlDeviceGetCount(self):  # noqa: N802
+        return len(self.uuids)
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        return index
+
+    def nvmlDeviceGetUUID(self, handle):  # noqa: N802
+        return self.uuids[handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+        return SimpleNamespace(total=80 * GIB, free=70 * GIB)
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle):  # noqa: N802
+        return self.capability
+
+    def nvmlDeviceGetName(self, handle):  # noqa: N802
+        return b"H100"
+
+
+def test_the_cpu_is_always_there_and_last():
+    devices = probe({})
+    assert devices[-1].name == "cpu"
+    assert 0 < devices[-1].memory_free_bytes <= devices[-1].memory_total_bytes
+    assert "float32" in devices[-1].dtypes
+
+
+def test_without_torch_even_the_cpu_cannot_run_models_and_says_why():
+    device = cpu_device(None)
+    assert not device.usable
+    assert device.reason == "torch is not installed"
+    assert "mlzoo[local]" in device.remedy
+
+
+def test_the_installed_torch_is_known_without_importing_it():
+    build = torch_build()
+    assert build is not None
+    assert (build.cuda is None) == build.version.endswith("+cpu")
+
+
+def test_a_machine_without_a_driver_has_no_gpus():
+    assert cuda_devices(None, CUDA_TORCH, {}) == ()
+
+
+def test_gpus_are_usable_where_torch_and_driver_fit():
+    devices = cuda_devices(FakeNvml(), CUDA_TORCH, {})
+    assert [device.name for device in devices] == ["cuda:0", "cuda:1"]
+    assert all(device.usable and not device.reason for device in devices)
+    assert devices[0].description == "H100, compute capability 9.0"
+    assert (devices[0].memory_total_bytes, devices[0].memory_free_bytes) == (80 * GIB, 70 * GIB)
+
+
+def test_an_old_gpu_has_no_bfloat16():
+    (device,) = cuda_devices(FakeNvml(capability=(7, 5), uuids=("GPU-aa",)), CUDA_TORCH, {})
+    assert device.dtypes == ("float16", "float32")
+
+
+@pytest.mark.parametrize(
+    ("torch", "cuda", "reason", "remedy"),
+    [
+        (None, 12080, "torch is not installed", "mlzoo[local]"),
+        (TorchBuild(version="2.13.0+cpu"), 12080, "2.13.0+cpu was built without CUDA", "install a torch with CUDA"),
+        (CUDA_TORCH, 11040, "knows CUDA up to 11.4, torch needs 12.8", "update the NVIDIA driver"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_says_why_and_what_to_do(torch, cuda, reason, remedy):
+    for device in cuda_devices(FakeNvml(cuda=cuda), torch, {}):
+        assert not device.usable
+        assert reason in device.reason
+        assert remedy in device.remedy
+
+
+def test_an_older_minor_version_of_the_driver_is_no_obstacle():
+    assert all(device.usable for device in cuda_devices(FakeNvml(cuda=12020), CUDA_TORCH, {}))
+
+
+def test_a_hidden_gpu_is_listed_with_the_reason():
+    first, second = cuda_devices(FakeNvml(), CUDA_TORCH, {"CUDA_VISIBLE_DEVICES": "1"})
+    assert (first.usable, first.reason) == (False, "CUDA_VISIBLE_DEVICES hides it")
+    assert (second.usable, second.name) == (True, "cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("visible", "numbers"),
+    [
+        (None, {0: 0, 1: 1, 2: 2}),
+        ("", {}),
+        ("2,0", {2: 0, 0: 1}),
+        ("GPU-b", {1: 0}),
+        ("0,7,1", {0: 0}),
+        ("-1", {}),
+        ("GPU-", {}),
+    ],
+)
+def test_cuda_visible_devices_hides_and_renumbers(visible, numbers):
+    assert visible_gpus(["GPU-aa", "GPU-bb", "GPU-cc"], visible) == numbers
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write a tree of control groups: root of the mount, and the file that names a process's own."""
+
+    def write(own, **contents):
+        (tmp_path / "own").write_text(own)
+        for name, text in contents.items():
+            path = tmp_path / "cgroup" / name.replace("__", "/").replace("_DOT_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path / "cgroup", tmp_path / "own"
+
+    return write
+
+
+def test_a_limit_of_version_2_counts_with_reclaimable_cache_as_free(files):
+    places = files(
+        "0::/box\n",
+        box__memory_DOT_max="1000\n",
+        box__memory_DOT_current="600\n",
+        box__memory_DOT_stat="anon 100\ninactive_file 200\n",
+    )
+    assert cgroup_memory(*places) == [(1000, 400)]
+
+
+def test_a_group_above_limits_too_and_max_is_no_limit(files):
+    places = files(
+        "0::/outer/inner\n",
+        outer__inner__memory_DOT_max="max\n",
+        outer__inner__memory_DOT_current="5\n",
+        outer__memory_DOT_max="2000\n",
+        outer__memory_DOT_current="10\n",
+    )
+    assert cgroup_memory(*places) == [(2000, 10)]
+
+
+def test_a_limit_of_version_1_is_found_at_the_top_where_a_container_sees_only_that(files):
+    places = files(
+        "4:memory:/docker/abc\n0::/\n",
+        memory__memory_DOT_limit_in_bytes="3000\n",
+        memory__memory_DOT_usage_in_bytes="1000\n",
+    )
+    assert cgroup_memory(*places) == [(3000, 1000)]
+
+
+def test_a_quota_of_either_version_limits_the_cpus(files):
+    assert cgroup_cpus(*files("0::/\n", cpu_DOT_max="150000 100000\n")) == 1.5
+    assert cgroup_cpus(*files("0::/\n", cpu_DOT_max="max 100000\n")) is None
+    old = {"cpu__cpu_DOT_cfs_quota_us": "50000", "cpu__cpu_DOT_cfs_period_us": "100000"}
+    assert cgroup_cpus(*files("1:cpu,cpuacct:/\n", **old)) == 0.5
+
+
+def test_no_control_groups_are_no_limits(tmp_path):
+    assert cgroup_memory(tmp_path, tmp_path / "none") == []
+    assert cgroup_cpus(tmp_path, tmp_path / "none") is None
+
+
+def test_there_is_always_a_core():
+    assert usable_cores() >= 1
