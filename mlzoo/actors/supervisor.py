@@ -172,15 +172,16 @@ class Supervisor:
             if child.state != "stopping":
                 child.state = "stopping"
                 child.due = now + child.spec.shutdown_s
-            self._tell_to_stop(child)
-            if now >= child.due:
-                if not child.scope.cancel_called:
-                    child.scope.cancel()
-                    child.due = now + child.spec.shutdown_s
-                elif self._leaving:
-                    continue  # It ignores its cancellation; those below it must not wait for it.
-                else:
-                    child.due = math.inf
+            if now < child.due:
+                self._tell_to_stop(child)
+            elif not child.scope.cancel_called:
+                child.scope.cancel()
+                child.due = now + child.spec.shutdown_s
+                self._tell_to_stop(child)  # after the cancellation, so that it cannot end well on the last moment
+            elif self._leaving:
+                continue  # It ignores its cancellation; those below it must not wait for it.
+            else:
+                child.due = math.inf
             return True
         return False
 
