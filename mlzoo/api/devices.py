@@ -1,0 +1,51 @@
+"""Results of devices.list and providers.list: where requests can run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from mlzoo.api.fields import about
+
+WorkerPhase = Literal["absent", "starting", "up", "retiring"]
+
+
+@attrs.frozen(kw_only=True)
+class DeviceInfo:
+    """One device of this machine."""
+
+    name: str = attrs.field(metadata=about('Such as "cuda:0", "mps" or "cpu".'))
+    kind: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    dtypes: tuple[str, ...] = attrs.field(metadata=about("Number formats that it computes in."))
+    worker: WorkerPhase
+    models: tuple[str, ...] = attrs.field(metadata=about("Models that are loaded on it."))
+    usable: bool = True
+    reason: str | None = attrs.field(default=None, metadata=about("Why it cannot be used."))
+    remedy: str | None = attrs.field(default=None, metadata=about("What would make it usable."))
+
+
+@attrs.frozen(kw_only=True)
+class DevicesListResult:
+    """All devices, those that cannot be used too."""
+
+    devices: tuple[DeviceInfo, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ProviderInfo:
+    """One that can answer requests."""
+
+    name: str
+    usable: bool
+    models: tuple[str, ...]
+    reason: str | None = attrs.field(default=None, metadata=about("Why it cannot be used."))
+
+
+@attrs.frozen(kw_only=True)
+class ProvidersListResult:
+    """All providers."""
+
+    providers: tuple[ProviderInfo, ...]

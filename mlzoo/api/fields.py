@@ -1,0 +1,131 @@
+"""What a field of params may hold beyond its type: said once, checked by attrs and printed by the schema.
+
+Bounds are kept as JSON Schema's own keywords in the metadata of a field; ``checked`` is the validator that reads them.
+Knows neither cattrs nor any method.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from mlzoo.errors import InvalidParams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import attrs
+
+INTEGER_MAX = 2**53  # Beyond it a reader that keeps numbers as doubles sees another one.
+NAME_LENGTH = 256  # Names come back in answers and in the log, so they have an end.
+
+
+def about(
+    description: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    min_items: int | None = None,
+    max_items: int | None = None,
+    each: Mapping[str, Any] | None = None,
+    needs: str | None = None,
+    instead_of: str | None = None,
+) -> dict[str, Any]:
+    """Return the metadata of a field. All but the description is checked only where its validator is ``checked``.
+
+    Args:
+        description: What it means, for people.
+        minimum: Least number that is allowed.
+        above: Number that must be exceeded.
+        maximum: Greatest number that is allowed.
+        min_length: Least length of a string, in characters.
+        max_length: Greatest length of a string, in characters.
+        min_items: Least length of a list.
+        max_items: Greatest length of a list.
+        each: The bounds of each item of a list, as JSON Schema keywords.
+        needs: A truth value beside it that must be true where this field is given.
+        instead_of: The field beside it of which, with this one, exactly one must be given.
+    """
+    bounds = {
+        "minimum": minimum,
+        "exclusiveMinimum": above,
+        "maximum": maximum,
+        "minLength": min_length,
+        "maxLength": max_length,
+        "minItems": min_items,
+        "maxItems": max_items,
+        "items": each,
+    }
+    return {
+        "description": description,
+        "bounds": {keyword: bound for keyword, bound in bounds.items() if bound is not None},
+        "needs": needs,
+        "instead_of": instead_of,
+    }
+
+
+def naming(description: str) -> dict[str, Any]:
+    """Return the metadata of a field that names something: not empty, not endless."""
+    return about(description, min_length=1, max_length=NAME_LENGTH)
+
+
+def checked(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Validate one field by its metadata (a validator as attrs has them).
+
+    Raises:
+        InvalidParams: With path and expected.
+    """
+    other = attribute.metadata["instead_of"]
+    if other is not None and (value is None) == (getattr(instance, other) is None):
+        expected = f"exactly one of {other} and {attribute.name}"
+        raise InvalidParams(f"expected {expected}", path=attribute.name, expected=expected)
+    if value is None:
+        return
+    needs = attribute.metadata["needs"]
+    if needs is not None and not getattr(instance, needs):
+        expected = f"{attribute.name} only where {needs} is true"
+        raise InvalidParams(f"expected {expected}", path=attribute.name, expected=expected)
+    _check(value, attribute.metadata["bounds"], attribute.name)
+
+
+def _check(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    if isinstance(value, str):
+        outside = not bounds.get("minLength", 0) <= len(value) <= bounds.get("maxLength", math.inf)
+        expected = _span("a string", "character", bounds.get("minLength"), bounds.get("maxLength"))
+    elif isinstance(value, tuple):
+        outside = not bounds.get("minItems", 0) <= len(value) <= bounds.get("maxItems", math.inf)
+        expected = _span("a list", "item", bounds.get("minItems"), bounds.get("maxItems"))
+    elif isinstance(value, int | float):
+        outside = not _within(value, bounds)
+        expected = _range(value, bounds)
+    else:
+        return
+    if outside:
+        raise InvalidParams(f"expected {expected}", path=path, expected=expected)
+    if isinstance(value, tuple) and "items" in bounds:
+        for index, item in enumerate(value):
+            _check(item, bounds["items"], f"{path}[{index}]")
+
+
+def _within(value: float, bounds: Mapping[str, Any]) -> bool:
+    """Say whether a number is allowed; NaN compares false to everything and never is."""
+    low: float = bounds.get("minimum", -math.inf)
+    above: float = bounds.get("exclusiveMinimum", -math.inf)
+    high: float = bounds.get("maximum", math.inf)
+    return low <= value <= high and value > above
+
+
+def _range(value: float, bounds: Mapping[str, Any]) -> str:
+    parts = [f"above {bounds['exclusiveMinimum']}"] if "exclusiveMinimum" in bounds else []
+    parts += [f"at least {bounds['minimum']}"] if "minimum" in bounds else []
+    parts += [f"at most {bounds['maximum']}"] if "maximum" in bounds else []
+    return ("an integer " if isinstance(value, int) else "a number ") + " and ".join(parts)
+
+
+def _span(what: str, unit: str, low: int | None, high: int | None) -> str:
+    least = f"at least {low} {unit}{'' if low == 1 else 's'}" if low else ""
+    most = f"at most {high} {unit}s" if high is not None else ""
+    return f"{what} of {' and '.join(part for part in (least, most) if part)}"

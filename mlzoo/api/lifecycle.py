@@ -1,0 +1,136 @@
+"""Params and results of a sidecar's life: initialize and status. ping and shutdown take and give nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from mlzoo.api.devices import WorkerPhase
+from mlzoo.api.fields import about, checked, naming
+from mlzoo.api.models import ModelPhase
+
+
+@attrs.frozen(kw_only=True)
+class Party:
+    """One side of the protocol."""
+
+    name: str = attrs.field(validator=checked, metadata=naming("What the program calls itself."))
+    version: str = attrs.field(validator=checked, metadata=naming("Which version of it this is."))
+
+
+@attrs.frozen(kw_only=True)
+class InitializeParams:
+    """Who the host is, and what it speaks."""
+
+    protocol_version: Literal["1"] = attrs.field(metadata=about("The version of the protocol that the host speaks."))
+    client: Party
+
+
+@attrs.frozen(kw_only=True)
+class Capabilities:
+    """What this sidecar can do."""
+
+    methods: tuple[str, ...]
+    features: tuple[str, ...]
+    providers: tuple[str, ...]
+    devices: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class LogPlace:
+    """Which log this sidecar writes, and what of it is kept. Another id means that old cursors are worth nothing."""
+
+    id: str
+    format: int
+    oldest: int = attrs.field(metadata=about("The first log_seq that is kept."))
+    last: int = attrs.field(metadata=about("The last log_seq there is."))
+
+
+@attrs.frozen(kw_only=True)
+class InitializeResult:
+    """What was agreed on."""
+
+    server: Party
+    capabilities: Capabilities
+    limits: dict[str, float]
+    connection: str = attrs.field(metadata=about("The connection's name in the log."))
+    protocol_version: Literal["1"] = "1"
+    log: LogPlace | None = attrs.field(default=None, metadata=about("Absent where the log cannot be used."))
+
+
+# ----------------------------------------------------------------------------------------------------------- status
+
+
+@attrs.frozen(kw_only=True)
+class ActorStatus:
+    """One actor of the sidecar."""
+
+    name: str
+    state: str
+    restarts: int
+    mailbox_depth: int = attrs.field(metadata=about("Messages that wait for it."))
+
+
+@attrs.frozen(kw_only=True)
+class ModelStatus:
+    """One model, shortly."""
+
+    name: str
+    state: ModelPhase
+    device: str | None
+    bytes: int | None = attrs.field(metadata=about("Memory that it holds."))
+
+
+@attrs.frozen(kw_only=True)
+class DeviceStatus:
+    """One device, shortly."""
+
+    name: str
+    worker: WorkerPhase
+    models: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class RequestCounts:
+    """How many requests there are."""
+
+    queued: int
+    running: int
+    suspended: int
+
+
+@attrs.frozen(kw_only=True)
+class LogProblem:
+    """Why the log cannot be used, and the way on."""
+
+    reason: Literal["locked", "newer", "damaged", "unwritable", "failed"]
+    remedy: str
+    path: str
+    segment: str | None = None
+    offset: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LogStatus:
+    """How the log is."""
+
+    id: str | None
+    last: int | None
+    bytes: int
+    budget_bytes: int
+    unusable: LogProblem | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StatusResult:
+    """What a person would ask first."""
+
+    version: str
+    pid: int
+    uptime_ms: int
+    actors: tuple[ActorStatus, ...]
+    models: tuple[ModelStatus, ...]
+    devices: tuple[DeviceStatus, ...]
+    requests: RequestCounts
+    log: LogStatus

@@ -1,0 +1,60 @@
+"""What the sidecar sends without being asked again: stream, progress and event."""
+
+from __future__ import annotations
+
+import attrs
+
+from mlzoo.api.fields import about
+from mlzoo.api.inference import RpcId, TokenLogprob
+from mlzoo.api.observation import EventRecord
+
+
+@attrs.frozen(kw_only=True)
+class ToolCallDelta:
+    """A piece of a tool call: those of one index concatenate to it."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Delta:
+    """A piece of an answer: each field concatenates to the same one of the final message."""
+
+    content: str | None = attrs.field(default=None, metadata=about("Never splits a character."))
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCallDelta, ...] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Stream:
+    """A piece of the answer to a request that asked for stream."""
+
+    request: RpcId = attrs.field(metadata=about("Id of the request on this connection."))
+    seq: int = attrs.field(metadata=about("The stream's own number, from 0 without gaps."))
+    delta: Delta
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """How far long work is that a request of this connection waits for; may be coalesced."""
+
+    request: RpcId = attrs.field(metadata=about("Id of the request on this connection."))
+    stage: str = attrs.field(metadata=about("download, load, prefill; there may come more."))
+    done: int
+    total: int = attrs.field(metadata=about("0 where it is not known."))
+    unit: str
+    message: str
+
+
+@attrs.frozen(kw_only=True)
+class Event(EventRecord):
+    """An event that a subscription asked for."""
+
+    subscription: str
+
+
+NOTIFICATIONS: dict[str, type] = {"stream": Stream, "progress": Progress, "event": Event}

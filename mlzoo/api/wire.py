@@ -1,0 +1,44 @@
+"""From what a host sent to params, and from results to what is sent.
+
+Importing this is cheap and a method without params stays so; cattrs and the classes of a group come in with the first
+call of a method that has some.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlzoo.api.methods import NOTHING, OWN, Empty, find
+from mlzoo.errors import InvalidParams
+
+
+def structure(method: str, params: dict[str, Any] | list[Any] | None) -> Any:
+    """Return the params of a method as an instance of its class.
+
+    Nothing is coerced, except that an integer is taken for a number. Where a field may be absent it may be null as well.
+
+    Raises:
+        MethodNotFound: There is no such method.
+        InvalidParams: ``data.path`` says where (``messages[0].role``), ``data.expected`` what should stand there. No
+            value of the host's is repeated, since the error is recorded.
+    """
+    spec = find(method)
+    if params is None:
+        params = {}
+    if not isinstance(params, dict):
+        raise InvalidParams("params go by name: send an object, not an array", path="", expected="an object")
+    if spec.params_name == "Empty" and not params.keys() - {OWN}:
+        return NOTHING
+    from mlzoo.api import strict  # noqa: PLC0415 - brings in cattrs, which a start does without
+
+    return strict.structure({key: value for key, value in params.items() if key != OWN}, spec.params)
+
+
+def unstructure(result: Any) -> dict[str, Any]:
+    """Return a result, or the params of a notification, as plain data; what is absent is left out."""
+    if isinstance(result, Empty):
+        return {}
+    from mlzoo.api import strict  # noqa: PLC0415 - brings in cattrs, which a start does without
+
+    plain: dict[str, Any] = strict.unstructure(result)
+    return plain
