@@ -187,8 +187,13 @@ def _model_changes(
 ) -> State:
     if isinstance(event, ev.PlacementAsked):
         was = state.models.get(event.model.name)
-        pinned = was is not None and was.pinned
-        model = ModelState(facts=event.model, phase="placing", pinned=pinned, last_used_ms=at_ms)
+        model = ModelState(
+            facts=event.model,
+            phase="placing",
+            pinned=was is not None and was.pinned,
+            unload_asked=was is not None and was.unload_asked,  # it may have been asked for while it was placed before
+            last_used_ms=at_ms,
+        )
         return attrs.evolve(state, models=_with(state.models, event.model.name, model))
     model = state.models[event.model]
     match event:
@@ -219,7 +224,9 @@ def _model_changes(
                 why=event.why,
             )
         case ev.ModelFailed():
-            return _model_is(state, model, phase="failed", device=None, memory_bytes=0, failure=event.failure)
+            return _model_is(
+                state, model, phase="failed", device=None, memory_bytes=0, unload_asked=False, failure=event.failure
+            )
         case ev.ModelPinned():
             return _model_is(state, model, pinned=event.pinned)
         case ev.ModelUnloadAsked():

@@ -59,9 +59,9 @@ def _decide(draft: Draft, command: Command) -> None:
         case cmd.ReportLoaded():
             models.loaded(draft, command)
         case cmd.ReportLoadFailed():
-            models.load_failed(draft, command.model, command.failure)
+            models.load_failed(draft, command)
         case cmd.ReportUnloaded():
-            models.unloaded(draft, command.model, command.device)
+            models.unloaded(draft, command)
         case cmd.ReportPullEnded():
             models.pull_ended(draft, command)
         case cmd.ReportRemoved():

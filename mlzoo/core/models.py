@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, assert_never
 
 from mlzoo import errors
 from mlzoo.core import requests
-from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, choose
+from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, Wait, choose
 from mlzoo.core.state import calls_on, idle_models, waiting_on
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
     from mlzoo.core.draft import Draft
+    from mlzoo.core.state import ModelState
     from mlzoo.errors import Failure
+    from mlzoo.events.commands import DeviceFacts
 
 KINDS: dict[type, ev.CallKind] = {
     cmd.LoadModel: "load",
@@ -66,8 +68,10 @@ def ask(draft: Draft, command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel |
                 ).failure()
                 draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=busy))
                 return
+            removing = calls_on(draft.state, name, "remove")
             _accept(draft, command)
-            draft.say(ev.RemoveStarted(model=name))
+            if not removing:
+                draft.say(ev.RemoveStarted(model=name))
         case _:
             assert_never(command)
 
@@ -94,9 +98,7 @@ def place(draft: Draft, command: cmd.ReportDevices) -> None:
     model = draft.state.models.get(command.model)
     if model is None or model.phase != "placing":
         return
-    waiting = waiting_on(draft.state, command.model)
-    required = next((r.require_device for r in waiting if r.require_device is not None), None)
-    choice = choose(draft.state, model.facts, command.devices, required)
+    choice = _choose(draft, model, command.devices)
     match choice:
         case Place():
             draft.say(
@@ -110,10 +112,27 @@ def place(draft: Draft, command: cmd.ReportDevices) -> None:
         case Evict():
             device = draft.state.models[choice.victim].device or ""
             draft.say(ev.ModelUnloadStarted(model=choice.victim, device=device, reason="evicted"))
+        case Wait():
+            pass  # it is placed again as soon as that memory is back
         case NoRoom() | Unusable():
-            load_failed(draft, command.model, choice.failure)
+            _give_up(draft, command.model, choice.failure)
         case _:
             assert_never(choice)
+
+
+def _choose(
+    draft: Draft, model: ModelState, devices: tuple[DeviceFacts, ...]
+) -> Place | Evict | Wait | NoRoom | Unusable:
+    """Choose for all who wait. A device that one of them requires and that cannot be had is that one's failure."""
+    while True:
+        waiting = waiting_on(draft.state, model.facts.name)
+        required = next((r.require_device for r in waiting if r.require_device is not None), None)
+        choice = choose(draft.state, model.facts, devices, required)
+        if not isinstance(choice, NoRoom | Unusable) or all(r.require_device == required for r in waiting):
+            return choice
+        for request in waiting:
+            if request.require_device == required:
+                requests.fail(draft, request.id, choice.failure)
 
 
 def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
@@ -136,22 +155,30 @@ def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
     )
 
 
-def load_failed(draft: Draft, name: str, failure: Failure) -> None:
+def load_failed(draft: Draft, command: cmd.ReportLoadFailed) -> None:
+    """A worker could not load the model."""
+    model = draft.state.models.get(command.model)
+    if model is not None and model.phase == "loading" and model.device == command.device:
+        _give_up(draft, command.model, command.failure)
+
+
+def _give_up(draft: Draft, name: str, failure: Failure) -> None:
     """The model cannot be had now: whoever waits for it hears why; the next request tries again."""
-    model = draft.state.models.get(name)
-    if model is None or model.phase not in {"placing", "loading"}:
-        return
     draft.say(ev.ModelFailed(model=name, failure=failure))
     for request in waiting_on(draft.state, name):
         requests.fail(draft, request.id, failure)
     _answer_unloads(draft, name, "failed")
 
 
-def unloaded(draft: Draft, name: str, device: str) -> None:
-    """A model's memory is back: answer who asked for it, and try again to place what waits for room."""
-    model = draft.state.models.get(name)
-    if model is None or model.phase not in {"ready", "unloading"}:
-        return
+def unloaded(draft: Draft, command: cmd.ReportUnloaded) -> None:
+    """A worker has dropped the model."""
+    model = draft.state.models.get(command.model)
+    if model is not None and model.phase == "unloading" and model.device == command.device:
+        _memory_is_back(draft, command.model, command.device)
+
+
+def _memory_is_back(draft: Draft, name: str, device: str) -> None:
+    """Answer who asked for a model's memory, and try again to place what waits for room."""
     draft.say(ev.ModelUnloaded(model=name, device=device))
     _answer_unloads(draft, name, "available")
     for other in tuple(draft.state.models.values()):
@@ -166,9 +193,14 @@ def _answer_unloads(draft: Draft, name: str, phase: str) -> None:
 
 
 def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
-    """A worker process is gone. If it crashed, what ran on it ends, and its models are loaded again on demand."""
-    draft.say(ev.WorkerWentDown(device=command.device, reason=command.reason, expected=command.expected))
-    if command.expected:
+    """A worker process is gone. What ran on it ends, and its models are loaded again on demand.
+
+    One that was told to leave held nothing: a load that was decided since then is for its successor.
+    """
+    worker = draft.state.workers.get(command.device)
+    expected = command.expected and worker is not None and worker.retiring
+    draft.say(ev.WorkerWentDown(device=command.device, reason=command.reason, expected=expected))
+    if expected:
         return
     for request in tuple(draft.state.requests.values()):
         if request.phase == "running" and request.device == command.device:
@@ -183,9 +215,9 @@ def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
             died = errors.ModelLoadFailed(
                 f"The worker process died while it loaded {name}: {command.reason}.", model=name, reason=command.reason
             )
-            load_failed(draft, name, died.failure())
+            _give_up(draft, name, died.failure())
         elif model.phase in {"ready", "unloading"}:
-            unloaded(draft, name, command.device)
+            _memory_is_back(draft, name, command.device)
 
 
 def pull_ended(draft: Draft, command: cmd.ReportPullEnded) -> None:

@@ -35,6 +35,11 @@ class Evict:
 
 
 @attrs.frozen(kw_only=True)
+class Wait:
+    """There will be room without any more doing: what is being unloaded gives enough memory back."""
+
+
+@attrs.frozen(kw_only=True)
 class NoRoom:
     """No device can hold it."""
 
@@ -50,7 +55,7 @@ class Unusable:
 
 def choose(
     state: State, facts: ModelFacts, devices: tuple[DeviceFacts, ...], required: str | None
-) -> Place | Evict | NoRoom | Unusable:
+) -> Place | Evict | Wait | NoRoom | Unusable:
     """Return what to do for a model that wants ``facts.memory_bytes`` on one of ``devices``."""
     usable = [d for d in devices if d.usable and required in {None, d.name}]
     if not usable:
@@ -63,9 +68,12 @@ def choose(
         skipped.append(f"{device.name}: not enough free memory")
     idle = idle_models(state)
     for device in usable:
+        on_device = [m for m in state.models.values() if m.device == device.name]
+        soon_free = _free_bytes(state, device) + sum(m.memory_bytes for m in on_device if m.phase == "unloading")
+        if soon_free >= facts.memory_bytes:
+            return Wait()
         victims = [m for m in idle if m.device == device.name]
-        could_be_free = _free_bytes(state, device) + sum(m.memory_bytes for m in victims)
-        if victims and could_be_free >= facts.memory_bytes:
+        if soon_free + sum(m.memory_bytes for m in victims) >= facts.memory_bytes:
             return Evict(victim=victims[0].facts.name)
     best = max(usable, key=lambda d: _free_bytes(state, d))
     free_bytes = _free_bytes(state, best)
