@@ -1,0 +1,28 @@
+"""How commands show sizes and lists to people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def size(size_bytes: int) -> str:
+    """Return a size as people read it, in powers of ten: 91.6 MB. Nothing known is a dash."""
+    if size_bytes == 0:
+        return "-"
+    amount = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows with their columns aligned; the first row is the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,216 @@
+"""``mlzoo models list | pull | info | remove``: the model store on the command line."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+
+from mlzoo.errors import ConfigError, MlzooError, ModelNotFound, PullFailed
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from mlzoo.config import Config, ModelEntry
+    from mlzoo.store import Progress, Store
+
+
+_INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``models`` and its own commands to those of ``mlzoo``."""
+    models = subparsers.add_parser("models", help="the model store: list, pull, info, remove")
+    commands = models.add_subparsers(dest="models_command", required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="the models that the configuration knows")
+    pull = commands.add_parser("pull", help="download a model, check its digest and install it")
+    pull.add_argument("--accept-license", action="store_true", help="accept the terms of a model that asks for it")
+    info = commands.add_parser("info", help="all that is known of a model")
+    info.add_argument("--verify", action="store_true", help="read every file again and compare its digest")
+    remove = commands.add_parser("remove", help="delete a model's files")
+    for command in (pull, info, remove):
+        command.add_argument("name", metavar="NAME")
+    for command in (listing, pull, info, remove):
+        command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="key=value, such as store=/models")
+        command.add_argument(
+            "--config-dir", type=Path, metavar="DIR", help="searched before the built-in configuration"
+        )
+        command.add_argument("--json", action="store_true", help="for programs: JSON, one value a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one of the commands; return the exit status."""
+    from mlzoo import config
+    from mlzoo.store import open_store
+
+    try:
+        settings = config.load(args.overrides, config_dir=args.config_dir)
+        store = open_store(settings)
+        if args.models_command == "list":
+            return _list(settings, store, as_json=args.json)
+        entry = settings.model(args.name)
+        if args.models_command == "pull":
+            return _pull(store, entry, accept_license=args.accept_license, as_json=args.json)
+        if args.models_command == "info":
+            return _info(store, entry, verify=args.verify, as_json=args.json)
+        return _remove(store, entry, as_json=args.json)
+    except MlzooError as error:
+        if args.json:
+            _say({"error": attrs.asdict(error.failure())})
+        print(f"mlzoo: {error.message}", file=sys.stderr)
+        return _status(error)
+    except OSError as error:
+        print(f"mlzoo: the store cannot be used: {error}", file=sys.stderr)
+        return 3
+
+
+def _status(error: MlzooError) -> int:
+    if isinstance(error, ConfigError | ModelNotFound):
+        return 2
+    return 3 if isinstance(error, PullFailed) and error.data.get("reason") == "disk" else 1
+
+
+def _list(settings: Config, store: Store, *, as_json: bool) -> int:
+    from mlzoo.cli.columns import columns, size
+
+    described = [_describe(store, entry) for _, entry in sorted(settings.models.items())]
+    if as_json:
+        for model in described:
+            _say(model)
+        return 0
+    rows = [("NAME", "KIND", "STATE", "SIZE", "TO PULL", "LICENCE", "DEFAULT FOR")]
+    for model in described:
+        default = [kind for kind, name in attrs.asdict(settings.defaults).items() if name == model["name"]]
+        rows.append((
+            model["name"], model["kind"], model["state"], size(model["disk_bytes"]), size(model["download_bytes"]),
+            model["licence"]["spdx"], ", ".join(default),
+        ))  # fmt: skip
+    print(columns(rows))
+    return 0
+
+
+def _describe(store: Store, entry: ModelEntry) -> dict[str, Any]:
+    installed = store.find(entry)
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "state": "available" if installed else "absent",
+        "source": entry.source,
+        "licence": {"spdx": entry.licence.spdx, "url": entry.licence.url},
+        "aliases": list(entry.aliases),
+        **attrs.asdict(store.estimate(entry)),
+        "path": str(installed.path) if installed else None,
+        "digest": installed.digest if installed else None,
+        "converted_by": installed.converted_by if installed else None,
+    }
+
+
+def _info(store: Store, entry: ModelEntry, *, verify: bool, as_json: bool) -> int:
+    from mlzoo.cli.columns import columns, size
+
+    described = _describe(store, entry)
+    installed = store.find(entry)
+    wrong = store.verify(installed) if installed and verify else ()
+    if as_json:
+        _say({**described, **({"wrong": list(wrong)} if verify else {})})
+    else:
+        shown = {
+            **{key: value for key, value in described.items() if value not in (None, [])},
+            "licence": f"{entry.licence.spdx}, {entry.licence.url}",
+            "aliases": ", ".join(entry.aliases) or "-",
+            **{key: size(described[key]) for key in ("download_bytes", "disk_bytes", "memory_bytes")},
+        }
+        print(columns([(key.removesuffix("_bytes"), str(value)) for key, value in shown.items()]))
+        if installed is None:
+            print(f"\n`mlzoo models pull {entry.name}` installs it")
+        elif verify:
+            print("\n" + ("\n".join(wrong) or "every file is what it was when it was installed"))
+    return 1 if wrong else 0
+
+
+def _remove(store: Store, entry: ModelEntry, *, as_json: bool) -> int:
+    from mlzoo.cli.columns import size
+
+    freed_bytes = store.remove(entry)
+    if as_json:
+        _say({"removed": entry.name, "freed_bytes": freed_bytes})
+    else:
+        print(f"{entry.name}: {size(freed_bytes)} freed" if freed_bytes else f"{entry.name}: nothing was here")
+    return 0
+
+
+def _pull(store: Store, entry: ModelEntry, *, accept_license: bool, as_json: bool) -> int:
+    import trio
+
+    from mlzoo.store.pulling import pull
+
+    async def main() -> None:
+        with _shown(entry.name, as_json=as_json) as on_progress:
+            await pull(store, entry, on_progress, accept_license=accept_license)
+
+    if not as_json and store.find(entry) is None:
+        print(f"{entry.name}: from {entry.source}, under {entry.licence.spdx} ({entry.licence.url})", file=sys.stderr)
+    interrupted = False
+    try:
+        trio.run(main)
+    except* KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        print("mlzoo: interrupted; the next pull goes on from what has arrived", file=sys.stderr)
+        return _INTERRUPTED
+    described = _describe(store, entry)
+    if as_json:
+        _say({"installed": described})
+    else:
+        print(f"{entry.name} is installed: {described['path']}")
+    return 0
+
+
+@contextmanager
+def _shown(name: str, *, as_json: bool) -> Iterator[Callable[[Progress], None]]:
+    """Yield what shows the progress of a pull: JSON lines, a bar on a terminal, else lines for stages and tenths."""
+    if as_json:
+        yield lambda progress: _say({"progress": attrs.asdict(progress)})
+    elif sys.stderr.isatty():
+        with _bar(name) as show:
+            yield show
+    else:
+        told: set[tuple[str, int]] = set()
+
+        def show_line(progress: Progress) -> None:
+            tenth = progress.done * 10 // progress.total if progress.total else 0
+            if (progress.stage, tenth) not in told:
+                told.add((progress.stage, tenth))
+                share = f" {tenth * 10} %" if progress.total else ""
+                print(f"{name}: {progress.message or progress.stage}{share}", file=sys.stderr)
+
+        yield show_line
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(progress: Progress) -> None:
+            stage = progress.message or progress.stage
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(f"{name}: {stage}", total=None)
+            bars.update(tasks[stage], completed=progress.done, total=progress.total or None)
+
+        yield show
+
+
+def _say(line: dict[str, Any]) -> None:
+    sys.stdout.write(orjson.dumps(line).decode() + "\n")
+    sys.stdout.flush()
