@@ -52,7 +52,7 @@ class Tree:
             self.up[place] -= 1
 
     def is_missing(self, place):
-        """Whether a child is down; one that crashed in this very moment was up when the next one's start was decided."""
+        """Whether a child is down; one that crashed in this very moment was up when the next start was decided."""
         return self.up[place] != 1 and self.crashed_at.get(place) != trio.current_time()
 
     def expected(self, place):
