@@ -25,7 +25,7 @@ from mlzoo.events.framing import seal
 from mlzoo.events.types import Aside, Group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mlzoo.events.commands import Command
     from mlzoo.events.types import Event
@@ -231,22 +231,20 @@ def decode_aside(line: bytes | memoryview) -> Aside:
     )
 
 
-def groups_in(lines: Iterable[memoryview]) -> list[Group]:
-    """Return the groups that the lines of whole groups hold, in order."""
-    groups: list[Group] = []
-    pending: list[memoryview] = []
+def groups_in(lines: Iterable[bytes | memoryview]) -> Iterator[Group]:
+    """Yield the groups that verified lines hold, in order; an unfinished one at the end is left out."""
+    pending: list[bytes | memoryview] = []
     wanted = 0
     for line in lines:
         if not pending:
             wanted = _group_count(line)
         pending.append(line)
         if len(pending) == wanted:
-            groups.append(decode_group(pending))
+            yield decode_group(pending)
             pending = []
-    return groups
 
 
-def _group_count(line: memoryview) -> int:
+def _group_count(line: bytes | memoryview) -> int:
     """Return how many records the group has whose first line this is."""
     head = bytes(line[:140])
     start = head.index(b'"group":[') + 9

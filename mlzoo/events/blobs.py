@@ -1,0 +1,102 @@
+"""Large values that records name: one file each, durable before the record that names it.
+
+A blob's name is the SHA-256 of its bytes, a dash, and an id of its own: equal values are two files, so that each
+belongs to one record alone and forgetting it, or removing the segment that names it, needs no counting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+import trio
+
+from mlzoo.errors import LogUnusable, NotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlzoo.world import Disk, Ids
+
+_NAME = re.compile(r"[0-9a-f]{64}-[0-9a-z-]+")
+_NAMED = re.compile(rb'"blob":"([0-9a-f]{64}-[0-9a-z-]+)"')
+
+
+def names_in(segment: bytes) -> list[str]:
+    """Return the names of the blobs that a segment's records name, each once."""
+    return sorted({name.decode() for name in _NAMED.findall(segment)})
+
+
+class Blobs:
+    """The blobs of one log."""
+
+    def __init__(self, disk: Disk, ids: Ids, directory: Path) -> None:
+        self._disk = disk
+        self._ids = ids
+        self._directory = directory
+        self._size_bytes = 0
+
+    def path(self, name: str) -> Path:
+        """Return the path of a blob."""
+        return self._directory / name[:2] / f"{name}.bin"
+
+    async def put(self, data: bytes) -> str:
+        """Keep data and return their name once they are durable.
+
+        Raises:
+            OSError: The disk would not.
+        """
+        name = f"{hashlib.sha256(data).hexdigest()}-{self._ids.new('b')}"
+        path = self.path(name)
+        await self._disk.make_dir(path.parent)
+        await self._disk.replace(path, data)
+        self._size_bytes += len(data)
+        return name
+
+    def get(self, name: str) -> bytes:
+        """Return the data of that name.
+
+        Raises:
+            NotFound: It is not here (any more).
+            LogUnusable: It is not what it was.
+        """
+        absent = NotFound(f"no blob is called {name}", what="blob", id=name)
+        if _NAME.fullmatch(name) is None:
+            raise absent
+        try:
+            data = self._disk.read(self.path(name))
+        except FileNotFoundError:
+            raise absent from None
+        if not self.is_whole(name, data):
+            raise LogUnusable(
+                f"the blob {name} is damaged; what it held is lost",
+                reason="damaged",
+                segment=f"blobs/{name[:2]}/{name}.bin",
+                offset=0,
+                remedy="ask for it again",
+            )
+        return data
+
+    @staticmethod
+    def is_whole(name: str, data: bytes) -> bool:
+        """Whether data are those that the name was given to."""
+        return hashlib.sha256(data).hexdigest() == name[:64]
+
+    def remove(self, name: str) -> None:
+        """Remove a blob, if it is there."""
+        try:
+            self._size_bytes -= len(self._disk.read(self.path(name)))
+        except FileNotFoundError:
+            return
+        self._disk.remove(self.path(name))
+
+    def size_bytes(self) -> int:
+        """Return the size of all blobs, as far as they are counted (``measure``)."""
+        return self._size_bytes
+
+    async def measure(self) -> None:
+        """Count what earlier processes left, directory by directory: there may be many files."""
+        for name in self._disk.names(self._directory):
+            self._size_bytes += sum(self._disk.sizes(self._directory / name).values())
+            await trio.lowlevel.checkpoint()

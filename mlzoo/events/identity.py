@@ -1,0 +1,84 @@
+"""Who a log is: its id and format in ``log.json``, and the ways in which it cannot be used.
+
+Hosts keep places in a log by its id; repair with loss gives it a new one. Knows nothing of records.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from mlzoo.errors import LogUnusable
+from mlzoo.events.segments import FORMAT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlzoo.world import World
+
+FILE = "log.json"
+LOCK = "lock"
+
+
+async def give_identity(world: World, path: Path) -> str:
+    """Give a log a new id, and return it.
+
+    Raises:
+        OSError: The disk would not.
+    """
+    identity = world.ids.new("log")
+    data = {"id": identity, "format": FORMAT, "created_ms": world.clock.wall_ms()}
+    await world.disk.replace(path / FILE, orjson.dumps(data) + b"\n")
+    return identity
+
+
+def read_identity(world: World, path: Path) -> str | None:
+    """Return the id of a log; None where it has none yet.
+
+    Raises:
+        LogUnusable: Its format is newer than this version, or the file is damaged.
+        OSError: The disk would not.
+    """
+    if FILE not in world.disk.names(path):
+        return None
+    try:
+        found = orjson.loads(world.disk.read(path / FILE))
+        identity, written = str(found["id"]), int(found["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise LogUnusable(
+            f"{path / FILE} does not name a log; `mlzoo log repair {path}` gives it a new name",
+            reason="damaged",
+            path=str(path),
+            segment=FILE,
+            offset=0,
+            remedy=f"mlzoo log repair {path}",
+        ) from error
+    if written > FORMAT:
+        raise LogUnusable(
+            f"the log {path} is in format {written}; this version reads up to {FORMAT}",
+            reason="newer",
+            path=str(path),
+            remedy="use the version of mlzoo that wrote it, or another log",
+        )
+    return identity
+
+
+def locked(path: Path) -> LogUnusable:
+    """Return the error for a log that another process writes."""
+    return LogUnusable(
+        f"another process holds the log {path}; give this one a log of its own with --log",
+        reason="locked",
+        path=str(path),
+        remedy="end the other process, or choose another log",
+    )
+
+
+def unwritable(path: Path, error: OSError) -> LogUnusable:
+    """Return the error for a log that the disk or its permissions keep from being written."""
+    return LogUnusable(
+        f"the log {path} cannot be written: {error}",
+        reason="unwritable",
+        path=str(path),
+        remedy="choose a directory that this user can write to, with --log",
+    )

@@ -1,0 +1,77 @@
+"""What the log keeps in memory for its readers: its latest groups, and which groups speak of which request.
+
+Both are bounded: the tail by its bytes, the index by whoever calls ``forget`` when a request needs no reader any more.
+Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from mlzoo.events.types import request_of
+
+if TYPE_CHECKING:
+    from mlzoo.events.types import Group
+
+
+class Tail:
+    """The groups at the end of the log: all that are not written yet, and before them up to a number of bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._groups: dict[int, tuple[Group, int]] = {}
+        self._size_bytes = 0
+
+    def add(self, group: Group, size_bytes: int) -> None:
+        """Take the next group."""
+        self._groups[group.first_seq] = (group, size_bytes)
+        self._size_bytes += size_bytes
+
+    def get(self, first_seq: int) -> Group | None:
+        """Return the group that starts there, if it is still kept."""
+        found = self._groups.get(first_seq)
+        return found[0] if found is not None else None
+
+    def trim(self, written: int) -> None:
+        """Drop the oldest groups over the limit; those that no file holds yet stay."""
+        while self._size_bytes > self._limit_bytes:
+            first_seq = next(iter(self._groups))
+            group, size_bytes = self._groups[first_seq]
+            if group.last_seq > written:
+                return
+            del self._groups[first_seq]
+            self._size_bytes -= size_bytes
+
+
+class RequestIndex:
+    """For each request the first log_seq of each group that speaks of it."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, list[int]] = {}
+
+    def add(self, group: Group) -> None:
+        """Note whom a group speaks of."""
+        first_seq = group.first_seq
+        for event in group.events:
+            request = request_of(event)
+            if request is not None:
+                places = self._groups.get(request)
+                if places is None:
+                    self._groups[request] = [first_seq]
+                elif places[-1] != first_seq:
+                    places.append(first_seq)
+
+    def after(self, request: str, seq: int) -> int | None:
+        """Return the first place after seq, or None where there is none or the request is unknown."""
+        places = self._groups.get(request, [])
+        found = bisect_right(places, seq)
+        return places[found] if found < len(places) else None
+
+    def knows(self, request: str) -> bool:
+        """Whether any group that speaks of the request was noted."""
+        return request in self._groups
+
+    def forget(self, request: str) -> None:
+        """Drop a request's places."""
+        self._groups.pop(request, None)

@@ -1,0 +1,415 @@
+"""The event log: one writer appends groups and asides, a flusher makes them durable, anyone reads them by place.
+
+``append`` and ``aside`` number, encode and buffer; ``commit`` and ``commit_asides`` write what is buffered in one call,
+inline, since a write to the page cache costs microseconds. ``run_flusher``, one task, syncs in a thread, once for all
+that was written meanwhile. Two watermarks say how far each got: ``written`` (survives the death of this process) and
+``synced`` (survives a power cut; with durability ``process`` it follows ``written`` and nothing is ever synced).
+
+A group lies in one segment. When a segment is full, ``commit`` begins the next one, whose header holds the folded
+state: so a start reads one segment, and retention is removing files. The new segment is synced by the flusher after
+the old one, in order; recovery knows what to do where a crash came between (``recovery``).
+
+An error of the disk is final for this log: nothing more is appended, no fsync is retried, since the kernel drops what
+it could not write and calls it clean. Knows nothing of who appends, of JSON-RPC, or of what commands and events mean.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import trio
+
+from mlzoo.errors import OutOfRange, StorageFailed
+from mlzoo.events.asides import AsideLog
+from mlzoo.events.blobs import Blobs
+from mlzoo.events.codec import encode_group
+from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable
+from mlzoo.events.index import RequestIndex, Tail
+from mlzoo.events.reading import GroupReader
+from mlzoo.events.recovery import recover
+from mlzoo.events.retention import Retention
+from mlzoo.events.segments import FORMAT, Header, Segments, damaged
+from mlzoo.events.types import Aside, Group, durable
+from mlzoo.events.writing import SegmentWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from mlzoo.config.schema import LogConfig
+    from mlzoo.errors import Failure
+    from mlzoo.events.commands import Command, JsonObject
+    from mlzoo.events.types import Event
+    from mlzoo.world import Lock, World
+
+
+class Log:
+    """An open log, of which this process is the one writer. Made by ``open``; used from one event loop."""
+
+    def __init__(self, path: Path, world: World, settings: LogConfig, lock: Lock, identity: str, version: str) -> None:
+        self.path = path
+        self.id = identity
+        self.format = FORMAT
+        self.repaired: tuple[str, ...] = ()  # what recovery cut, one sentence each
+        self.last_seq = 0  # the last log_seq given out
+        self.written = 0
+        self.synced = 0
+        self.clock_ms = 0  # the last at_ms
+        self.on_progress: list[Callable[[], None]] = []  # called when a watermark has moved, or the log has failed
+        self._world = world
+        self._settings = settings
+        self._syncs = settings.durability == "disk"
+        self._lock = lock
+        self._version = version
+        self._segments = Segments(world.disk, path / "segments")
+        self._writer = SegmentWriter(world.disk, self._segments)
+        self._asides = AsideLog(world, path / "asides", settings.asides_segment_bytes, identity, version)
+        self._blobs = Blobs(world.disk, world.ids, path / "blobs")
+        self._tail = Tail(settings.tail_bytes)
+        self._index = RequestIndex()
+        self._reader = GroupReader(self._segments, self._tail, self._index)
+        self._retention = Retention(
+            world.disk, self._segments, self._asides.segments, self._blobs, settings.budget_bytes
+        )
+        self._base: Header | None = None  # of the segment that replay begins with
+        self._snapshot: Callable[[], JsonObject] | None = None
+        self._needed_from: Callable[[], int] = lambda: 1
+        self._failure: str | None = None
+        self._wants_sync = False
+        self._work = trio.Event()
+        self._moved = trio.Event()
+
+    @classmethod
+    async def open(cls, path: Path, world: World, config: LogConfig, *, version: str) -> Log:
+        """Open a log for writing, or make one.
+
+        Only the end of the last segment is verified, which is what a crash can have touched; ``replay`` verifies the
+        rest of it, ``mlzoo log verify`` everything.
+
+        Raises:
+            LogUnusable: locked, newer, damaged or unwritable (``data.reason``).
+        """
+        try:
+            await world.disk.make_dir(path)
+            lock = world.disk.lock(path / LOCK)
+            if lock is None:
+                raise locked(path)
+            try:
+                identity = read_identity(world, path) or await give_identity(world, path)
+                log = cls(path, world, config, lock, identity, version)
+                await log._recover()
+            except BaseException:
+                lock.release()
+                raise
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return log
+
+    async def _recover(self) -> None:
+        await self._world.disk.make_dir(self._segments.directory)
+        await self._world.disk.make_dir(self._asides.segments.directory)
+        found = await recover(self._segments, strict=True)
+        if found is None:
+            self._base = self._begin_segment()
+        else:
+            self._base = found.header
+            self.last_seq, self.clock_ms, self.repaired = found.last_seq, found.at_ms, found.repaired
+            self._retention.drop_before(found.header.oldest)
+            self._writer.resume()
+            self._work.set()
+        self.written = self.last_seq
+        if self._syncs:
+            # What was read may be in the page cache only: nobody is shown it before it is durable.
+            await self._writer.sync()
+        self.synced = self.written
+        await self._asides.open()
+        self.repaired += self._asides.repaired
+
+    @property
+    def oldest_seq(self) -> int:
+        """The first log_seq that is kept."""
+        return next(iter(self._segments.sizes))
+
+    def base_state(self) -> JsonObject | None:
+        """Return the folded state before the groups of ``replay``; None where they begin with the log."""
+        return self._base.state if self._base is not None else None
+
+    def replay(self) -> Iterator[Group]:
+        """Yield the groups after ``base_state`` that were there at the start, verified, and index their requests.
+
+        Raises:
+            LogUnusable: Damaged, or written by a newer version.
+        """
+        assert self._base is not None
+        first, last_seq = self._base.segment, self.written
+        found = self._segments.scan(first)
+        if found.last_seq < last_seq:
+            raise damaged(self._segments.path(first), found.whole_bytes)
+        for group in self._reader.from_seq(first):
+            if group.first_seq > last_seq:
+                return
+            self._index.add(group)
+            yield group
+
+    def bind_state(self, snapshot: Callable[[], JsonObject], needed_from: Callable[[], int]) -> None:
+        """Say where the folded state comes from. Without it no second segment is begun.
+
+        Args:
+            snapshot: Returns the state after all that was appended, as JSON.
+            needed_from: Returns the lowest log_seq that a live request still needs; retention keeps it.
+        """
+        self._snapshot = snapshot
+        self._needed_from = needed_from
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def append(self, command: Command, events: Sequence[Event], text: Any, at_ms: int) -> Group:
+        """Number a command and its events and buffer them; the next commit writes them. Never blocks.
+
+        Raises:
+            StorageFailed: The log has failed before (reason failed).
+            TypeError: Something in it is no JSON; the log is as it was.
+        """
+        if self._failure is not None:
+            raise self._storage_failed()
+        group = Group(
+            first_seq=self.last_seq + 1,
+            at_ms=at_ms,
+            time_ms=self._world.clock.wall_ms(),
+            command=command,
+            events=tuple(events),
+            text=text,
+        )
+        data = encode_group(group, self.synced if self._syncs else self.last_seq)
+        self._writer.add(group.first_seq, data)
+        self.last_seq = group.last_seq
+        self.clock_ms = at_ms
+        self._tail.add(group, len(data))
+        self._index.add(group)
+        if self._syncs and not self._wants_sync:
+            self._wants_sync = durable(group.events)
+        return group
+
+    def commit(self) -> None:
+        """Write all that was appended, in one call; wake the flusher where something of it must be durable.
+
+        Raises:
+            StorageFailed: The disk would not (reason failed); final.
+        """
+        if self._failure is not None:
+            raise self._storage_failed()
+        try:
+            if not self._writer.write():
+                return
+            self.written = self.last_seq
+            if not self._syncs:
+                self.synced = self.written
+            if self._writer.end_bytes >= self._settings.segment_bytes and self._snapshot is not None:
+                self._begin_segment()
+                self._work.set()
+        except OSError as error:
+            self._fail(error)
+        self._tail.trim(self.written)
+        if self._wants_sync:
+            self._wants_sync = False
+            self._work.set()
+        self._progress()
+
+    def _begin_segment(self) -> Header:
+        """Begin a segment after all that is written; its header says what is kept from now on."""
+        self._retention.drop_groups(self._needed_from())
+        first = self.last_seq + 1
+        header = Header(
+            segment=first,
+            log=self.id,
+            version=self._version,
+            at_ms=self.clock_ms,
+            time_ms=self._world.clock.wall_ms(),
+            oldest=next(iter(self._segments.sizes), first),
+            synced=self.synced if self._syncs else self.last_seq,
+            state=self._snapshot() if self._snapshot is not None else None,
+        )
+        self._writer.begin(header)
+        return header
+
+    # ------------------------------------------------------------------------------------------------ durability
+
+    async def run_flusher(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sync what was written whenever a commit asks for it, and remove what is kept no longer; one task.
+
+        Raises:
+            StorageFailed: A sync failed (reason failed); final.
+        """
+        task_status.started()
+        await self._blobs.measure()
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            await self._flush()
+
+    async def _flush(self) -> None:
+        target = self.written
+        try:
+            if self._syncs:
+                await self._writer.sync()
+            else:
+                self._writer.close_sealed()
+            if target > self.synced:
+                self.synced = target
+                self._progress()
+            await self._retention.remove()
+        except OSError as error:
+            self._fail(error)
+
+    def is_shown(self, group: Group) -> bool:
+        """Whether a group may be spoken of: it is durable, or written where it needs no more than that."""
+        if group.last_seq <= self.synced:
+            return True
+        return group.last_seq <= self.written and not durable(group.events)
+
+    async def wait_synced(self, seq: int) -> None:
+        """Wait until all up to seq is as durable as the log promises.
+
+        Raises:
+            StorageFailed: The log has failed (reason failed).
+        """
+        while self.synced < seq:
+            if self._failure is not None:
+                raise self._storage_failed()
+            self._work.set()
+            await self._moved.wait()
+
+    def _progress(self) -> None:
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+        for call in self.on_progress:
+            call()
+
+    def _fail(self, error: OSError) -> NoReturn:
+        self._failure = str(error)
+        self._progress()
+        raise self._storage_failed() from error
+
+    def _storage_failed(self) -> StorageFailed:
+        return StorageFailed(
+            f"the log {self.path} could not be written ({self._failure}); nothing more is recorded until a restart",
+            reason="failed",
+        )
+
+    # ------------------------------------------------------------------------------------------------ asides
+
+    def aside(
+        self,
+        connection: str,
+        method: str,
+        rpc: str | int | None,
+        params: Any = None,
+        result: Any = None,
+        failure: Failure | None = None,
+    ) -> Aside:
+        """Number an aside and buffer it; the next ``commit_asides`` writes it. None of its parts is a secret.
+
+        Raises:
+            StorageFailed: The log has failed before, or its disk would not now (reason failed).
+            TypeError: Something in it is no JSON; the log is as it was.
+        """
+        if self._failure is not None:
+            raise self._storage_failed()
+        try:
+            return self._asides.append(self.last_seq, connection, method, rpc, params, result, failure)
+        except OSError as error:
+            self._fail(error)
+
+    def commit_asides(self) -> None:
+        """Write the asides that are buffered, in one call, so that their replies may be emitted.
+
+        Raises:
+            StorageFailed: The disk would not (reason failed); final.
+        """
+        if self._failure is not None:
+            raise self._storage_failed()
+        try:
+            if self._asides.commit():
+                self._retention.drop_asides()
+                self._work.set()
+        except OSError as error:
+            self._fail(error)
+
+    def read_asides(self, connection: str, after: int) -> Iterator[Aside]:
+        """Yield the written asides of a connection after an aside_seq, from the disk, as far as they are kept."""
+        return self._asides.read(connection, after)
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def groups_of(self, request: str, after_seq: int) -> Iterator[Group]:
+        """Yield the groups that speak of a request and start after a log_seq, up to the end as it is when reached.
+
+        They may not be shown yet (``is_shown``). From memory where they are kept there, else from the disk.
+
+        Raises:
+            OutOfRange: One of them is not kept any more (type expired).
+            LogUnusable: What was read is damaged.
+        """
+        return self._reader.of_request(request, after_seq)
+
+    def read(self, after_seq: int, limit: int) -> list[Group]:
+        """Return up to limit written groups that end after a log_seq.
+
+        Raises:
+            OutOfRange: The place lies before what is kept (type expired) or after what is written (type ahead).
+            LogUnusable: What was read is damaged.
+        """
+        if after_seq > self.written:
+            raise OutOfRange(f"the log ends at {self.written}, before {after_seq}", type="ahead", durable=self.synced)
+        if after_seq < self.oldest_seq - 1:
+            raise self._reader.expired(after_seq)
+        return list(islice(self._reader.from_seq(after_seq + 1), limit)) if after_seq < self.written else []
+
+    def forget_index(self, request: str) -> None:
+        """Drop what memory holds of a request's places, once its last reader is done."""
+        self._index.forget(request)
+
+    # ------------------------------------------------------------------------------------------------ blobs, size, end
+
+    async def put_blob(self, data: bytes) -> str:
+        """Keep a large value and return its name, which begins with its SHA-256; durable before this returns.
+
+        Raises:
+            StorageFailed: The disk would not (reason failed); final.
+        """
+        if self._failure is not None:
+            raise self._storage_failed()
+        try:
+            return await self._blobs.put(data)
+        except OSError as error:
+            self._fail(error)
+
+    def get_blob(self, name: str) -> bytes:
+        """Return a large value.
+
+        Raises:
+            NotFound: It is not kept (any more).
+            LogUnusable: It is damaged.
+        """
+        return self._blobs.get(name)
+
+    def size_bytes(self) -> int:
+        """Return the size of segments, asides and blobs."""
+        return self._retention.size_bytes()
+
+    async def close(self) -> None:
+        """Write and sync what there is, and give the lock back; the flusher has ended before.
+
+        Raises:
+            StorageFailed: The disk would not.
+        """
+        try:
+            if self._failure is None:
+                self.commit_asides()
+                self.commit()
+                await self._flush()
+        finally:
+            self._writer.close()
+            self._asides.close()
+            self._lock.release()

@@ -1,0 +1,64 @@
+"""Reading groups by place or by request: from memory where they are kept there, else from the segments.
+
+Knows nothing of who reads, nor of whether what it finds may be shown yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlzoo.errors import OutOfRange
+from mlzoo.events.codec import groups_in
+from mlzoo.events.types import request_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlzoo.events.index import RequestIndex, Tail
+    from mlzoo.events.segments import Segments
+    from mlzoo.events.types import Group
+
+
+class GroupReader:
+    """Reads the groups of one log."""
+
+    def __init__(self, segments: Segments, tail: Tail, index: RequestIndex) -> None:
+        self._segments = segments
+        self._tail = tail
+        self._index = index
+
+    def from_seq(self, seq: int) -> Iterator[Group]:
+        """Yield the written groups from the one that holds seq on.
+
+        Raises:
+            LogUnusable: What was read is damaged.
+        """
+        for group in groups_in(self._segments.lines_from(seq)):
+            if group.last_seq >= seq:
+                yield group
+
+    def of_request(self, request: str, after_seq: int) -> Iterator[Group]:
+        """Yield the groups that speak of a request and start after a log_seq.
+
+        A request that is not in the index, because it began before what was replayed or was forgotten, is looked for
+        on disk.
+        """
+        if not self._index.knows(request):
+            for group in self.from_seq(after_seq + 1):
+                if group.first_seq > after_seq and any(request_of(event) == request for event in group.events):
+                    yield group
+            return
+        while (place := self._index.after(request, after_seq)) is not None:
+            yield self._tail.get(place) or self._at(place)
+            after_seq = place
+
+    def _at(self, seq: int) -> Group:
+        group = next(self.from_seq(seq), None)
+        if group is None or group.first_seq != seq:
+            raise self.expired(seq)
+        return group
+
+    def expired(self, seq: int) -> OutOfRange:
+        """Return the error for a place before what is kept."""
+        oldest = next(iter(self._segments.sizes))
+        return OutOfRange(f"the log begins at {oldest}; what was at {seq} is gone", oldest=oldest)

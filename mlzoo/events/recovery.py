@@ -1,0 +1,112 @@
+"""What a start does to the files of a log: find the end of what is whole, and cut what a crash left behind it.
+
+Segments are one stream: a crash may have lost the end of one that was not synced while the next one is there. Then
+nothing of the next one was promised either, and it goes. Only what can be the trace of a crash is cut (``framing`` says
+how that is known); anything else is damage, and the log is left as it is. Recovering twice gives what recovering once
+gives, also where the first recovery was itself cut short: files go from the last one backwards.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import orjson
+
+from mlzoo.events import framing
+from mlzoo.events.segments import Header, damaged
+
+if TYPE_CHECKING:
+    from mlzoo.events.segments import Segments
+
+QUICK_BYTES = 256 * 1024
+
+
+@attrs.frozen
+class Recovered:
+    """Where a start found the end of the records.
+
+    Attributes:
+        header: The header of the last segment.
+        last_seq: The last whole record; one less than the segment's first where it has none.
+        at_ms: The log's clock there (0 for asides, which have none).
+        repaired: What was cut, one sentence each.
+    """
+
+    header: Header
+    last_seq: int
+    at_ms: int
+    repaired: tuple[str, ...]
+
+
+async def recover(segments: Segments, *, strict: bool) -> Recovered | None:
+    """Cut what a crash left, and return the end; None where no segment is whole.
+
+    Args:
+        segments: The segments, whose sizes are made to fit.
+        strict: Whether damage before the end is an error. Asides are not worth that: there the rest of the last
+            segment is cut, and kept in a file beside it.
+
+    Raises:
+        LogUnusable: Damaged, or written by a newer version.
+        OSError: The disk would not.
+    """
+    repaired: list[str] = []
+    while segments.sizes:
+        first = segments.firsts[-1]
+        found = _look(segments, first, strict=strict)
+        header = segments.header(first) if found.header_bytes else None
+        if found.verdict == "damaged" and strict:
+            raise damaged(segments.path(first), found.whole_bytes)
+        if header is None or (strict and await _lost_before(segments, first, max(found.synced, header.synced))):
+            repaired.append(f"{segments.path(first).name}: dropped, a crash left it without its beginning")
+            segments.disk.remove(segments.path(first))
+            await segments.disk.sync_dir(segments.directory)
+            segments.forget(first)
+            continue
+        if found.whole_bytes < segments.sizes[first]:
+            repaired.append(await _cut(segments, first, found))
+        at_ms = _at_ms(segments, first, found) if found.last_seq >= first else header.at_ms
+        return Recovered(header, found.last_seq, at_ms, tuple(repaired))
+    return None
+
+
+def _look(segments: Segments, first: int, *, strict: bool) -> framing.Scan:
+    """Verify a segment; of a long one only its end, where that says itself that the rest was durable."""
+    size_bytes = segments.sizes[first]
+    if size_bytes > 2 * QUICK_BYTES:
+        start = size_bytes - QUICK_BYTES
+        end = framing.scan_end(segments.disk.read(segments.path(first), start, QUICK_BYTES))
+        # Its first record says where it begins; what lies before that must be what some record calls synced.
+        if end is not None and end.verdict == "whole" and (not strict or end.synced >= end.first_seq - 1):
+            return attrs.evolve(end, header_bytes=1, whole_bytes=size_bytes, last_offset=start + end.last_offset)
+    return segments.scan(first)
+
+
+async def _lost_before(segments: Segments, first: int, synced: int) -> bool:
+    """Whether the segment before has lost records to a crash, so that this one does not follow on it."""
+    if synced >= first - 1:
+        return False
+    place = segments.firsts.index(first)
+    if place == 0:
+        return False
+    before = segments.firsts[place - 1]
+    found = segments.scan(before)
+    if found.verdict == "damaged":
+        raise damaged(segments.path(before), found.whole_bytes)
+    return found.last_seq != first - 1
+
+
+async def _cut(segments: Segments, first: int, found: framing.Scan) -> str:
+    path, lost = segments.path(first), segments.sizes[first] - found.whole_bytes
+    if found.verdict == "damaged":
+        kept = path.with_name(f"{path.name}.cut-{found.whole_bytes}")
+        await segments.disk.replace(kept, segments.disk.read(path, found.whole_bytes))
+    await segments.disk.truncate(path, found.whole_bytes)
+    segments.sizes[first] = found.whole_bytes
+    return f"{path.name}: {lost} bytes after the last whole group (log_seq {found.last_seq}) cut at {found.whole_bytes}"
+
+
+def _at_ms(segments: Segments, first: int, found: framing.Scan) -> int:
+    line = segments.disk.read(segments.path(first), found.last_offset, found.whole_bytes - found.last_offset)
+    return int(orjson.loads(line).get("at_ms", 0))
