@@ -76,6 +76,9 @@ class _Reader:
         else:
             self._task = None
             await trio.lowlevel.checkpoint()
+        return self._take()
+
+    def _take(self) -> bytes:
         chunk = self._chunk
         if self._closed or chunk is None:
             raise trio.ClosedResourceError

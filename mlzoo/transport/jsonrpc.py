@@ -27,7 +27,9 @@ Id = str | int
 Params = dict[str, Any] | list[Any] | None
 
 LINE_BYTES = 16 * 1024 * 1024  # The protocol's limit for a line in either direction, without its end.
-DEPTH = 128  # How deep values may nest. orjson reads 1024 levels but writes 254: what it could not write must not come in.
+DEPTH = (
+    128  # How deep values may nest. orjson reads 1024 levels but writes 254: what it could not write must not come in.
+)
 BATCH_MEMBERS = 1024  # How many members a batch may have.
 ID_MAX = 2**53  # Beyond it a reader that keeps numbers as doubles would send another id back.
 
@@ -64,7 +66,7 @@ class Bad:
 
 @attrs.frozen
 class Batch:
-    """Several at once, at least one. The answers that are due go out together, as one array, or not at all where none is."""
+    """Several at once, at least one. What answers are due go out together, as one array."""
 
     members: tuple[Call | Notification | Bad, ...]
 
@@ -196,5 +198,7 @@ def batch_line(answers: Sequence[tuple[Id | None, bytes]], limit_bytes: int = LI
 
 
 def _too_large_line(request_id: Id | None, size_bytes: int, limit_bytes: int) -> bytes:
-    failure = TooLarge("the answer does not fit into one line: ask for less", limit=limit_bytes, got=size_bytes).failure()
+    failure = TooLarge(
+        "the answer does not fit into one line: ask for less", limit=limit_bytes, got=size_bytes
+    ).failure()
     return error_line(request_id, failure, limit_bytes=size_bytes + LINE_BYTES)

@@ -1,6 +1,6 @@
-"""Framing: bytes in chunks of any size become lines.
+r"""Framing: bytes in chunks of any size become lines.
 
-Knows nothing of JSON. A line ends with ``\\n``; the ``\\r`` of ``\\r\\n`` is not part of it; a blank line is none. What
+Knows nothing of JSON. A line ends with ``\n``; the ``\r`` of ``\r\n`` is not part of it; a blank line is none. What
 stands unterminated before the end of input is a line, so that ``printf '{...}' | mlzoo serve`` is answered: that is
 safe, since no JSON object that was cut anywhere is still JSON.
 """

@@ -1,26 +1,20 @@
-"""The listener on a Unix socket, for a service with several clients: each client is a byte stream like stdio.
+"""Serving a socket, for a service with several clients: each client is a byte stream, as stdio is.
 
-Knows neither framing nor requests. The socket is its owner's alone: mode 0600, and each peer's user is checked.
-The counterpart on Windows would be a named pipe; this version has none, and says so.
+Knows neither framing nor requests. On Linux and macOS it is a Unix socket (``mlzoo.transport.unix``). Its counterpart
+on Windows would be a named pipe; this version has none, and says so.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
-import stat
-import struct
 import sys
 from typing import TYPE_CHECKING
 
 import trio
 
-from mlzoo.errors import ConfigError, Unsupported
-from mlzoo.transport.blocking import BlockingStream
+from mlzoo.errors import Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from mlzoo.transport.stream import ByteStream
@@ -35,10 +29,10 @@ async def serve_socket(
     clients: int = CLIENTS,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Listen at path until cancelled, and run the handler for each client that belongs to the same user.
+    """Listen at path until cancelled, and run the handler for each client of the same user.
 
     The stream is flushed and closed when its handler returns. A handler that raises ends the listener as well: what
-    must survive it is the handler's to catch, or its supervisor's.
+    must not do so is for the handler to catch, or for its supervisor.
 
     Args:
         path: where the socket is to be; its directory exists. What a sidecar that died left there is replaced.
@@ -47,18 +41,14 @@ async def serve_socket(
         task_status: reports, through ``nursery.start``, that clients can connect.
 
     Raises:
-        ConfigError: another process listens at path, something else lies there, or the path is too long.
+        ConfigError: another process listens at path, something else lies there, or it is no path for a socket.
         Unsupported: this is Windows.
     """
-    if sys.platform == "win32":
-        raise Unsupported("serving a socket needs Unix; on Windows, use stdio", feature="socket")
-    listener = _listen(path)
-    inode = path.stat().st_ino
-    try:
-        task_status.started()
-        await _accept_all(listener, handler, trio.Semaphore(clients))
-    finally:
-        listener.close()
-        # By now somebody else may have put another socket in its place.
-        if path.exists() and path.stat().st_ino == inode:
-            path.unlink()
+    if sys.platform != "win32":
+        from mlzoo.transport import unix  # noqa: PLC0415 (Windows could not import it)
+
+        with unix.listening(path) as listener:
+            task_status.started()
+            await unix.accept_all(listener, handler, trio.Semaphore(clients))
+    else:
+        raise Unsupported("this version serves a socket on Linux and macOS only: use stdio", feature="socket")

@@ -94,7 +94,9 @@ class StderrLog:
             if not self._lines and not self._dropped:
                 return None
             if self._dropped:
-                self._lines.append(self._render(self._wall_ms(), "warning", "log lines dropped", {"count": self._dropped}))
+                self._lines.append(
+                    self._render(self._wall_ms(), "warning", "log lines dropped", {"count": self._dropped})
+                )
                 self._dropped = 0
             data = b"".join(self._lines)
             self._lines.clear()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class ClaimedStdio(NamedTuple):
-    """Private copies of the process's stdin and stdout, blocking or not as the parent gave them; no child inherits them."""
+    """Private copies of the process's stdin and stdout, flags as the parent gave them; no child inherits them."""
 
     stdin_fd: int
     stdout_fd: int
@@ -41,7 +41,7 @@ def claim() -> ClaimedStdio:
     # A console's text layer on Windows writes to a handle that it remembers: both are bound anew. The new reader
     # replaces one that lives as long as the process, hence no context manager.
     sys.stdout = sys.stderr
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115 (an fd has no path)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (see above)
     return ClaimedStdio(stdin_fd, stdout_fd)
 
 

@@ -53,4 +53,4 @@ class ByteStream(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Flush, then close; cancelled, close at once and drop what the host has not taken. Never raises a broken end."""
+        """Flush, then close. Cancelled, close at once and drop what is on its way. A host that left is no error."""
