@@ -157,6 +157,12 @@ def test_a_row_that_arrives_after_the_cancel_is_dropped_and_its_neighbours_are_n
     assert core.tell(cmd.ReportFailure(request="r1", failure=errors.OutOfMemory("late").failure())) == ()
 
 
+def test_a_row_of_a_request_that_no_worker_has_is_dropped():
+    core = Core()
+    core.chat("r1")
+    assert core.step(row("r1", "stop")) == core.tell(cmd.ReportAnswer(request="r1")) == ()
+
+
 def test_cancelling_what_is_unknown_finished_or_cancelled_already_is_no_error():
     core = a_core_with_one_running_chat()
     core.step(row("r1", "stop"))

@@ -1,0 +1,80 @@
+"""What holds for every order of events: random hosts, crashes and late answers, checked after each command.
+
+The checks themselves are in ``core_driver``: decide is a function and changes nothing, the fold of the log is the
+live state, one terminal a request and nothing after it, dense streams, no bound exceeded, no strike in vain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from core_shell import Shell
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+STEPS = 250
+HERE = Path(__file__).parent
+
+
+def a_life(source: random.Random, steps: int = STEPS) -> Shell:
+    shell = Shell(source)
+    for _ in range(steps):
+        shell.act()
+    return shell
+
+
+def check_rest(shell: Shell) -> None:
+    """Run to rest, and check that nothing is left but what was pinned."""
+    shell.run_to_rest()
+    state = shell.core.state
+    assert state.requests == {}, "a request never ended"
+    assert all(model.pinned for model in state.models.values() if model.phase not in {"available", "failed"})
+    for name, worker in shell.workers.items():
+        held = {model.facts.name for model in state.models.values() if model.phase == "ready" and model.device == name}
+        assert worker.alive == bool(held), "an idle worker keeps its memory, or a model lost its worker"
+        assert set(worker.models) == held, "core and worker disagree about what is loaded"
+        assert not worker.rows
+    shell.core.check_replay()
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_every_life_keeps_the_invariants_and_comes_to_rest(block):
+    for seed in range(block * 10, block * 10 + 10):
+        try:
+            check_rest(a_life(random.Random(seed)))
+        except AssertionError as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(source=st.randoms(use_true_random=False), steps=st.integers(1, 60))
+def test_short_lives_keep_the_invariants_too(source, steps):
+    check_rest(a_life(source, steps))
+
+
+def digest_of_a_life() -> str:
+    shell = a_life(random.Random(1), 150)
+    return hashlib.sha256(repr(shell.core.groups).encode()).hexdigest()
+
+
+def test_the_same_commands_give_the_same_log_under_any_hash_seed():
+    code = "from test_core_properties import digest_of_a_life; print(digest_of_a_life())"
+    path = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
