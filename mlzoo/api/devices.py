@@ -17,6 +17,7 @@ class DeviceInfo:
 
     name: str = attrs.field(metadata=about('Such as "cuda:0", "mps" or "cpu".'))
     kind: str
+    description: str
     memory_total_bytes: int
     memory_free_bytes: int
     dtypes: tuple[str, ...] = attrs.field(metadata=about("Number formats that it computes in."))

@@ -33,6 +33,7 @@ def about(
     each: Mapping[str, Any] | None = None,
     needs: str | None = None,
     instead_of: str | None = None,
+    secret: bool = False,
 ) -> dict[str, Any]:
     """Return the metadata of a field. All but the description is checked only where its validator is ``checked``.
 
@@ -48,6 +49,7 @@ def about(
         each: The bounds of each item of a list, as JSON Schema keywords.
         needs: A truth value beside it that must be true where this field is given.
         instead_of: The field beside it of which, with this one, exactly one must be given.
+        secret: Whether it is replaced before anything is recorded.
     """
     bounds = {
         "minimum": minimum,
@@ -64,6 +66,7 @@ def about(
         "bounds": {keyword: bound for keyword, bound in bounds.items() if bound is not None},
         "needs": needs,
         "instead_of": instead_of,
+        "secret": secret,
     }
 
 

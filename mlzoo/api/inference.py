@@ -154,7 +154,7 @@ class ChatParams(GenerationParams):
         default=None, validator=checked, metadata=naming("Persona whose system prompt and defaults hold.")
     )
     conversation: str | None = attrs.field(
-        default=None, validator=checked, metadata=naming("Conversation whose history comes first, or new.")
+        default=None, validator=checked, metadata=naming('Conversation whose history comes first, or "new".')
     )
     response_format: dict[str, Any] | None = attrs.field(
         default=None, metadata=about("The form that the answer must have, as OpenAI's.")
@@ -270,6 +270,14 @@ class Usage:
 
 
 @attrs.frozen(kw_only=True)
+class EmbedUsage:
+    """Tokens that embedding took."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+@attrs.frozen(kw_only=True)
 class Timing:
     """Where the time went, in milliseconds."""
 
@@ -325,7 +333,7 @@ class EmbedResult:
 
     model: str
     embeddings: tuple[tuple[float, ...], ...]
-    usage: Usage
+    usage: EmbedUsage
     device: str | None = None
     degraded: str | None = attrs.field(default=None, metadata=about("Why a slower device was used than the best."))
 

@@ -12,11 +12,19 @@ from mlzoo.api.models import ModelPhase
 
 
 @attrs.frozen(kw_only=True)
-class Party:
-    """One side of the protocol."""
+class Client:
+    """The host."""
 
     name: str = attrs.field(validator=checked, metadata=naming("What the program calls itself."))
     version: str = attrs.field(validator=checked, metadata=naming("Which version of it this is."))
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """The sidecar."""
+
+    version: str
+    name: str = "mlzoo"
 
 
 @attrs.frozen(kw_only=True)
@@ -24,7 +32,7 @@ class InitializeParams:
     """Who the host is, and what it speaks."""
 
     protocol_version: Literal["1"] = attrs.field(metadata=about("The version of the protocol that the host speaks."))
-    client: Party
+    client: Client
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +59,7 @@ class LogPlace:
 class InitializeResult:
     """What was agreed on."""
 
-    server: Party
+    server: Server
     capabilities: Capabilities
     limits: dict[str, float]
     connection: str = attrs.field(metadata=about("The connection's name in the log."))

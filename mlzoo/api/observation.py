@@ -63,6 +63,9 @@ class EventRecord:
     version: int = attrs.field(metadata=about("Version of the type's schema."))
     data: dict[str, Any]
     request: str | None = attrs.field(default=None, metadata=about("The request's name in the log."))
+    text: Any = attrs.field(
+        default=None, metadata=about("What people wrote or a model said, where the event has some.")
+    )
 
 
 @attrs.frozen(kw_only=True)

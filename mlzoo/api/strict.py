@@ -39,7 +39,7 @@ def structure(plain: dict[str, Any], cls: type) -> Any:
         return _CONVERTER.structure(plain, cls)
     except (ClassValidationError, InvalidParams) as error:
         faults = list(islice(_faults(error, ""), _SHOWN + 1))
-    message = "; ".join(f"{fault.data['path']}: {fault.message}" for fault in faults[:_SHOWN])
+    message = "; ".join(f"{fault.data['path'] or '(no name)'}: {fault.message}" for fault in faults[:_SHOWN])
     raise InvalidParams(message + (" (and more)" if len(faults) > _SHOWN else ""), **faults[0].data)
 
 
@@ -135,8 +135,8 @@ def _integer(value: Any, _: Any) -> int:
 
 
 def _number(value: Any, _: Any) -> float:
-    if type(value) is int and -INTEGER_MAX <= value <= INTEGER_MAX:
-        return float(value)
+    if type(value) is int:
+        return float(_integer(value, int))
     if type(value) is not float:
         raise _mismatch("a number", value)
     if not math.isfinite(value):

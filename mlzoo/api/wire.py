@@ -15,7 +15,7 @@ from mlzoo.errors import InvalidParams
 def structure(method: str, params: dict[str, Any] | list[Any] | None) -> Any:
     """Return the params of a method as an instance of its class.
 
-    Nothing is coerced, except that an integer is taken for a number. Where a field may be absent it may be null as well.
+    Nothing is coerced, except that an integer is taken for a number. A field that may be absent may also be null.
 
     Raises:
         MethodNotFound: There is no such method.
