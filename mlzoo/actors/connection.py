@@ -1,0 +1,289 @@
+"""A connection: lines of one host in, calls to the handler, answers out through the outbox.
+
+Calls are answered inline, a chunk of lines at a time, and recorded before the answer leaves; only what must wait gets a
+task of its own. Knows framing, ids and batches; the methods are the handler's, the answers the log's.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, assert_never
+
+import attrs
+import trio
+
+from mlzoo import errors
+from mlzoo.actors.messages import Order
+from mlzoo.actors.outbox import Batch
+from mlzoo.transport import jsonrpc
+from mlzoo.transport.jsonrpc import Bad, Call, Notification
+from mlzoo.transport.ndjson import LineReader, TooLong
+
+if TYPE_CHECKING:
+    from mlzoo.actors.handler import Handler
+    from mlzoo.actors.mailbox import Ref
+    from mlzoo.actors.messages import EngineMessage
+    from mlzoo.actors.outbox import Outbox
+    from mlzoo.errors import Failure
+    from mlzoo.events.commands import JsonObject
+    from mlzoo.events.log import Log
+    from mlzoo.transport.jsonrpc import Id
+    from mlzoo.transport.stream import ByteStream
+
+SLOW_CALLS = 64  # calls of one connection that are being looked up outside the event loop
+
+
+@attrs.frozen
+class Answer:
+    """The handler has it at once. A view of what is recorded elsewhere is not copied into the log."""
+
+    result: Any
+    recorded: bool = True
+    then: Callable[[], None] | None = None  # called once the answer has been sent
+
+
+@attrs.frozen
+class Later:
+    """The handler has it after a while, without the engine."""
+
+    find: Callable[[], Awaitable[Any]]
+    recorded: bool = True
+
+
+@attrs.frozen
+class Ask:
+    """The engine decides; the answer comes by the log."""
+
+    request: str
+    order: Order
+    stream: bool = False
+
+
+Outcome = Answer | Later | Ask
+
+
+class Connection:
+    """One host.
+
+    Args:
+        name: of the connection in the log.
+        stream: where lines come from.
+        outbox: where answers go.
+        handler: what the methods do.
+        log: where asides are recorded.
+        engine: where orders go.
+        line_bytes: the longest line.
+        report: called with each incident's traceback, for the process's own log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: ByteStream,
+        outbox: Outbox,
+        handler: Handler,
+        log: Log,
+        engine: Ref[EngineMessage],
+        line_bytes: int,
+        report: Callable[[str], None],
+    ) -> None:
+        self._report = report
+        self.name = name
+        self._stream = stream
+        self.outbox = outbox
+        self._handler = handler
+        self._log = log
+        self._engine = engine
+        self._line_bytes = line_bytes
+        self._lines = LineReader(line_bytes)
+        self._due: list[bytes] = []  # answers of this chunk, recorded but not sent
+        self._due_from = 0  # the aside of the first of them
+        self._orders: list[Order] = []
+        self._nursery: trio.Nursery
+        self._slow = 0
+        self._none_slow = trio.Event()
+        self._none_slow.set()
+
+    async def run(self, *, on_eof: Callable[[], Awaitable[None]]) -> None:
+        """Serve until the host closes its end and everything that is due has been sent.
+
+        Args:
+            on_eof: called at the end of input, to have the engine end or finish what runs.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.outbox.run)
+                await self._read()
+                await self._none_slow.wait()
+                await on_eof()
+                await self.outbox.wait_drained()
+                await self._stream.flush()
+                nursery.cancel_scope.cancel()
+        except* trio.BrokenResourceError:
+            pass  # The host no longer reads: nobody is left to tell.
+        finally:
+            self.outbox.close()
+
+    async def drain(self) -> None:
+        """Return once everything that is due has been sent; nothing new may come."""
+        await self.outbox.wait_drained()
+        await self._stream.flush()
+
+    async def _read(self) -> None:
+        while chunk := await self._stream.receive_some():
+            await self._take_all(self._lines.feed(chunk))
+        await self._take_all(self._lines.end())
+
+    async def _take_all(self, lines: list[bytes | TooLong]) -> None:
+        for line in lines:
+            self._take(line)
+        self._send_due()
+        orders, self._orders = self._orders, []
+        for order in orders:
+            await self._engine.tell(order)
+
+    def _take(self, line: bytes | TooLong) -> None:
+        if isinstance(line, TooLong):
+            self._refuse(jsonrpc.too_long(line, self._line_bytes), None)
+            return
+        message = jsonrpc.parse(line)
+        match message:
+            case Call():
+                self._call(message, None)
+            case Notification():
+                self._notified(message)
+            case Bad():
+                self._refuse(message, None)
+            case jsonrpc.Batch():
+                self._take_batch(message)
+            case _:
+                assert_never(message)
+
+    def _take_batch(self, message: jsonrpc.Batch) -> None:
+        batch = Batch(open=1)  # Held open until each member has been looked at.
+        for member in message.members:
+            match member:
+                case Call():
+                    self._call(member, batch)
+                case Notification():
+                    self._notified(member)
+                case Bad():
+                    self._refuse(member, batch)
+                case _:
+                    assert_never(member)
+        batch.open -= 1
+        self.outbox.close_batch(batch)
+
+    def _notified(self, message: Notification) -> None:
+        order = self._handler.notified(self, message)
+        if order is not None:
+            self._orders.append(order)
+
+    def _refuse(self, bad: Bad, batch: Batch | None) -> None:
+        self._record("", bad.id, None, None, bad.failure, batch)
+
+    def _call(self, call: Call, batch: Batch | None) -> None:
+        if call.id in self.outbox.in_flight:
+            twice = errors.InvalidRequest(f"id {call.id!r} is in flight on this connection; take another.").failure()
+            self._record(call.method, call.id, None, None, twice, batch)
+            return
+        try:
+            outcome = self._handler.call(self, call)
+        except Exception as error:  # noqa: BLE001 (contained: what is not the host's fault becomes an incident)
+            self._record(call.method, call.id, call.params, None, self._failure(error), batch)
+            return
+        match outcome:
+            case Answer():
+                self._record(call.method, call.id, call.params, outcome.result, None, batch, recorded=outcome.recorded)
+                if outcome.then is not None:
+                    self._send_due()
+                    outcome.then()
+            case Ask():
+                self.outbox.follow(outcome.request, call.id, stream=outcome.stream, batch=batch)
+                self._orders.append(outcome.order)
+            case Later():
+                self._start_slow(call, outcome, batch)
+            case _:
+                assert_never(outcome)
+
+    def _start_slow(self, call: Call, later: Later, batch: Batch | None) -> None:
+        if self._slow >= SLOW_CALLS:
+            busy = errors.Overloaded(f"{self._slow} such calls are open.", retry_after_ms=100, limit=SLOW_CALLS)
+            self._record(call.method, call.id, call.params, None, busy.failure(), batch)
+            return
+        self._slow += 1
+        self._none_slow = trio.Event()
+        self.outbox.in_flight[call.id] = ""
+        if batch is not None:
+            batch.open += 1
+        self._nursery.start_soon(self._find, call, later, batch)
+
+    def _failure(self, error: Exception) -> Failure:
+        """Return what a host is told of an error; what is not of our own kind is a fault of ours."""
+        if isinstance(error, errors.MlzooError):
+            return error.failure()
+        self._report("".join(traceback.format_exception(error)))
+        message = "mlzoo made an error; the incident stands among the asides of the log after this number."
+        return errors.InternalError(message, incident=self._log.last_seq).failure()
+
+    async def _find(self, call: Call, later: Later, batch: Batch | None) -> None:
+        result, failure = None, None
+        try:
+            result = await later.find()
+        except Exception as error:  # noqa: BLE001 (contained, as above)
+            failure = self._failure(error)
+        self._slow -= 1
+        if self._slow == 0:
+            self._none_slow.set()
+        self.outbox.in_flight.pop(call.id, None)
+        if batch is not None:
+            batch.open -= 1
+        self._record(call.method, call.id, call.params, result, failure, batch, recorded=later.recorded)
+        self._send_due()
+        if batch is not None:
+            self.outbox.close_batch(batch)
+
+    def notify(self, request: str, method: str, params: JsonObject) -> None:
+        """See ``Notified``."""
+        if self.outbox.waits_for(request) is None:
+            return
+        aside = self._log.aside(self.name, method, None, params)
+        self._send_later(jsonrpc.notification_line(method, params), aside.aside_seq)
+        self._send_due()
+
+    def _record(
+        self,
+        method: str,
+        rpc: Id | None,
+        params: Any,
+        result: Any,
+        failure: Failure | None,
+        batch: Batch | None,
+        *,
+        recorded: bool = True,
+    ) -> None:
+        """Record an answer that changes nothing, and have it sent with the rest of this chunk's."""
+        aside = self._log.aside(self.name, method, rpc, params, result if recorded else None, failure)
+        if failure is not None:
+            line = jsonrpc.error_line(rpc, failure, self._line_bytes)
+        else:
+            assert rpc is not None, "only a call has a result"
+            line = jsonrpc.result_line(rpc, result, self._line_bytes)
+        if batch is not None:
+            self.outbox.into_batch(batch, rpc, line, aside.aside_seq)
+        else:
+            self._send_later(line, aside.aside_seq)
+
+    def _send_later(self, line: bytes, aside_seq: int) -> None:
+        if not self._due:
+            self._due_from = aside_seq
+        self._due.append(line)
+
+    def _send_due(self) -> None:
+        """Write what was recorded, then send it."""
+        self._log.commit_asides()
+        if self._due:
+            due, self._due = self._due, []
+            self.outbox.asides(due, self._due_from)

@@ -1,0 +1,77 @@
+"""The hub: tells readers of the log that there is something to read. It carries news, never content.
+
+A group is shown as soon as it is written, and one that must be durable as soon as it is synced; who then reads it, and
+when, is each reader's own affair.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from mlzoo.events.types import request_of
+
+if TYPE_CHECKING:
+    from mlzoo.events.log import Log
+    from mlzoo.events.types import Group
+
+
+class Reader(Protocol):
+    """Whoever follows requests, or the whole log."""
+
+    def wake(self, request: str) -> None:
+        """There may be more to read of a request."""
+
+    def wake_all(self) -> None:
+        """There may be more to read of the log."""
+
+
+class Hub:
+    """Who follows what. Lives as long as the log."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._readers: dict[str, Reader] = {}
+        self._subscribers: dict[Reader, None] = {}
+        self._unsynced: deque[Group] = deque()
+        log.on_progress.append(self._progress)
+
+    def follow(self, request: str, reader: Reader) -> None:
+        """Wake reader for a request until it is unfollowed."""
+        self._readers[request] = reader
+
+    def unfollow(self, request: str) -> None:
+        """Nobody reads a request any more; its place in the log's index is given up."""
+        self._readers.pop(request, None)
+        self._log.forget_index(request)
+
+    def subscribe(self, reader: Reader) -> None:
+        """Wake reader for everything."""
+        self._subscribers[reader] = None
+
+    def unsubscribe(self, reader: Reader) -> None:
+        """Wake it no more."""
+        self._subscribers.pop(reader, None)
+
+    def show(self, groups: list[Group]) -> None:
+        """Take note of groups that have just been written."""
+        for group in groups:
+            if self._log.is_shown(group):
+                self._wake(group)
+            else:
+                self._unsynced.append(group)
+
+    def _progress(self) -> None:
+        while self._unsynced and self._log.is_shown(self._unsynced[0]):
+            self._wake(self._unsynced.popleft())
+
+    def _wake(self, group: Group) -> None:
+        for event in group.events:
+            request = request_of(event)
+            reader = self._readers.get(request) if request is not None else None
+            if request is None:
+                continue
+            if reader is not None:
+                reader.wake(request)
+        for subscriber in self._subscribers:
+            subscriber.wake_all()

@@ -1,0 +1,167 @@
+"""What a host may know of models and devices: configuration, store and state, put together.
+
+Reads only. A model is absent where its weights are not here, whatever its last state said.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from mlzoo.core.placement import Place, choose
+from mlzoo.core.state import ModelState, State, WorkerState, calls_on
+from mlzoo.events.commands import DeviceFacts, ModelFacts
+
+if TYPE_CHECKING:
+    from mlzoo.actors.services import Services
+    from mlzoo.config import ModelEntry
+    from mlzoo.devices import Device
+    from mlzoo.events.commands import JsonObject
+
+
+def models(services: Services) -> JsonObject:
+    """Return every model that is configured, and how it is."""
+    return {"models": [_summary(services, entry) for entry in services.config.models.values()]}
+
+
+def model(services: Services, name: str) -> JsonObject:
+    """Return all about one model.
+
+    Raises:
+        ModelNotFound: no configuration names it.
+    """
+    entry = services.config.model(name)
+    state = services.state.models.get(entry.name)
+    installed = services.store.find(entry)
+    info = _summary(services, entry) | {
+        "source": entry.source,
+        "digest": None if installed is None else installed.digest,
+        "disk_bytes": None if installed is None else installed.size_bytes,
+        "licence": {"spdx": entry.licence.spdx, "url": entry.licence.url},
+        "aliases": list(entry.aliases),
+        "pinned": state is not None and state.pinned,
+        "chosen": {},
+        "why": [],
+    }
+    if state is not None and state.phase == "ready":
+        info["chosen"] = {
+            "dtype": state.dtype,
+            "context": state.context,
+            "slots": state.slots,
+            "architecture": state.architecture,
+            "batching": state.batching,
+        }
+        info["why"] = list(state.why)
+    return info
+
+
+def _summary(services: Services, entry: ModelEntry) -> JsonObject:
+    state = services.state.models.get(entry.name)
+    loaded = state is not None and state.phase in {"loading", "ready", "unloading"}
+    summary: JsonObject = {
+        "name": entry.name,
+        "kind": entry.kind,
+        "provider": "local",
+        "state": _state_of(services, entry, state),
+        "device": state.device if state is not None and loaded else None,
+        "bytes": state.memory_bytes if state is not None and loaded else None,
+        "loaded_at": None,
+        "last_used_at": None,
+    }
+    if state is not None:
+        summary["last_used_at"] = services.wall_ms(state.last_used_ms)
+        if state.loaded_at_ms is not None:
+            summary["loaded_at"] = services.wall_ms(state.loaded_at_ms)
+        if state.phase == "failed" and state.failure is not None:
+            summary["error"] = state.failure.message
+    return summary
+
+
+def _state_of(services: Services, entry: ModelEntry, state: ModelState | None) -> str:
+    if calls_on(services.state, entry.name, "pull"):
+        return "downloading"
+    if state is not None and state.phase != "available":
+        return phase(state)
+    return "available" if services.store.find(entry) is not None else "absent"
+
+
+def phase(state: ModelState) -> str:
+    """Return a model's phase as the protocol names it: a host need not know of placement."""
+    return "loading" if state.phase == "placing" else state.phase
+
+
+async def estimate(services: Services, name: str) -> JsonObject:
+    """Return what a model needs, and whether it fits somewhere now.
+
+    Raises:
+        ModelNotFound: no configuration names it.
+    """
+    entry = services.config.model(name)
+    needs = services.store.estimate(entry)
+    found = tuple(map(facts_of, await probe()))
+    wanted = ModelFacts(name=entry.name, kind=entry.kind, memory_bytes=needs.memory_bytes)
+    return attrs.asdict(needs) | {"fits": isinstance(choose(services.state, wanted, found, None), Place)}
+
+
+async def devices(services: Services) -> JsonObject:
+    """Return every device as it is now, those that cannot be used too, with the reason."""
+    state = services.state
+    shown = []
+    for device in await probe():
+        fields: JsonObject = {
+            "name": device.name,
+            "kind": device.kind,
+            "memory_total_bytes": device.memory_total_bytes,
+            "memory_free_bytes": device.memory_free_bytes,
+            "dtypes": list(device.dtypes),
+            "worker": worker_phase(state, device.name),
+            "models": models_on(state, device.name),
+            "usable": device.usable,
+        }
+        if not device.usable:
+            fields |= {"reason": device.reason, "remedy": device.remedy}
+        shown.append(fields)
+    return {"devices": shown}
+
+
+def providers(services: Services) -> JsonObject:
+    """Return what can answer requests."""
+    return {"providers": [{"name": "local", "usable": True, "models": list(services.config.models)}]}
+
+
+async def probe() -> tuple[Device, ...]:
+    """Look at the devices; in a thread, since drivers take their time."""
+    from mlzoo.devices import probe as look  # noqa: PLC0415 (not on the way to the first ping)
+
+    return await trio.to_thread.run_sync(look)
+
+
+def facts_of(device: Device) -> DeviceFacts:
+    """Return what decisions need to know of a device."""
+    return DeviceFacts(
+        name=device.name,
+        kind=device.kind,
+        memory_total_bytes=device.memory_total_bytes,
+        memory_free_bytes=device.memory_free_bytes,
+        usable=device.usable,
+        reason=device.reason,
+    )
+
+
+def models_on(state: State, device: str) -> list[str]:
+    """Return the models whose memory a device holds."""
+    held = {"loading", "ready", "unloading"}
+    return [name for name, m in state.models.items() if m.device == device and m.phase in held]
+
+
+def worker_phase(state: State, device: str) -> str:
+    """Return how a device's worker process is."""
+    worker = state.workers.get(device, WorkerState())
+    if worker.retiring:
+        return "retiring"
+    if worker.up:
+        return "up"
+    loading = any(m.device == device and m.phase == "loading" for m in state.models.values())
+    return "starting" if loading else "absent"

@@ -1,0 +1,61 @@
+"""The ledger: the log, the state folded from it, and the log's clock. It outlives the engine that writes it.
+
+Only the engine appends. Everybody may read the state: it is frozen, and reading costs no message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlzoo.core.apply import fold
+from mlzoo.core.state import State, needed_from
+from mlzoo.events.codec import Codec
+
+STATES = Codec({"State": ("event", State)}, {})  # how a segment's header holds the state before it
+
+if TYPE_CHECKING:
+    from mlzoo.events.commands import JsonObject, Start, Submit
+    from mlzoo.events.log import Log
+    from mlzoo.events.types import Group
+    from mlzoo.world import Clock
+
+
+class Ledger:
+    """What must survive a restart of the engine."""
+
+    def __init__(self, log: Log, state: State, clock: Clock, start: Start | None = None) -> None:
+        self.log = log
+        self.state = state
+        self.work: dict[str, tuple[Submit, Any]] = {}  # requests that live, with the text that their worker needs
+        self.acting: tuple[Group, int] | None = None  # the event that is being carried out
+        self.start: Start | None = start  # decided before anything else, once
+        self._clock = clock
+        self._began_ms = clock.awake_ms() - log.clock_ms
+
+    def now_ms(self) -> int:
+        """Return the time of the log's clock, which goes on where the last sidecar stopped."""
+        return self._clock.awake_ms() - self._began_ms
+
+    def awake_at_s(self, at_ms: int) -> float:
+        """Return the moment of trio's clock that corresponds to a moment of the log's."""
+        return (at_ms + self._began_ms) / 1000
+
+    def needed_from(self) -> int:
+        """Return the lowest log_seq that may not be deleted."""
+        lowest = needed_from(self.state)
+        return self.log.last_seq + 1 if lowest is None else lowest
+
+    def snapshot(self) -> JsonObject:
+        """Return the state as a segment's header holds it."""
+        return STATES.data(self.state)
+
+
+def recover(log: Log) -> State:
+    """Return the state that a log's last segment leads to.
+
+    Raises:
+        LogUnusable: damaged in its middle, or written by a newer version.
+    """
+    base = log.base_state()
+    state = State() if base is None else STATES.decode("State", 1, base)
+    return fold(state, log.replay())

@@ -1,0 +1,94 @@
+"""What the sidecar's actors say to each other: one closed union for each actor.
+
+Messages are values; who sends them and what follows is told where the actor is (engine, registry, worker).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from mlzoo.events.commands import Command
+from mlzoo.frames import ToWorker
+
+# ------------------------------------------------------------------------------------------ to the engine
+
+
+@attrs.frozen
+class Order:
+    """A command to be decided, with the text that belongs to it."""
+
+    command: Command
+    text: Any = None
+
+
+EngineMessage = Order
+
+# ------------------------------------------------------------------------------------------ to the registry
+
+
+@attrs.frozen
+class Probe:
+    """Look at the devices as they are now, for a model that needs a place."""
+
+    model: str
+
+
+@attrs.frozen
+class LoadOn:
+    """Have the worker of a device load a model from the store."""
+
+    model: str
+    device: str
+
+
+@attrs.frozen
+class Pull:
+    """Bring a model's weights into the store."""
+
+    model: str
+    accept_license: bool
+
+
+@attrs.frozen
+class AbandonPull:
+    """Nobody waits for this pull any more."""
+
+    model: str
+
+
+@attrs.frozen
+class Remove:
+    """Remove a model's weights from the store."""
+
+    model: str
+
+
+RegistryMessage = Probe | LoadOn | Pull | AbandonPull | Remove
+
+# ------------------------------------------------------------------------------------------ to a worker
+
+
+@attrs.frozen
+class Send:
+    """A frame for the worker process of that epoch; a later process never gets what was meant for a dead one."""
+
+    epoch: int
+    frame: ToWorker
+
+
+WorkerMessage = Send
+
+__all__ = [
+    "AbandonPull",
+    "EngineMessage",
+    "LoadOn",
+    "Order",
+    "Probe",
+    "Pull",
+    "RegistryMessage",
+    "Remove",
+    "Send",
+    "WorkerMessage",
+]

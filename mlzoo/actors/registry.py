@@ -1,0 +1,167 @@
+"""The registry: carries out what the engine decided about devices and weights, and reports what came of it.
+
+It probes the devices, hands loads to the workers, pulls and removes weights. It decides nothing: which model goes
+where, and what has to make room, is the core's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+import trio
+
+from mlzoo import errors
+from mlzoo.actors.inventory import facts_of, probe
+from mlzoo.actors.messages import AbandonPull, LoadOn, Order, Probe, Pull, Remove, Send
+from mlzoo.core.state import WorkerState
+from mlzoo.events import commands as cmd
+from mlzoo.frames import Load
+from mlzoo.store.pulling import pull
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mlzoo.actors.ledger import Ledger
+    from mlzoo.actors.mailbox import Ref
+    from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
+    from mlzoo.actors.progress import Progress
+    from mlzoo.actors.runtime import Inbox
+    from mlzoo.config import Config
+    from mlzoo.store import Store
+    from mlzoo.store.layout import Progress as PullProgress
+
+
+class Registry:
+    """One instance of the registry.
+
+    Args:
+        config: the models there are, and how devices are used.
+        store: their weights.
+        ledger: the state, for the epoch of a worker.
+        engine: hears what came of it.
+        workers: the worker actor of each device.
+        progress: hears how far pulls are.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        ledger: Ledger,
+        engine: Ref[EngineMessage],
+        workers: Mapping[str, Ref[WorkerMessage]],
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._ledger = ledger
+        self._engine = engine
+        self._workers = workers
+        self._progress = progress
+        self._pulls: dict[str, trio.CancelScope] = {}
+
+    async def run(self, inbox: Inbox[RegistryMessage]) -> None:
+        """Carry out one thing after the other; only pulls, which take minutes, run beside them."""
+        async with trio.open_nursery() as nursery:
+            async for message in inbox:
+                try:
+                    await self._carry_out(message, nursery)
+                except Exception as error:
+                    await self._give_up(message, error)  # Whoever waits for it hears so before this crashes.
+                    raise
+            nursery.cancel_scope.cancel()
+
+    async def _carry_out(self, message: RegistryMessage, nursery: trio.Nursery) -> None:
+        match message:
+            case Probe():
+                await self._probe(message)
+            case LoadOn():
+                await self._load(message)
+            case Pull():
+                nursery.start_soon(self._pull, message)
+            case AbandonPull():
+                if message.model in self._pulls:
+                    self._pulls[message.model].cancel()
+            case Remove():
+                await self._remove(message)
+            case _:
+                assert_never(message)
+
+    async def _give_up(self, message: RegistryMessage, error: Exception) -> None:
+        failure = errors.InternalError(f"mlzoo made an error: {type(error).__name__}.").failure()
+        match message:
+            case Probe() | LoadOn():
+                device = message.device if isinstance(message, LoadOn) else ""
+                await self._tell(cmd.ReportLoadFailed(model=message.model, device=device, failure=failure))
+            case Pull():
+                await self._tell(cmd.ReportPullEnded(model=message.model, failure=failure))
+            case Remove():
+                await self._tell(cmd.ReportRemoved(model=message.model, failure=failure))
+            case AbandonPull():
+                return
+            case _:
+                assert_never(message)
+
+    async def _probe(self, message: Probe) -> None:
+        order = {kind: place for place, kind in enumerate(self._config.devices.auto)}
+        found = [facts_of(d) for d in await probe() if d.kind in order and (d.name in self._workers or not d.usable)]
+        found.sort(key=lambda facts: order[facts.kind])
+        await self._tell(cmd.ReportDevices(model=message.model, devices=tuple(found)))
+
+    async def _load(self, message: LoadOn) -> None:
+        entry = self._config.model(message.model)
+        installed = self._store.find(entry)
+        if installed is None:
+            failure = errors.ModelNotInstalled(
+                f"The weights of {entry.name} have gone; bring them with models.pull.", model=entry.name
+            ).failure()
+            await self._tell(cmd.ReportLoadFailed(model=entry.name, device=message.device, failure=failure))
+            return
+        load = Load(
+            model=entry.name,
+            path=str(installed.path),
+            kind=entry.kind,
+            dtype=entry.dtype,
+            slots=entry.slots,
+            context=entry.context,
+            trust_remote_code=entry.trust_remote_code,
+        )
+        epoch = self._ledger.state.workers.get(message.device, WorkerState()).crashes
+        self._workers[message.device].tell_nowait(Send(epoch, load))
+
+    async def _pull(self, message: Pull) -> None:
+        def on_progress(progress: PullProgress) -> None:
+            self._progress.of_model(
+                message.model, progress.stage, progress.done, progress.total, progress.unit, progress.message
+            )
+
+        with trio.CancelScope() as scope:
+            self._pulls[message.model] = scope
+            try:
+                entry = self._config.model(message.model)
+                installed = await pull(self._store, entry, on_progress, accept_license=message.accept_license)
+                ended = cmd.ReportPullEnded(model=message.model, digest=installed.digest)
+            except errors.MlzooError as error:
+                ended = cmd.ReportPullEnded(model=message.model, failure=error.failure())
+            except Exception as error:
+                await self._give_up(message, error)
+                raise
+            finally:
+                if self._pulls.get(message.model) is scope:
+                    del self._pulls[message.model]
+            await self._tell(ended)
+
+    async def _remove(self, message: Remove) -> None:
+        try:
+            await trio.to_thread.run_sync(self._store.remove, self._config.model(message.model))
+            removed = cmd.ReportRemoved(model=message.model)
+        except errors.MlzooError as error:
+            removed = cmd.ReportRemoved(model=message.model, failure=error.failure())
+        except OSError as error:
+            failure = errors.InternalError(f"Some files could not be removed: {error}.").failure()
+            removed = cmd.ReportRemoved(model=message.model, failure=failure)
+        await self._tell(removed)
+
+    async def _tell(self, command: cmd.Command) -> None:
+        await self._engine.tell(Order(command))

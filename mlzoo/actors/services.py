@@ -1,0 +1,63 @@
+# ruff: noqa: TC004 - the types are for readers and mypy; nothing looks at them while it runs.
+"""What connections share: the sidecar as its handlers see it.
+
+Filled by ``mlzoo.app`` as the start goes on: the log is there first, the state once it has been recovered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlzoo.core.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlzoo.actors.connection import Connection
+    from mlzoo.actors.hub import Hub
+    from mlzoo.actors.ledger import Ledger
+    from mlzoo.actors.mailbox import Ref
+    from mlzoo.actors.messages import EngineMessage
+    from mlzoo.actors.metrics import Metrics
+    from mlzoo.actors.specs import ChildStatus
+    from mlzoo.config import Config
+    from mlzoo.devices import Device
+    from mlzoo.errors import LogUnusable
+    from mlzoo.events.log import Log
+    from mlzoo.store import Store
+    from mlzoo.world import World
+
+
+@attrs.define(kw_only=True, eq=False)
+class Services:
+    """One sidecar."""
+
+    config: Config
+    world: World
+    store: Store
+    log: Log
+    hub: Hub
+    engine: Ref[EngineMessage]
+    metrics: Metrics
+    report: Callable[[str], None]
+    leave: Callable[[], None]
+    pid: int
+    started_ms: int
+    devices: tuple[Device, ...] = ()
+    unusable: LogUnusable | None = None
+    ledger: Ledger | None = None
+    actors: Callable[[], tuple[ChildStatus, ...]] = tuple
+    connections: dict[str, Connection] = attrs.field(factory=dict)
+
+    @property
+    def state(self) -> State:
+        """The state now; an empty one while the log is still being recovered."""
+        return State() if self.ledger is None else self.ledger.state
+
+    def wall_ms(self, at_ms: int) -> int:
+        """Return the wall clock's time at a moment of the log's clock."""
+        if self.ledger is None:
+            return 0
+        return self.world.clock.wall_ms() - (self.ledger.now_ms() - at_ms)

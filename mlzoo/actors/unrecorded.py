@@ -1,0 +1,83 @@
+"""What stands for the log where the log cannot be used: it records nothing, and remembers a little for slow readers.
+
+With it a sidecar still answers ``initialize``, ``ping``, ``status`` and ``shutdown``; everything else is refused before
+it would need more than this.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from mlzoo.events.types import Aside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlzoo.errors import Failure
+    from mlzoo.events.types import Group
+
+REMEMBERED = 4096  # asides that a host which does not read can still be sent
+
+
+class Unrecorded:
+    """The part of ``mlzoo.events.log.Log`` that a refusing sidecar needs."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.last_seq = 0
+        self.failed = None
+        self.on_progress: list[Callable[[], None]] = []
+        self._asides: deque[Aside] = deque(maxlen=REMEMBERED)
+        self._count = 0
+
+    def aside(
+        self,
+        connection: str,
+        method: str,
+        rpc: str | int | None,
+        params: Any = None,
+        result: Any = None,
+        failure: Failure | None = None,
+    ) -> Aside:
+        """Number an aside and remember it."""
+        self._count += 1
+        aside = Aside(
+            aside_seq=self._count,
+            after_seq=0,
+            time_ms=0,
+            connection=connection,
+            method=method,
+            rpc=rpc,
+            params=params,
+            result=result,
+            failure=failure,
+        )
+        self._asides.append(aside)
+        return aside
+
+    def commit_asides(self) -> None:
+        """Write nothing."""
+
+    def read_asides(self, connection: str, after: int) -> Iterator[Aside]:
+        """Yield what is remembered."""
+        return iter([a for a in self._asides if a.connection == connection and a.aside_seq > after])
+
+    def groups_of(self, _request: str, _after_seq: int) -> Iterator[Group]:
+        """Yield nothing: no request was ever accepted."""
+        return iter(())
+
+    def read(self, _after_seq: int, _limit: int) -> list[Group]:
+        """Return nothing."""
+        return []
+
+    def is_shown(self, _group: Group) -> bool:
+        """Return False."""
+        return False
+
+    def forget_index(self, _request: str) -> None:
+        """Forget nothing."""
+
+    def size_bytes(self) -> int:
+        """Return 0."""
+        return 0

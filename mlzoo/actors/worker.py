@@ -1,0 +1,276 @@
+"""The worker actor of a device: keeps its process, gives it frames, and makes commands of what it says.
+
+The process is started when there is something to load and leaves when nothing is loaded. If it dies by itself, the
+actor reports the loss and crashes, so that its supervisor brings it back with a backoff; models are loaded again on
+demand. Knows no model and no request beyond their names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING, assert_never, cast
+
+import trio
+
+from mlzoo import errors, frames
+from mlzoo.actors.messages import Order
+from mlzoo.events import commands as cmd
+from mlzoo.frames_codec import decode, encode
+from mlzoo.transport.ndjson import LineReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlzoo.actors.mailbox import Ref
+    from mlzoo.actors.messages import EngineMessage, WorkerMessage
+    from mlzoo.actors.process import Spawn, WorkerProcess
+    from mlzoo.actors.progress import Progress
+    from mlzoo.actors.runtime import Inbox
+    from mlzoo.errors import Failure
+    from mlzoo.events.log import Log
+
+LEAVE_S = 5.0  # that a worker has to leave by itself before it is killed
+FRAME_BYTES = 1 << 30  # an embedding of many texts is one long line; the socket bounds what is in memory
+
+
+class WorkerDied(Exception):
+    """The worker process's fault, or its device library's: it ended without being told to."""
+
+
+class Device:
+    """What outlives the instances of a device's actor."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.epoch = 0  # how many processes have crashed; what is sent to an earlier one is dropped
+
+
+class Worker:
+    """One instance of the actor.
+
+    Args:
+        device: the device and its epoch.
+        spawn: starts the process.
+        engine: hears what the process reports.
+        log: keeps the blobs that answers name.
+        progress: hears how far loads and prompts are.
+    """
+
+    def __init__(
+        self, device: Device, *, spawn: Spawn, engine: Ref[EngineMessage], log: Log, progress: Progress
+    ) -> None:
+        self._device = device
+        self._spawn = spawn
+        self._engine = engine
+        self._log = log
+        self._progress = progress
+        self._digests: dict[str, hashlib._Hash] = {}
+
+    async def run(self, inbox: Inbox[WorkerMessage]) -> None:
+        """Keep a process for as long as there is something for it to do, again and again, until told to stop."""
+        async for message in inbox:
+            frame = message.frame
+            if message.epoch != self._device.epoch or not isinstance(frame, frames.Load):
+                continue  # It was meant for a process that is gone.
+            process = await self._start(frame)
+            if process is None:
+                continue
+            if not await self._serve(process, frame, inbox):
+                return
+
+    async def _start(self, load: frames.Load) -> WorkerProcess | None:
+        try:
+            return await self._spawn(self._device.name)
+        except OSError as error:
+            message = f"The worker process could not be started: {error}."
+            failure = errors.ModelLoadFailed(message, model=load.model, reason=str(error)).failure()
+            await self._tell(cmd.ReportLoadFailed(model=load.model, device=self._device.name, failure=failure))
+            return None
+
+    async def _serve(self, process: WorkerProcess, first: frames.ToWorker, inbox: Inbox[WorkerMessage]) -> bool:
+        """Talk to a process until it leaves as told (True) or the actor is to stop (False).
+
+        Raises:
+            WorkerDied: it ended by itself.
+        """
+        leaving = trio.Event()
+        stopped = False
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def listen() -> None:
+                    await self._listen(process)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(listen)
+                stopped = not await self._speak(process, first, inbox)
+                leaving.set()
+                nursery.cancel_scope.deadline = trio.current_time() + LEAVE_S
+                if stopped:
+                    await process.send_all(encode(frames.Leave()))
+        except* trio.BrokenResourceError:
+            pass  # It no longer reads: what it died of is told below.
+        finally:
+            with trio.CancelScope(shield=True) as shield:
+                shield.deadline = trio.current_time() + LEAVE_S
+                reason = await self._end(process, leaving=leaving.is_set())
+                if reason is not None:
+                    self._device.epoch += 1
+                self._report_lost(reason)
+        if reason is not None:
+            raise WorkerDied(f"the worker of {self._device.name} {reason}")
+        return not stopped
+
+    async def _speak(self, process: WorkerProcess, first: frames.ToWorker, inbox: Inbox[WorkerMessage]) -> bool:
+        """Pass frames on until one says Leave (True) or the actor is to stop (False)."""
+        await process.send_all(encode(first))
+        while batch := await inbox.receive_batch():
+            current = [m.frame for m in batch if m.epoch == self._device.epoch]
+            if not current:
+                continue
+            await process.send_all(b"".join(map(encode, current)))
+            if any(isinstance(frame, frames.Leave) for frame in current):
+                return True
+        return False
+
+    async def _end(self, process: WorkerProcess, *, leaving: bool) -> str | None:
+        """See a process off; return what it died of, or None where it left as it was told."""
+        if not leaving:
+            process.kill()
+        with trio.move_on_after(LEAVE_S / 2):
+            status = await process.wait()
+            process.kill()  # It has ended; this closes the socket.
+            return None if leaving else _cause(status)
+        process.kill()
+        return None if leaving else "was killed because it hung"
+
+    def _report_lost(self, reason: str | None) -> None:
+        self._digests.clear()
+        lost = cmd.ReportWorkerLost(device=self._device.name, reason=reason or "left as told", expected=reason is None)
+        self._engine.signal(Order(lost))
+
+    # ---------------------------------------------------------------------------------------- what it says
+
+    async def _listen(self, process: WorkerProcess) -> None:
+        lines = LineReader(FRAME_BYTES)
+        while chunk := await process.receive_some():
+            for line in lines.feed(chunk):
+                if isinstance(line, bytes):
+                    await self._hear(cast("frames.FromWorker", decode(line)))
+
+    async def _hear(self, frame: frames.FromWorker) -> None:
+        device = self._device.name
+        match frame:
+            case frames.Stepped():
+                await self._hear_step(frame)
+            case frames.Prefilled():
+                self._progress.of_request(frame.request, "prefill", frame.done, frame.total, "tokens")
+            case frames.LoadProgress():
+                self._progress.of_model(frame.model, frame.stage, frame.done, frame.total, frame.unit)
+            case frames.Up():
+                up = cmd.ReportWorkerUp(device=device, pid=frame.pid, threads=frame.threads, versions=frame.versions)
+                await self._tell(up)
+            case frames.Loaded():
+                await self._tell(
+                    cmd.ReportLoaded(
+                        model=frame.model,
+                        device=device,
+                        memory_bytes=frame.memory_bytes,
+                        context=frame.context,
+                        slots=frame.slots,
+                        dtype=frame.dtype,
+                        architecture=frame.architecture,
+                        batching=frame.batching,
+                        why=frame.why,
+                    )
+                )
+            case frames.LoadFailed():
+                await self._tell(cmd.ReportLoadFailed(model=frame.model, device=device, failure=self._why(frame)))
+            case frames.Unloaded():
+                await self._tell(cmd.ReportUnloaded(model=frame.model, device=device))
+            case frames.Embedded():
+                blob = await self._log.put_blob(base64.b64decode(frame.vectors))
+                answer = cmd.ReportAnswer(
+                    request=frame.request,
+                    prompt_tokens=frame.prompt_tokens,
+                    count=frame.count,
+                    dimensions=frame.dimensions,
+                    blob=blob,
+                )
+                await self._tell(answer)
+            case frames.Tokenized():
+                answer = cmd.ReportAnswer(request=frame.request, count=len(frame.tokens))
+                await self._tell(answer, {"tokens": list(frame.tokens)})
+            case frames.Detokenized():
+                await self._tell(cmd.ReportAnswer(request=frame.request), {"text": frame.text})
+            case frames.WorkFailed():
+                self._digests.pop(frame.request, None)
+                await self._tell(cmd.ReportFailure(request=frame.request, failure=_failure(frame)))
+            case _:
+                assert_never(frame)
+
+    async def _hear_step(self, frame: frames.Stepped) -> None:
+        text = []
+        rows = []
+        for row in frame.rows:
+            shown: cmd.JsonObject = {"content": row.content, "tokens": row.tokens}
+            if row.logprobs:
+                shown["logprobs"] = [_logprob(token) for token in row.logprobs]
+            text.append(shown)
+            content = row.content.encode()
+            rows.append(
+                cmd.RowFacts(
+                    request=row.request,
+                    tokens=len(row.tokens),
+                    size_bytes=len(content),
+                    logprobs=len(row.logprobs),
+                    prompt_tokens=row.prompt_tokens,
+                    cached_tokens=row.cached_tokens,
+                    finish_reason=row.finish_reason,
+                    digest=self._digest(row, content),
+                )
+            )
+        await self._tell(cmd.ReportStep(device=self._device.name, rows=tuple(rows)), text)
+
+    def _digest(self, row: frames.Row, content: bytes) -> str:
+        """Add to the digest of an answer; return it where the answer is whole."""
+        digest = self._digests.setdefault(row.request, hashlib.sha256())
+        digest.update(content)
+        if row.finish_reason is None:
+            return ""
+        del self._digests[row.request]
+        return digest.hexdigest()
+
+    def _why(self, frame: frames.LoadFailed) -> Failure:
+        if frame.reason == "memory":
+            return errors.OutOfMemory(
+                frame.message, device=self._device.name, needed=frame.needed_bytes, free=frame.free_bytes
+            ).failure()
+        return errors.ModelLoadFailed(frame.message, model=frame.model, reason=frame.message).failure()
+
+    async def _tell(self, command: cmd.Command, text: object = None) -> None:
+        await self._engine.tell(Order(command, text))
+
+
+def _cause(status: int) -> str:
+    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _logprob(token: frames.TokenLogprob) -> cmd.JsonObject:
+    shown: cmd.JsonObject = {"token": token.token, "logprob": token.logprob}
+    if token.top:
+        shown["top"] = [{"token": name, "logprob": value} for name, value in token.top]
+    return shown
+
+
+_BY_CODE: dict[int, Callable[..., errors.MlzooError]] = {
+    error.code: error
+    for error in (errors.OutOfMemory, errors.ContextLengthExceeded, errors.Unsupported, errors.InvalidParams)
+}
+
+
+def _failure(frame: frames.WorkFailed) -> Failure:
+    """Return a worker's failure as the wire has it; a code that it may not use is our fault."""
+    make = _BY_CODE.get(frame.code, errors.InternalError)
+    return make(frame.message, **frame.data).failure()

@@ -1,0 +1,285 @@
+"""The sidecar, wired: every actor and every channel between them on one screen.
+
+``serve`` is the whole life of the process: it takes up the log, listens to its host at once, brings up the actors while
+the first lines are answered already, and leaves when everything that was due has been said.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import trio
+
+import mlzoo
+from mlzoo.actors.connection import Connection
+from mlzoo.actors.handler import Handler
+from mlzoo.actors.hub import Hub
+from mlzoo.actors.mailbox import Backpressure, Mailbox
+from mlzoo.actors.messages import Order
+from mlzoo.actors.metrics import Metrics
+from mlzoo.actors.outbox import Outbox
+from mlzoo.actors.services import Services
+from mlzoo.actors.unrecorded import Unrecorded
+from mlzoo.config import load
+from mlzoo.errors import LogUnusable, StorageFailed
+from mlzoo.events.log import Log
+from mlzoo.store import open_store
+from mlzoo.transport.blocking import BlockingStream
+from mlzoo.transport.stderr import StderrLog
+from mlzoo.world import real_world
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlzoo.actors.messages import EngineMessage
+    from mlzoo.config import Config
+    from mlzoo.transport.stdio import ClaimedStdio
+    from mlzoo.transport.stream import ByteStream
+    from mlzoo.world import World
+
+EXIT_DONE, EXIT_BROKEN, EXIT_STORAGE_FAILED = 0, 1, 3
+FLUSH_S = 5.0  # that a host gets to take what is due when the sidecar leaves
+ENGINE_ORDERS = 1024
+OWN_LOGS = 64  # sidecars of one user without --log that may run at once
+
+
+def serve(
+    claimed: ClaimedStdio,
+    *,
+    overrides: Sequence[str] = (),
+    log: Path | None = None,
+    parent_pid: int | None = None,
+    socket: Path | None = None,
+    config_dir: Path | None = None,
+) -> int:
+    """Run a sidecar on claimed stdio until its host is done with it; return the exit status.
+
+    Raises:
+        ConfigError: the configuration does not hold; nothing was started.
+    """
+    config = load(overrides, config_dir=config_dir)
+    sidecar = Sidecar(config, real_world())
+    return trio.run(partial(sidecar.run, claimed, log=log, parent_pid=parent_pid, socket=socket))
+
+
+class Sidecar:
+    """One life of the process."""
+
+    def __init__(self, config: Config, world: World) -> None:
+        self._config = config
+        self._world = world
+        self._engine: Mailbox[EngineMessage] = Mailbox("engine", Backpressure(ENGINE_ORDERS))
+        self._stderr = StderrLog()
+        self._leaving = trio.Event()
+        self._status = EXIT_DONE
+        self._services: Services
+
+    async def run(self, claimed: ClaimedStdio, *, log: Path | None, parent_pid: int | None, socket: Path | None) -> int:
+        """Take up the log, listen, work, leave."""
+        self._services = await self._open(log)
+        async with (
+            aclosing(BlockingStream(claimed.stdin_fd, claimed.stdout_fd)) as stdio,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(self._serve_host, stdio)
+            nursery.start_soon(self._obey_signals)
+            if parent_pid is not None:
+                nursery.start_soon(self._watch_parent, parent_pid)
+            if socket is not None:
+                nursery.start_soon(self._serve_clients, socket)
+            if self._services.unusable is None:
+                nursery.start_soon(self._keep_durable)
+                await self._work()
+            else:
+                await self._leaving.wait()
+            await self._flush()
+            nursery.cancel_scope.cancel()
+        if self._services.unusable is None and self._services.log.failed is None:
+            await self._services.log.close()
+        self._stderr.close()
+        return self._status
+
+    # ---------------------------------------------------------------------------------------- start
+
+    async def _open(self, path: Path | None) -> Services:
+        """Open the log, or find out why it cannot be used; both make a sidecar that answers."""
+        unusable: LogUnusable | None = None
+        try:
+            log = await (self._open_own() if path is None else self._open_at(path))
+        except LogUnusable as error:
+            unusable = error
+            log = cast("Log", Unrecorded())
+            self._stderr.log("error", "log unusable", message=error.message, **error.data)
+        else:
+            for repair in log.repaired:
+                self._stderr.log("warning", "log repaired", message=repair)
+        return Services(
+            config=self._config,
+            world=self._world,
+            store=open_store(self._config),
+            log=log,
+            hub=Hub(log),
+            engine=self._engine,
+            metrics=Metrics(),
+            report=self._incident,
+            leave=self._leaving.set,
+            pid=os.getpid(),
+            started_ms=self._world.clock.awake_ms(),
+            unusable=unusable,
+        )
+
+    async def _open_at(self, path: Path) -> Log:
+        return await Log.open(path, self._world, self._config.log, version=mlzoo.__version__)
+
+    async def _open_own(self) -> Log:
+        """Open the first of this user's own logs that no other sidecar holds."""
+        import platformdirs  # noqa: PLC0415 (not needed where the host names a log)
+
+        state = Path(platformdirs.user_state_dir("mlzoo"))
+        for number in range(1, OWN_LOGS):
+            try:
+                return await self._open_at(state / f"log-{number}")
+            except LogUnusable as error:
+                if error.data.get("reason") != "locked":
+                    raise
+        return await self._open_at(state / f"log-{OWN_LOGS}")
+
+    async def _work(self) -> None:
+        """Recover the state, run the actors, and stop them once everything has ended."""
+        from mlzoo.wiring import build  # noqa: PLC0415 (the first line is answered before all this is imported)
+
+        try:
+            supervisor = await build(self._services, self._engine, observe=self._stderr.log)
+        except LogUnusable as error:
+            self._services.unusable = error
+            self._stderr.log("error", "log unusable", message=error.message, **error.data)
+            await self._leaving.wait()
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(supervisor.run)
+                self._services.actors = supervisor.snapshot
+                await self._leaving.wait()
+                await self._flush()
+                supervisor.stop()
+        except* Exception as group:  # noqa: BLE001 (what no supervisor could mend: the process leaves and says so)
+            self._incident("".join(traceback.format_exception(group)))
+            if self._status == EXIT_DONE:
+                self._status = EXIT_BROKEN
+
+    # ---------------------------------------------------------------------------------------- hosts
+
+    def _connection(self, stream: ByteStream) -> Connection:
+        services = self._services
+        name = self._world.ids.new("con")
+        limit_bytes = self._config.limits.line_bytes
+        handler = Handler(services)
+        outbox = Outbox(name, stream, services.log, services.hub, lambda a: handler.again(connection, a), limit_bytes)
+        connection = Connection(
+            name, stream, outbox, handler, services.log, services.engine, limit_bytes, services.report
+        )
+        services.connections[name] = connection
+        return connection
+
+    async def _serve_host(self, stream: ByteStream) -> None:
+        """Serve the host that spawned this process; its end is the end of the process."""
+        connection = self._connection(stream)
+        try:
+            await connection.run(on_eof=partial(self._shut_down, "eof"))
+        except* StorageFailed:
+            pass  # ``_keep_durable`` tells everybody, and leaves.
+        else:
+            await self._shut_down("eof")
+
+    async def _serve_clients(self, path: Path) -> None:
+        from mlzoo.transport.socket import serve_socket  # noqa: PLC0415 (only a service needs it)
+
+        await serve_socket(path, self._serve_client)
+
+    async def _serve_client(self, stream: ByteStream) -> None:
+        """Serve one of several clients; its end is the end of what it asked for."""
+        from mlzoo.events.commands import HostGone  # noqa: PLC0415 (as above)
+
+        connection = self._connection(stream)
+
+        async def gone() -> None:
+            if self._services.unusable is None:
+                await self._engine.tell(Order(HostGone(connection=connection.name)))
+
+        try:
+            await connection.run(on_eof=gone)
+        except* StorageFailed:
+            pass
+        finally:
+            del self._services.connections[connection.name]
+
+    async def _shut_down(self, reason: Literal["eof", "signal", "parent"]) -> None:
+        """Have the engine finish what runs; it says when that is done."""
+        from mlzoo.events.commands import Shutdown  # noqa: PLC0415 (as above)
+
+        if self._services.unusable is not None:
+            self._leaving.set()
+            return
+        await self._engine.tell(Order(Shutdown(request=self._world.ids.new("req"), caller=None, reason=reason)))
+
+    async def _flush(self) -> None:
+        """Give every host the time to take what is due."""
+        with trio.move_on_after(FLUSH_S):
+            for connection in tuple(self._services.connections.values()):
+                await connection.drain()
+
+    # ---------------------------------------------------------------------------------------- the world outside
+
+    async def _keep_durable(self) -> None:
+        """Run the log's flusher; when the disk fails, tell everybody who waits, and leave with status 3."""
+        log = self._services.log
+        failed = trio.Event()
+        log.on_progress.append(lambda: failed.set() if log.failed is not None else None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush_log)
+            await failed.wait()
+            nursery.cancel_scope.cancel()
+        failure = log.failed
+        assert failure is not None
+        self._stderr.log("error", "storage failed", message=failure.message)
+        self._status = EXIT_STORAGE_FAILED
+        for connection in self._services.connections.values():
+            connection.outbox.fail(failure.failure())
+        self._leaving.set()
+
+    async def _flush_log(self) -> None:
+        try:
+            await self._services.log.run_flusher()
+        except StorageFailed:
+            return  # ``_keep_durable`` has heard of it.
+
+    async def _obey_signals(self) -> None:
+        """A first SIGTERM or SIGINT lets what runs finish; a second one does not wait for it."""
+        kinds = [signal.SIGTERM, signal.SIGINT]
+        if sys.platform == "win32":
+            kinds.append(signal.SIGBREAK)
+        with trio.open_signal_receiver(*kinds) as signals:
+            async for _ in signals:
+                if self._services.unusable is not None or self._leaving.is_set():
+                    break
+                await self._shut_down("signal")
+                async for _again in signals:
+                    break
+                break
+        self._leaving.set()
+
+    async def _watch_parent(self, pid: int) -> None:
+        from mlzoo.actors.parent import wait_for_end  # noqa: PLC0415 (as above)
+
+        await wait_for_end(pid)
+        await self._shut_down("parent")
+
+    def _incident(self, story: str) -> None:
+        self._stderr.log("error", "incident", traceback=story)

@@ -1,0 +1,198 @@
+"""Views of the log: what a host hears is a reading of recorded groups, never anything else.
+
+A view folds the groups of one request into the pieces that go to its host: deltas, then one result or one failure. It
+can be thrown away and made again from the log at any time; it knows no connection and no framing.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import TYPE_CHECKING, Any, assert_never
+
+import attrs
+
+from mlzoo.errors import Cancelled, Failure
+from mlzoo.events import types as ev
+from mlzoo.events.codec import CODEC
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlzoo.events.types import Event, Group
+
+JsonObject = dict[str, Any]
+
+
+@attrs.frozen
+class Delta:
+    """The next piece of a stream."""
+
+    seq: int
+    delta: JsonObject
+
+
+@attrs.frozen
+class Result:
+    """The end: an answer."""
+
+    result: JsonObject
+
+
+@attrs.frozen
+class Refusal:
+    """The end: an error."""
+
+    failure: Failure
+
+
+Piece = Delta | Result | Refusal
+
+
+class RequestView:
+    """Reads the groups of one request in their order and gives what its host is to hear.
+
+    Args:
+        request: the id in the log.
+        blob: returns the bytes of a blob by its digest.
+    """
+
+    def __init__(self, request: str, blob: Callable[[str], bytes]) -> None:
+        self.request = request
+        self.after_seq = 0  # the last group that was read, so that a cursor knows where it stands
+        self._blob = blob
+        self._accepted: ev.RequestAccepted | None = None
+        self._content: list[str] = []
+        self._logprobs: list[JsonObject] = []
+
+    @property
+    def text(self) -> str:
+        """What has been said so far."""
+        return "".join(self._content)
+
+    def read(self, group: Group) -> Iterator[Piece]:
+        """Yield what a group brings to the host."""
+        self.after_seq = group.last_seq
+        for event in group.events:
+            if ev.request_of(event) == self.request:
+                yield from self._read(event, group.text)
+
+    def _read(self, event: Event, text: Any) -> Iterator[Piece]:
+        match event:
+            case ev.RequestStreamed():
+                row = text[event.row]
+                self._content.append(row["content"])
+                self._logprobs += row.get("logprobs", ())
+                if event.seq is not None:
+                    yield Delta(event.seq, _delta(row))
+            case ev.RequestAccepted():
+                self._accepted = event
+            case ev.RequestCompleted():
+                yield Result(self._result(event, text))
+            case ev.RequestReplied():
+                yield Result(event.result)
+            case ev.RequestCancelled():
+                failure = Cancelled("The request was cancelled.").failure()
+                yield Refusal(self._with_partial(failure))
+            case ev.RequestFailed():
+                yield Refusal(self._with_partial(event.failure) if self._content else event.failure)
+            case ev.RequestRefused():
+                yield Refusal(event.failure)
+            case _:
+                return  # What moves a request on inside is not the host's to hear.
+
+    def _with_partial(self, failure: Failure) -> Failure:
+        return attrs.evolve(failure, data={**failure.data, "partial": self.text})
+
+    def _result(self, event: ev.RequestCompleted, text: Any) -> JsonObject:
+        accepted = self._accepted
+        if accepted is None or accepted.model is None:
+            message = f"log has no acceptance of {self.request} before its completion"
+            raise AssertionError(message)
+        kind = accepted.kind
+        match kind:
+            case "chat" | "complete":
+                return self._generated(accepted, accepted.model.name, event)
+            case "embed":
+                result = {
+                    "model": accepted.model.name,
+                    "device": event.device,
+                    "embeddings": _rows(self._blob(event.blob or ""), event.dimensions),
+                    "usage": _usage(event),
+                }
+                if event.degraded is not None:
+                    result["degraded"] = event.degraded
+                return result
+            case "tokenize":
+                return {"tokens": text["tokens"], "count": len(text["tokens"])}
+            case "detokenize":
+                return {"text": text["text"]}
+            case "load" | "unload" | "pull" | "remove" | "shutdown":
+                message = f"{kind} is replied to, never completed"
+                raise AssertionError(message)
+            case _:
+                assert_never(kind)
+
+    def _generated(self, accepted: ev.RequestAccepted, model: str, event: ev.RequestCompleted) -> JsonObject:
+        result: JsonObject = {
+            "id": self.request,
+            "model": model,
+            "provider": "local",
+            "device": event.device,
+            "finish_reason": event.finish_reason,
+            "usage": _usage(event),
+            "seed": accepted.seed,
+            "determinism": "fast",
+            "timing": attrs.asdict(event.timing),
+        }
+        if accepted.kind == "chat":
+            result["message"] = {"role": "assistant", "content": self.text}
+        else:
+            result["text"] = self.text
+        if event.degraded is not None:
+            result["degraded"] = event.degraded
+        if self._logprobs:
+            result["logprobs"] = self._logprobs
+        return result
+
+
+def _usage(event: ev.RequestCompleted) -> JsonObject:
+    return {
+        "prompt_tokens": event.prompt_tokens,
+        "completion_tokens": event.completion_tokens,
+        "total_tokens": event.prompt_tokens + event.completion_tokens,
+        "cached_tokens": event.cached_tokens,
+    }
+
+
+def _delta(row: JsonObject) -> JsonObject:
+    delta = {"content": row["content"]}
+    if row.get("logprobs"):
+        delta["logprobs"] = row["logprobs"]
+    return delta
+
+
+def _rows(data: bytes, dimensions: int) -> list[list[float]]:
+    """Return little-endian float32 rows as lists."""
+    values = array("f", data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return [values[at : at + dimensions].tolist() for at in range(0, len(values), dimensions)]
+
+
+def event_params(group: Group, index: int) -> JsonObject:
+    """Return record ``index`` of a group (0 is its command) as ``event`` notifications and ``events.read`` show it."""
+    record = group.command if index == 0 else group.events[index - 1]
+    shown: JsonObject = {
+        "log_seq": group.first_seq + index,
+        "time_ms": group.time_ms,
+        "type": type(record).__name__,
+        "version": 1,
+        "data": CODEC.data(record),
+    }
+    request = getattr(record, "request", None)
+    if request is not None:
+        shown["request"] = request
+    if index == 0 and group.text is not None:
+        shown["text"] = group.text
+    return shown

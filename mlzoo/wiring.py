@@ -1,0 +1,128 @@
+"""The actors behind the connections, built: engine, registry, and a worker for each device, under one supervisor.
+
+Apart from ``app`` so that a sidecar can answer its first line before any of this is imported.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import traceback
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+import mlzoo
+from mlzoo.actors.engine import Engine
+from mlzoo.actors.inventory import probe
+from mlzoo.actors.ledger import Ledger, recover
+from mlzoo.actors.mailbox import Mailbox, Refuse
+from mlzoo.actors.process import Spawner, SpawnWorker
+from mlzoo.actors.progress import Progress
+from mlzoo.actors.registry import Registry
+from mlzoo.actors.specs import Backoff, ChildCrashed, ChildSpec, Intensity, SupervisorSpec
+from mlzoo.actors.supervisor import Supervisor
+from mlzoo.actors.worker import Device, Worker
+from mlzoo.events.commands import Bounds, Start
+from mlzoo.events.types import CORE_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
+    from mlzoo.actors.services import Services
+    from mlzoo.actors.specs import SupervisorEvent
+    from mlzoo.events.types import Group
+
+# What the core lets in bounds what can be in these mailboxes at once: every request that runs may be dispatched and
+# abandoned, every model placed, loaded and unloaded. They are never full; if one is, that is a bug, and it is loud.
+REGISTRY_MESSAGES = 4096
+WORKER_FRAMES = 16384
+QUEUED_BYTES = 256 * 1024 * 1024  # of text that requests in flight may hold
+
+
+async def build(services: Services, engine: Mailbox[EngineMessage], *, observe: Callable[..., None]) -> Supervisor:
+    """Recover the state and return the supervisor of all actors, ready to run.
+
+    Raises:
+        LogUnusable: the log is damaged where it was read just now.
+    """
+    config, log = services.config, services.log
+    services.devices = await probe()
+    state = await trio.to_thread.run_sync(recover, log)
+    ledger = Ledger(log, state, services.world.clock, start_of(services))
+    log.bind_state(ledger.snapshot, ledger.needed_from)
+    services.ledger = ledger
+    registry: Mailbox[RegistryMessage] = Mailbox("registry", Refuse(REGISTRY_MESSAGES))
+    workers: dict[str, Mailbox[WorkerMessage]] = {
+        device.name: Mailbox(device.name, Refuse(WORKER_FRAMES)) for device in services.devices if device.usable
+    }
+    progress = Progress(ledger, services.world.clock, services.connections)
+    spawn = SpawnWorker(Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy)
+
+    def show(groups: list[Group]) -> None:
+        services.metrics.observe(groups)
+        services.hub.show(groups)
+
+    def make_engine() -> Engine:
+        return Engine(
+            ledger, registry=registry, workers=workers, show=show, leave=services.leave, report=services.report
+        )
+
+    def make_registry() -> Registry:
+        return Registry(
+            config=config, store=services.store, ledger=ledger, engine=engine, workers=workers, progress=progress
+        )
+
+    def make_worker(device: Device) -> Worker:
+        return Worker(device, spawn=spawn, engine=engine, log=log, progress=progress)
+
+    spec = SupervisorSpec(
+        "sidecar",
+        (
+            SupervisorSpec(
+                "workers",
+                tuple(
+                    ChildSpec(mailbox, partial(_run, partial(make_worker, Device(name))), shutdown_s=10.0)
+                    for name, mailbox in workers.items()
+                ),
+                # A worker that crashes at every request must not take the sidecar with it: with this backoff no more
+                # than a dozen restarts fit into a minute.
+                intensity=Intensity(restarts=30, within_s=60.0),
+                backoff=Backoff(first_s=0.1, most_s=10.0),
+            ),
+            ChildSpec(registry, partial(_run, make_registry)),
+            ChildSpec(engine, partial(_run, make_engine)),
+        ),
+        intensity=Intensity(restarts=10, within_s=60.0),
+    )
+    return Supervisor(spec, random=random.Random(), observe=partial(_observe, observe))  # noqa: S311 (jitter)
+
+
+async def _run(make: Callable[[], Any], inbox: Any) -> None:
+    """Make a fresh instance of an actor and run it."""
+    await make().run(inbox)
+
+
+def _observe(log: Callable[..., None], event: SupervisorEvent) -> None:
+    if isinstance(event, ChildCrashed):
+        story = "".join(traceback.format_exception(event.error))
+        log("error", "actor crashed", actor=event.name, traceback=story)
+
+
+def start_of(services: Services) -> Start:
+    """Return the record of this start: what answers depend on."""
+    limits = services.config.limits
+    return Start(
+        version=mlzoo.__version__,
+        core_version=CORE_VERSION,
+        bounds=Bounds(
+            max_queued=limits.max_queued,
+            max_running=limits.max_running,
+            queued_bytes=QUEUED_BYTES,
+            drain_ms=round(limits.drain_s * 1000),
+        ),
+        platform=platform.platform(),
+        python=platform.python_version(),
+    )
