@@ -17,13 +17,13 @@ class DeviceInfo:
 
     name: str = attrs.field(metadata=about('Such as "cuda:0", "mps" or "cpu".'))
     kind: str
-    description: str
     memory_total_bytes: int
     memory_free_bytes: int
     dtypes: tuple[str, ...] = attrs.field(metadata=about("Number formats that it computes in."))
     worker: WorkerPhase
     models: tuple[str, ...] = attrs.field(metadata=about("Models that are loaded on it."))
     usable: bool = True
+    description: str | None = attrs.field(default=None, metadata=about("What it is, for people."))
     reason: str | None = attrs.field(default=None, metadata=about("Why it cannot be used."))
     remedy: str | None = attrs.field(default=None, metadata=about("What would make it usable."))
 

@@ -78,6 +78,7 @@ class ActorStatus:
     state: str
     restarts: int
     mailbox_depth: int = attrs.field(metadata=about("Messages that wait for it."))
+    failure: str | None = attrs.field(default=None, metadata=about("Why it was last restarted, or has ended."))
 
 
 @attrs.frozen(kw_only=True)
@@ -97,6 +98,7 @@ class DeviceStatus:
     name: str
     worker: WorkerPhase
     models: tuple[str, ...]
+    pid: int | None = attrs.field(default=None, metadata=about("Process id of its worker."))
 
 
 @attrs.frozen(kw_only=True)

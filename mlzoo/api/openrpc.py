@@ -171,14 +171,16 @@ class Schemas:
     def _class(self, cls: type) -> Schema:
         hints = get_type_hints(cls)
         fields = attrs.fields(cls)
+        is_closed = component_name(cls) in self._closed
+        is_result = not is_closed and cls.__module__.startswith("mlzoo.api.")
         schema: Schema = {
             "title": cls.__name__,
             "description": _prose(cls),
             "type": "object",
             "properties": {field.name: self._field(field, hints[field.name]) for field in fields},
-            "required": [field.name for field in fields if field.default is attrs.NOTHING],
+            "required": [field.name for field in fields if _is_always_there(field, is_result=is_result)],
         }
-        if component_name(cls) in self._closed:
+        if is_closed:
             schema["additionalProperties"] = False
         if _is_params(cls):
             schema["properties"][OWN] = {"description": "The host's own; never looked at."}
@@ -203,6 +205,11 @@ class Schemas:
             schema = {"allOf": [schema]}
         items = extra.pop("items", None)
         return _with_items(schema, items) | extra
+
+
+def _is_always_there(field: attrs.Attribute[Any], *, is_result: bool) -> bool:
+    """Say whether a field may be relied on: a host may leave out what has a default, a result leaves out only None."""
+    return field.default is attrs.NOTHING or (is_result and field.default is not None)
 
 
 def _with_items(schema: Schema, bounds: Mapping[str, Any] | None) -> Schema:

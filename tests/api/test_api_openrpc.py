@@ -112,6 +112,14 @@ def test_what_a_host_hears_stays_open_and_what_it_says_is_closed():
         assert components()[name]["additionalProperties"] is False
 
 
+def test_a_result_promises_all_that_it_never_leaves_out():
+    assert set(components()["InitializeResult"]["required"]) == {
+        "protocol_version", "server", "capabilities", "limits", "connection",
+    }  # fmt: skip
+    assert "role" in components()["AnswerMessage"]["required"]
+    assert "degraded" not in components()["ChatResult"]["required"]
+
+
 def test_secret_fields_are_marked():
     @attrs.frozen
     class Authenticate:
