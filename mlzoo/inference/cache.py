@@ -1,0 +1,114 @@
+"""Keys and values of all rows of a batch: slots of equal size in one buffer for each layer.
+
+Knows transformers' Cache interface and which rows the forward in progress has; nothing of requests or scheduling.
+A model's own forward calls ``update`` and gets views of its rows: any decoder architecture runs on it unchanged.
+
+Layout of a layer: ``[slots * size, heads * dim]``, one line for each token. Lines are zero until written: a masked
+position takes part in attention with weight 0, and 0 times whatever lay in uninitialised memory need not be 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class Forward:
+    """What the forward in progress looks like: set by the decoder, read by cache, mask and attention."""
+
+    def __init__(self) -> None:
+        self.positions = torch.zeros(0)  # [rows, tokens] of the sequence, without padding rows
+        self.lines = torch.zeros(0)  # [rows * tokens] lines of the buffers that are written
+        self.slots: range | torch.Tensor = range(0)  # a run of slots, or an index of scattered ones
+        self.rows = 0  # rows that count; what follows them is padding
+        self.extent = 0  # tokens of each slot that attention sees
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
+    """One layer's keys and values. Buffers come with the first forward, which shows heads, size and dtype."""
+
+    is_sliding = False  # Windows are the mask's business: positions say which tokens a row sees.
+    is_compileable = True
+
+    def __init__(self, forward: Forward, slots: int, size: int) -> None:
+        super().__init__()
+        self.forward, self.slots, self.size = forward, slots, size
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Make the buffers for keys and values of this shape, ``[rows, heads, tokens, dim]``."""
+        self.keys = _zeros(self.slots * self.size, key_states)
+        self.values = _zeros(self.slots * self.size, value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new tokens; return all that the rows of this forward see, ``[rows, heads, extent, dim]``."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        return self._write(self.keys, key_states), self._write(self.values, value_states)
+
+    def _write(self, buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        now = self.forward
+        new = states[: now.rows].transpose(1, 2).reshape(len(now.lines), -1)
+        buffer.index_copy_(0, now.lines, new)
+        slots = buffer.view(self.slots, self.size, states.shape[1], -1)
+        if isinstance(now.slots, range):
+            rows = slots[now.slots.start : now.slots.stop, : now.extent]
+        else:
+            rows = slots[:, : now.extent].index_select(0, now.slots)
+        return rows.transpose(1, 2)
+
+    def clear(self, slot: int, tokens: int) -> None:
+        """Zero the first tokens of a slot."""
+        if self.is_initialized:
+            for buffer in (self.keys, self.values):
+                buffer[slot * self.size : slot * self.size + tokens].zero_()
+
+    def size_bytes(self) -> int:
+        """Return what the buffers hold."""
+        return self.keys.nbytes + self.values.nbytes if self.is_initialized else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - transformers' interface
+        """Return length and offset of what attention sees."""
+        return self.forward.extent, 0
+
+    def get_seq_length(self) -> int:
+        """Return 0: each row has a length of its own, and positions are always given."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """Return the tokens that a slot holds."""
+        return self.size
+
+
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
+    """All layers' slots."""
+
+    def __init__(self, layers: int, slots: int, size: int) -> None:
+        self.forward = Forward()
+        self.slots, self.size = slots, size
+        super().__init__(layers=[SlotLayer(self.forward, slots, size) for _ in range(layers)])
+
+    def clear(self, slot: int, tokens: int) -> None:
+        """Zero the first tokens of a slot in all layers: what a broken row left must not reach the next."""
+        for layer in self.layers:
+            layer.clear(slot, tokens)
+
+    def size_bytes(self) -> int:
+        """Return what all buffers hold."""
+        return sum(layer.size_bytes() for layer in self.layers)
+
+
+def _zeros(lines: int, states: torch.Tensor) -> torch.Tensor:
+    """Return zeros for lines of keys or values; on the CPU, memory that costs nothing until it is written."""
+    width = states.shape[1] * states.shape[3]
+    if states.device.type != "cpu":
+        return states.new_zeros(lines, width)
+    # torch.zeros writes its zeros; numpy asks the system for zero pages, which exist once they are touched.
+    import numpy as np  # noqa: PLC0415 - only on the CPU
+
+    plain = np.zeros(lines * width * states.element_size(), dtype=np.uint8)
+    return torch.from_numpy(plain).view(states.dtype).view(lines, width)

@@ -1,0 +1,146 @@
+"""A model as the engine sees it: prompts are read in chunks into slots, and rows of slots decode one token each.
+
+Knows models, caches and kernels; nothing of requests, sampling or text. Two kinds: ``SlotDecoder`` runs many rows in
+one forward; ``SerialDecoder`` runs one row on the model's own cache, for architectures that slots do not fit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from mlzoo.inference import attention
+from mlzoo.inference.cache import SlotCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXTENT_GRAIN = 64  # Attention sees a multiple of this many tokens, so that shapes repeat.
+
+
+class Decoder(Protocol):
+    """What the engine asks of a model."""
+
+    @property
+    def slots(self) -> int:
+        """Rows that may decode together."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that a row holds."""
+
+    @property
+    def chunk(self) -> int | None:
+        """Tokens of a prompt that one forward reads at most; None: it must be read whole."""
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
+        """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
+
+    def release(self, slot: int, tokens: int, *, dirty: bool) -> None:
+        """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
+
+
+class SlotDecoder:
+    """Many rows in one forward, each at its own position.
+
+    A row's result must not depend on its company. Linear layers may compute a row differently in matrices of
+    different heights, so the number of rows is padded to a multiple of ``grain`` (see ``mlzoo.inference.kernels``),
+    and a prompt is cut into chunks at places that depend on nothing but the prompt.
+    """
+
+    def __init__(self, module: Any, slots: int, context: int, *, chunk: int = 128, grain: int = 1) -> None:
+        module.set_attn_implementation(attention.NAME)
+        self.module, self.slots, self.context, self.chunk, self.grain = module, slots, context, chunk, grain
+        layers = module.config.get_text_config(decoder=True).num_hidden_layers
+        self.cache = SlotCache(layers, slots, context)
+        self._device = module.device
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
+        """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
+        positions = torch.arange(start, start + len(tokens), device=self._device)[None]
+        ids = torch.tensor([tokens], device=self._device)
+        return self._forward(ids, positions, [slot], start + len(tokens), keep=1)[0, -1]
+
+    @torch.inference_mode()
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
+        ids = torch.tensor(tokens, device=self._device)[:, None]
+        places = torch.tensor(positions, device=self._device)[:, None]
+        return self._forward(ids, places, slots, max(positions) + 1, keep=0)[: len(slots), -1]
+
+    def release(self, slot: int, tokens: int, *, dirty: bool) -> None:
+        """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
+        if dirty:
+            self.cache.clear(slot, tokens)
+
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, slots: Sequence[int], length: int, *, keep: int
+    ) -> torch.Tensor:
+        now = self.cache.forward
+        index = torch.tensor(slots, device=self._device)
+        now.rows, now.positions = len(slots), positions
+        now.lines = (index[:, None] * self.context + positions).reshape(-1)
+        run = range(slots[0], slots[0] + len(slots))
+        now.slots = run if list(slots) == list(run) else index
+        now.extent = min(-(-length // EXTENT_GRAIN) * EXTENT_GRAIN, self.context)
+        padding = -len(slots) % self.grain if ids.shape[1] == 1 else 0
+        if padding:
+            ids = torch.cat([ids, ids.new_zeros(padding, 1)])
+            positions = torch.cat([positions, positions.new_zeros(padding, 1)])
+        with attention.during(now):
+            output = self.module(
+                input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=keep
+            )
+        logits: torch.Tensor = output.logits
+        return logits
+
+
+class SerialDecoder:
+    """One row on the model's own cache, through the model's own way of preparing a step of ``generate``."""
+
+    slots = 1
+
+    def __init__(self, module: Any, context: int, *, chunk: int | None = None) -> None:
+        self.module, self.context, self.chunk = module, context, chunk
+        self._device = module.device
+        self._ids = torch.zeros(1, 0, dtype=torch.long, device=self._device)
+        self._state: dict[str, Any] = {}
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
+        """Read tokens from position start on; return the logits after the last one, ``[vocabulary]``."""
+        assert slot == 0
+        if start == 0:
+            self._ids, self._state = self._ids[:, :0], {"use_cache": True}
+        return self._forward(tokens, first=start == 0)
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Read one token; return the logits after it, ``[1, vocabulary]``."""
+        assert list(slots) == [0]
+        assert positions[0] == self._ids.shape[1]
+        return self.prefill(0, tokens, positions[0])[None]
+
+    def release(self, slot: int, tokens: int, *, dirty: bool) -> None:  # noqa: ARG002 - the interface's
+        """Drop the row's cache."""
+        assert slot == 0
+        self._ids, self._state = self._ids[:, :0], {}
+
+    def _forward(self, tokens: Sequence[int], *, first: bool) -> torch.Tensor:
+        new = torch.tensor([tokens], device=self._device)
+        self._ids = torch.cat([self._ids, new], dim=1)
+        self._state["attention_mask"] = torch.ones_like(self._ids)
+        inputs = self.module.prepare_inputs_for_generation(
+            self._ids,
+            next_sequence_length=None if first else new.shape[1],
+            is_first_iteration=first,
+            **self._state,
+        )
+        outputs = self.module(**inputs, return_dict=True)
+        self._state = self.module._update_model_kwargs_for_generation(outputs, self._state)  # noqa: SLF001 - generate's own loop has no other way
+        logits: torch.Tensor = outputs.logits[0, -1]
+        return logits

@@ -1,0 +1,28 @@
+"""How a request's failure is said: as a frame, with the wire's code.
+
+Knows errors and frames; nothing of what failed. A traceback goes to stderr, never over the wire.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+from mlzoo.errors import InternalError, MlzooError, OutOfMemory
+from mlzoo.frames import WorkFailed
+from mlzoo.inference.memory import is_out_of_memory
+
+
+def failed(request: str, error: MlzooError) -> WorkFailed:
+    """Say what mlzoo refused or failed at, and can explain."""
+    failure = error.failure()
+    return WorkFailed(request=request, code=failure.code, message=failure.message, data=dict(failure.data))
+
+
+def broken(request: str, error: Exception) -> WorkFailed:
+    """Say that a request failed: for want of memory, or by our own fault."""
+    if isinstance(error, MlzooError):
+        return failed(request, error)
+    if is_out_of_memory(error):
+        return failed(request, OutOfMemory("the device has no memory left for this request"))
+    traceback.print_exception(error)
+    return failed(request, InternalError(f"the model could not do this: {type(error).__name__}"))

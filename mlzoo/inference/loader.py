@@ -1,0 +1,222 @@
+"""From a directory of weights to a model that can serve: config.json, *.safetensors, a tokenizer.
+
+Knows transformers' loading and this package's parts; nothing of requests or the wire. Never downloads, never unpickles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from mlzoo.errors import ModelLoadFailed, OutOfMemory
+from mlzoo.inference import gate, kernels, memory, sizing, weights
+from mlzoo.inference.decoder import Decoder, SerialDecoder, SlotDecoder
+from mlzoo.inference.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlzoo.frames import Load
+
+    Progress = Callable[[str, int, int, str], None]  # stage, done, total, unit
+
+CHUNK = 128
+MEMORY_SLACK = 1.1  # what loading needs, times the size of the weights
+
+
+@attrs.frozen(eq=False)
+class ChatModel:
+    """A causal language model, ready to serve."""
+
+    name: str
+    decoder: Decoder
+    text: Text
+    end_tokens: frozenset[int]
+    vocabulary: int  # width of the logits
+    device: torch.device
+    dtype: torch.dtype
+    architecture: str
+    joined_chunks: int  # chunks of a prompt that may be read as one
+    memory_bytes: int
+    why: tuple[str, ...]
+
+    @property
+    def batching(self) -> Literal["slots", "serial"]:
+        """How rows share forwards: slots or serial."""
+        return "serial" if isinstance(self.decoder, SerialDecoder) else "slots"
+
+
+@attrs.frozen(eq=False)
+class Weights:
+    """A model's module and tokenizer, straight from its directory."""
+
+    module: Any
+    tokenizer: Any
+    dtype: torch.dtype
+    why: str
+
+
+def silent(_stage: str, _done: int, _total: int, _unit: str) -> None:
+    """Progress that nobody watches."""
+
+
+def load_chat(load: Load, device: torch.device, progress: Progress = silent) -> ChatModel:
+    """Load a causal language model.
+
+    Raises:
+        ModelLoadFailed: What is in the directory is no model, or does not fit together.
+        OutOfMemory: It does not fit on the device.
+    """
+    before = memory.used_bytes(device)
+    found = read(load, device, AutoModelForCausalLM, progress)
+    progress("check", 0, 1, "checks")
+    decoder, joined, why = _decoder(found, load, device)
+    progress("check", 1, 1, "checks")
+    module = found.module
+    return ChatModel(
+        name=load.model,
+        decoder=decoder,
+        text=Text(found.tokenizer, load.model),
+        end_tokens=_end_tokens(module, found.tokenizer),
+        vocabulary=_vocabulary(module),
+        device=device,
+        dtype=found.dtype,
+        architecture=type(module).__name__,
+        joined_chunks=joined,
+        memory_bytes=max(memory.used_bytes(device) - before, 0),
+        why=(found.why, *why),
+    )
+
+
+def read(load: Load, device: torch.device, kind: Any, progress: Progress) -> Weights:
+    """Read module and tokenizer; ``kind`` is the class of transformers that makes the module."""
+    directory = Path(load.path)
+    size = weights.verify(directory)
+    dtype, why = sizing.choose_dtype(load.dtype, device)
+    _expect_room(size, device)
+    options = {"local_files_only": True, "trust_remote_code": load.trust_remote_code}
+    progress("tokenizer", 0, 1, "files")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+        progress("weights", 0, size, "bytes")
+        config = AutoConfig.from_pretrained(directory, **options)
+        module, report = kind.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **options,
+        )
+        module = module.eval().to(device)
+    except Exception as error:
+        # Loading runs a library over files of strangers: it raises what it likes, and all of it means the same.
+        if memory.is_out_of_memory(error):
+            raise OutOfMemory(f"{load.model} does not fit on {device}", device=str(device), needed=size) from error
+        raise ModelLoadFailed(f"{load.model} could not be loaded: {error}", model=load.model) from error
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise ModelLoadFailed(
+            f"the weights of {load.model} lack {len(missing)} tensors, {missing[0]} for one", model=load.model
+        )
+    progress("weights", size, size, "bytes")
+    return Weights(module, tokenizer, dtype, why)
+
+
+def _expect_room(size_bytes: int, device: torch.device) -> None:
+    free = memory.free_bytes(device)
+    needed = int(size_bytes * MEMORY_SLACK)
+    if needed > free:
+        raise OutOfMemory(
+            f"{device} has {free} bytes free, the model needs about {needed}",
+            device=str(device),
+            needed=needed,
+            free=free,
+        )
+
+
+def _decoder(found: Weights, load: Load, device: torch.device) -> tuple[Decoder, int, list[str]]:
+    """Choose between slots and one row at a time; return the decoder, how many chunks may be joined, and why."""
+    module = found.module
+    reason = gate.objection(module)
+    if reason is None:
+        difference = gate.disagreement(module, _vocabulary(module))
+        if difference > gate.tolerance(found.dtype):
+            reason = f"its logits in slots differ by {difference:.2g}"
+    if reason is not None:
+        return _serial(module, load, device, reason)
+    return _slots(module, load, device)
+
+
+def _slots(module: Any, load: Load, device: torch.device) -> tuple[Decoder, int, list[str]]:
+    token_bytes = _token_bytes(module)
+    size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
+    grain = kernels.row_grain(module, size.slots)
+    why = [f"slots: {size.slots} rows in one forward", size.why]
+    if grain is None:
+        why.append("a row's last bits may depend on its company: no padding of rows helps on this machine")
+    elif grain > 1:
+        why.append(f"rows padded to multiples of {grain}, so that a row's result does not depend on its company")
+    joined = 2 if _may_join(module) else 1
+    return SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1), joined, why
+
+
+def _serial(module: Any, load: Load, device: torch.device, reason: str) -> tuple[Decoder, int, list[str]]:
+    for implementation in ("sdpa", "eager"):
+        try:
+            module.set_attn_implementation(implementation)
+            break
+        except (ValueError, ImportError):
+            continue  # Not every architecture has it; eager is what it was loaded with.
+    token_bytes = _token_bytes(module)
+    size = sizing.choose_size(1, load.context, _longest(module), token_bytes, memory.free_bytes(device))
+    chunk = CHUNK if gate.reads_in_chunks(module, _vocabulary(module)) else None
+    why = [f"serial, one request at a time: {reason}", size.why]
+    if chunk is None:
+        why.append("prompts are read whole: its cache does not take them in parts")
+    return SerialDecoder(module, size.context, chunk=chunk), 1, why
+
+
+def _may_join(module: Any) -> bool:
+    config = module.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", 0)
+    special = any(getattr(config, name, None) for name in ("attn_logit_softcapping", "num_local_experts"))
+    if not heads or special:
+        return False
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    return kernels.joins_chunks(module, CHUNK, heads, key_heads, dim)
+
+
+def _token_bytes(module: Any) -> int:
+    """Return what one token takes in the cache, by the config's numbers."""
+    config = module.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None) or 1
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(2 * config.num_hidden_layers * key_heads * dim * module.dtype.itemsize)
+
+
+def _longest(module: Any) -> int | None:
+    longest = getattr(module.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
+
+
+def _vocabulary(module: Any) -> int:
+    head = module.get_output_embeddings()
+    return int(head.weight.shape[0]) if head is not None else int(module.config.get_text_config().vocab_size)
+
+
+def _end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end an answer: those of the generation config, else the tokenizer's."""
+    ends = module.generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)

@@ -1,0 +1,90 @@
+"""What a worker process sets before torch is imported: threads, waiting, offline, stdout, and its bond to the parent.
+
+Knows operating systems; nothing of models or frames. A worker must not outlive its parent, however that dies: the
+kernel kills it (Linux), or a thread sees the parent gone. The end of the socket says the same, see ``worker``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+PARENT_CHECK_S = 1.0
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+SYNCHRONIZE = 0x00100000  # Windows: the right to wait for a process
+FOREVER_MS = 0xFFFFFFFF
+
+
+def prepare(parent_pid: int, threads: int, wait_policy: str) -> None:
+    """Set the process up. Must run before torch is imported.
+
+    Args:
+        parent_pid: Of the process that this one must not outlive.
+        threads: For torch; 0: one for each processor that this process may use.
+        wait_policy: What OpenMP's threads do between two operations: passive sleeps, active spins. With a busy
+            neighbour on the machine, spinning made a decode step twelve times slower.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads or usable_processors())
+    os.environ["OMP_WAIT_POLICY"] = wait_policy.upper()
+    if wait_policy == "passive":
+        os.environ["KMP_BLOCKTIME"] = "0"  # the same for LLVM's and Intel's OpenMP (macOS, Windows)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Whatever a library prints is for people; frames have a socket of their own.
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    # An interrupt from the terminal reaches the whole process group: the sidecar decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent_pid)
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use."""
+    count = os.cpu_count() or 1
+    if sys.platform == "linux":
+        count = len(os.sched_getaffinity(0))
+    return count
+
+
+def die_with(parent_pid: int) -> None:
+    """See to it that this process ends with its parent, however that ends; at once where it is gone already."""
+    if sys.platform == "win32":
+        _watch_windows(parent_pid)
+    else:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        else:
+            threading.Thread(target=_watch_parent, args=(parent_pid,), daemon=True, name="parent").start()
+        if os.getppid() != parent_pid:
+            os._exit(0)
+
+
+def _watch_parent(parent_pid: int) -> None:
+    """End the process once it has another parent: POSIX gives orphans to init."""
+    while os.getppid() == parent_pid:
+        time.sleep(PARENT_CHECK_S)
+    os._exit(0)
+
+
+if sys.platform == "win32":
+
+    def _watch_windows(parent_pid: int) -> None:
+        """End the process once the parent's handle is signalled."""
+        kernel = ctypes.windll.kernel32
+        kernel.OpenProcess.restype = ctypes.c_void_p
+        handle = kernel.OpenProcess(SYNCHRONIZE, False, parent_pid)
+        if not handle:
+            os._exit(0)
+
+        def wait() -> None:
+            kernel.WaitForSingleObject(ctypes.c_void_p(handle), FOREVER_MS)
+            os._exit(0)
+
+        threading.Thread(target=wait, daemon=True, name="parent").start()

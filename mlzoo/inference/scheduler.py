@@ -1,0 +1,123 @@
+"""Who is next: waiting requests, slots, prompts to read and rows to decode. Bookkeeping only.
+
+Knows requests by their ids and lengths; nothing of models, tensors or text. First come, first served: one prompt is
+read at a time, and while rows decode, reading and decoding take turns, so that a long prompt delays each token by one
+chunk at most.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+BUDGET = 128  # tokens of short prompts that are read in one turn, while rows decode
+
+
+@attrs.define
+class Place:
+    """Where a request stands."""
+
+    request: str
+    prompt: int  # tokens
+    slot: int = -1
+    read: int = 0  # tokens of the prompt that are in the slot
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the prompt is read and the row decodes."""
+        return self.read == self.prompt
+
+
+@attrs.frozen
+class Chunk:
+    """A part of a prompt to read: tokens start to stop of a request."""
+
+    request: str
+    slot: int
+    start: int
+    stop: int
+    last: bool
+
+
+class Scheduler:
+    """Gives slots to requests and says what the next forward is.
+
+    Args:
+        slots: How many rows there are.
+        chunk: Tokens that one forward reads of a prompt at most; None: a prompt is read whole.
+        joined: How many chunks may be read as one while no row decodes.
+    """
+
+    def __init__(self, slots: int, chunk: int | None, joined: int = 1) -> None:
+        self._chunk, self._joined = chunk, joined
+        self._free = list(range(slots - 1, -1, -1))
+        self._waiting: deque[Place] = deque()
+        self._running: dict[str, Place] = {}
+        self._read_last = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._waiting and not self._running
+
+    def add(self, request: str, prompt: int) -> None:
+        """Take in a request with a prompt of so many tokens."""
+        self._waiting.append(Place(request, prompt))
+
+    def remove(self, request: str) -> Place | None:
+        """Forget a request; its slot is free. None where it is unknown."""
+        place = self._running.pop(request, None)
+        if place is not None:
+            self._free.append(place.slot)
+            self._free.sort(reverse=True)
+            return place
+        place = next((place for place in self._waiting if place.request == request), None)
+        if place is not None:
+            self._waiting.remove(place)
+        return place
+
+    def rows(self) -> list[Place]:
+        """Return what decodes, by slot: neighbours in the cache are neighbours in the batch."""
+        return sorted((place for place in self._running.values() if place.decodes), key=lambda place: place.slot)
+
+    def next_chunks(self) -> list[Chunk]:
+        """Return what to read now; empty where rows are to decode instead, or nothing is to be read.
+
+        A chunk's borders depend on its prompt alone, whatever else runs (see ``SlotDecoder``).
+        """
+        rows = any(place.decodes for place in self._running.values())
+        if self._read_last and rows:
+            self._read_last = False
+            return []
+        chunks: list[Chunk] = []
+        budget = BUDGET
+        while (chunk := self._next_chunk(joined=1 if rows else self._joined, budget=budget)) is not None:
+            chunks.append(chunk)
+            budget -= chunk.stop - chunk.start
+            if not chunk.last:
+                break
+        self._read_last = bool(chunks)
+        return chunks
+
+    def _next_chunk(self, joined: int, budget: int) -> Chunk | None:
+        place = next((place for place in self._running.values() if not place.decodes), None)
+        if place is None:
+            if not self._waiting or not self._free:
+                return None
+            place = self._waiting[0]
+        size = self._size(place.prompt - place.read, joined)
+        if budget < BUDGET and size > budget:
+            return None  # The turn's first chunk may be of any size, what follows must fit.
+        if place.slot < 0:
+            self._waiting.popleft()
+            place.slot = self._free.pop()
+            self._running[place.request] = place
+        start, place.read = place.read, place.read + size
+        return Chunk(place.request, place.slot, start, place.read, last=place.decodes)
+
+    def _size(self, left: int, joined: int) -> int:
+        if self._chunk is None:
+            return left
+        # Only whole chunks are joined: the rest at the end has the same size in every company.
+        return self._chunk * min(joined, left // self._chunk) if left > self._chunk else left

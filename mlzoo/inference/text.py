@@ -1,0 +1,87 @@
+"""Between text and tokens: prompts, chat templates, token names.
+
+Knows a tokenizer; nothing of batches or devices. What a template refuses is the host's fault and said in its words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlzoo.errors import InvalidParams, Unsupported
+from mlzoo.inference.detokenizer import byte_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlzoo.frames import Messages
+
+
+class Text:
+    """One model's tokenizer, in the three ways that serving needs it."""
+
+    def __init__(self, tokenizer: Any, model: str) -> None:
+        self._tokenizer = tokenizer
+        self._model = model
+        self.byte_tokens = byte_tokens(tokenizer.get_vocab())
+        self._single: dict[int, str] = {}
+
+    def read(self, prompt: str | None, messages: Messages | None) -> tuple[int, ...]:
+        """Return the tokens of a prompt, or of messages through the chat template.
+
+        Raises:
+            InvalidParams: The template refuses the messages, or the prompt is empty and the model has no token to
+                begin with.
+            Unsupported: The model has no chat template, or a message holds more than text.
+        """
+        tokens = self._of_messages(messages) if messages is not None else self.encode(prompt or "")
+        if not tokens:
+            begin = self._tokenizer.bos_token_id
+            begin = self._tokenizer.eos_token_id if begin is None else begin
+            if begin is None:
+                raise InvalidParams("the prompt is empty, and this model has no token to begin with", path="prompt")
+            tokens = (begin,)
+        return tokens
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text, with those that the tokenizer puts around it."""
+        return tuple(self._tokenizer(text, verbose=False)["input_ids"])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens; special tokens leave none."""
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def name(self, token: int) -> str:
+        """Return the text of one token on its own, special tokens by their names."""
+        if token not in self._single:
+            self._single[token] = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        return self._single[token]
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def _of_messages(self, messages: Messages) -> tuple[int, ...]:
+        if not self._tokenizer.chat_template:
+            raise Unsupported(
+                f"{self._model} has no chat template; use complete with a prompt", feature="chat", model=self._model
+            )
+        plain = [_plain(message, self._model) for message in messages]
+        try:
+            rendered = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            # A template is a program of the model's: it raises what it likes about messages that it does not take.
+            raise InvalidParams(
+                f"the chat template of {self._model} refuses these messages: {error}", path="messages"
+            ) from error
+        return tuple(self._tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _plain(message: dict[str, Any], model: str) -> dict[str, Any]:
+    """Return a message whose content is one string: templates of text models expect no parts."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    other = next((part.get("type") for part in content if part.get("type") != "text"), None)
+    if other is not None:
+        raise Unsupported(f"{model} reads text only, not {other}", feature=str(other), model=model)
+    return {**message, "content": "".join(part["text"] for part in content)}

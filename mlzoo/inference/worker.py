@@ -1,0 +1,284 @@
+"""The worker's loop: take frames from the socket, step every model that has work, send what came of it.
+
+Knows the socket, the frames and the models' engines; nothing of how tokens come about. One thread reads the socket, so
+that its end is noticed within any forward and any load; everything else happens in the main thread, in turns.
+What is unexpected ends the process with a traceback: its supervisor starts a new one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import threading
+import traceback
+from typing import TYPE_CHECKING, assert_never
+
+import torch
+import transformers
+
+from mlzoo.errors import MlzooError, ModelNotFound, OutOfMemory, Unsupported
+from mlzoo.frames import (
+    Abandon,
+    Detokenize,
+    Detokenized,
+    Embed,
+    FromWorker,
+    Generate,
+    Leave,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Tokenize,
+    Tokenized,
+    ToWorker,
+    Unload,
+    Unloaded,
+    Up,
+    WorkFailed,
+)
+from mlzoo.frames_codec import BrokenFrame, decode, encode
+from mlzoo.inference import memory, process
+from mlzoo.inference.embedder import Embedder, load_embed
+from mlzoo.inference.engine import Engine
+from mlzoo.inference.failing import broken, failed
+from mlzoo.inference.loader import load_chat
+
+if TYPE_CHECKING:
+    import socket
+
+    from mlzoo.inference.loader import Progress
+    from mlzoo.inference.text import Text
+
+READ_BYTES = 65536
+UNREAD_FRAMES = 65536  # The sidecar counts what is in flight; more than this is a fault of ours, and ends the process.
+
+Inbox = queue.Queue[bytes]
+
+
+def run(sock: socket.socket, device: str, threads: int, wait_policy: str) -> None:
+    """Serve the socket until it ends or a Leave arrives."""
+    torch.set_num_threads(threads or process.usable_processors())
+    transformers.logging.disable_progress_bar()
+    inbox: Inbox = queue.Queue(UNREAD_FRAMES)
+    threading.Thread(target=_read, args=(sock, inbox), daemon=True, name="socket").start()
+    where = torch.device(device)
+    torch.zeros(1, device=where)  # The device answers, or this is where the process ends.
+    worker = Worker(sock, where)
+    worker.send([_up(device, wait_policy)])
+    while True:
+        worker.drain(inbox)
+        worker.step()
+
+
+def _up(device: str, wait_policy: str) -> Up:
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+    return Up(
+        pid=os.getpid(), device=device, versions=versions, threads=torch.get_num_threads(), wait_policy=wait_policy
+    )
+
+
+def _read(sock: socket.socket, inbox: Inbox) -> None:
+    """Read lines into the inbox; end the process at once when the socket ends, whatever it is doing."""
+    parts: list[bytes] = []
+    while True:
+        try:
+            data = sock.recv(READ_BYTES)
+        except OSError:
+            os._exit(0)
+        if not data:
+            os._exit(0)
+        first, newline, rest = data.partition(b"\n")
+        parts.append(first)
+        while newline:
+            try:
+                inbox.put_nowait(b"".join(parts))
+            except queue.Full:
+                traceback.print_exc()
+                os._exit(1)
+            first, newline, rest = rest.partition(b"\n")
+            parts = [first]
+
+
+class Worker:
+    """The models of one process, and what each frame means to them."""
+
+    def __init__(self, sock: socket.socket, device: torch.device) -> None:
+        self._sock = sock
+        self._device = device
+        self._models: dict[str, Engine | Embedder] = {}
+        self._texts: dict[str, Text] = {}
+
+    def send(self, frames: list[FromWorker]) -> None:
+        """Send frames; end the process where nobody is left to read them."""
+        if not frames:
+            return
+        try:
+            self._sock.sendall(b"".join(map(encode, frames)))
+        except OSError:
+            os._exit(0)
+
+    def drain(self, inbox: Inbox) -> None:
+        """Take all frames that have arrived; wait for one where there is nothing else to do."""
+        while True:
+            try:
+                line = inbox.get(block=self._idle())
+            except queue.Empty:
+                return
+            self._take(line)
+
+    def step(self) -> None:
+        """Give each model that has work one step."""
+        for model in self._models.values():
+            self.send(model.step())
+
+    def _idle(self) -> bool:
+        return all(model.idle for model in self._models.values())
+
+    def _take(self, line: bytes) -> None:
+        try:
+            frame = decode(line)
+        except BrokenFrame as error:
+            self._refuse(error)
+            return
+        self._obey(frame)  # type: ignore[arg-type]  # a frame of the other direction ends in assert_never
+
+    def _refuse(self, error: BrokenFrame) -> None:
+        """Answer a frame that cannot be read, where it says whom it concerns; else let it crash."""
+        request, model = error.fields.get("request"), error.fields.get("model")
+        if isinstance(request, str):
+            self.send([broken(request, error)])
+        elif isinstance(model, str):
+            self.send([LoadFailed(model=model, message=str(error))])
+        else:
+            raise error
+
+    def _obey(self, frame: ToWorker) -> None:
+        match frame:
+            case Load():
+                self._load(frame)
+            case Unload():
+                self._unload(frame)
+            case Generate() | Embed() | Tokenize() | Detokenize():
+                self.send(self._work(frame))
+            case Abandon():
+                for model in self._models.values():
+                    model.abandon(frame.request)
+            case Leave():
+                os._exit(0)
+            case _:
+                assert_never(frame)
+
+    def _unload(self, frame: Unload) -> None:
+        self._drop(frame.model)
+        self.send([Unloaded(model=frame.model, memory_bytes=memory.used_bytes(self._device))])
+
+    def _work(self, frame: Generate | Embed | Tokenize | Detokenize) -> list[FromWorker]:
+        model = self._models.get(frame.model)
+        if model is None:
+            return [_not_loaded(frame, list(self._models))]
+        text = self._texts[frame.model]
+        match frame, model:
+            case Generate(), Engine():
+                return model.submit(frame)
+            case Embed(), Embedder():
+                return model.submit(frame)
+            case ((Generate() | Embed()), _):
+                return [_cannot(frame)]
+            case Tokenize(), _:
+                return [_tokenize(frame, text)]
+            case Detokenize(), _:
+                return [_detokenize(frame, text)]
+            case _:
+                raise AssertionError(frame)
+
+    def _load(self, frame: Load) -> None:
+        if frame.model in self._models:
+            self._drop(frame.model)
+
+        def progress(stage: str, done: int, total: int, unit: str) -> None:
+            self.send([LoadProgress(model=frame.model, stage=stage, done=done, total=total, unit=unit)])
+
+        try:
+            loaded = self._load_chat(frame, progress) if frame.kind == "chat" else self._load_embed(frame, progress)
+        except MlzooError as error:
+            memory.give_back(self._device)
+            self.send([_load_failed(frame.model, error)])
+        except torch.AcceleratorError:
+            raise  # The device is in an unknown state: nothing that it computes can be trusted.
+        except Exception as error:  # noqa: BLE001 - strangers' files raise what they like; the other models live on
+            traceback.print_exc()
+            memory.give_back(self._device)
+            self.send([_load_failed(frame.model, error)])
+        else:
+            self.send([loaded])
+
+    def _load_chat(self, frame: Load, progress: Progress) -> Loaded:
+        model = load_chat(frame, self._device, progress)
+        self._models[frame.model], self._texts[frame.model] = Engine(model), model.text
+        return Loaded(
+            model=frame.model,
+            memory_bytes=model.memory_bytes,
+            context=model.decoder.context,
+            slots=model.decoder.slots,
+            dtype=str(model.dtype).removeprefix("torch."),
+            architecture=model.architecture,
+            batching=model.batching,
+            why=model.why,
+        )
+
+    def _load_embed(self, frame: Load, progress: Progress) -> Loaded:
+        model = load_embed(frame, self._device, progress)
+        self._models[frame.model], self._texts[frame.model] = Embedder(model), model.text
+        return Loaded(
+            model=frame.model,
+            memory_bytes=model.memory_bytes,
+            context=model.max_tokens,
+            slots=1,
+            dtype=str(model.dtype).removeprefix("torch."),
+            architecture=model.architecture,
+            batching="slots",
+            why=model.why,
+        )
+
+    def _drop(self, model: str) -> None:
+        self._models.pop(model, None)
+        self._texts.pop(model, None)
+        memory.give_back(self._device)
+
+
+def _load_failed(model: str, error: Exception) -> LoadFailed:
+    if isinstance(error, OutOfMemory) or memory.is_out_of_memory(error):
+        needed, free = (getattr(error, "data", {}).get(key, 0) for key in ("needed", "free"))
+        return LoadFailed(model=model, message=str(error), reason="memory", needed_bytes=needed, free_bytes=free)
+    return LoadFailed(model=model, message=str(error) or repr(error))
+
+
+def _not_loaded(frame: Generate | Embed | Tokenize | Detokenize, loaded: list[str]) -> WorkFailed:
+    message = f"{frame.model} is not loaded in this worker"
+    return failed(frame.request, ModelNotFound(message, model=frame.model, available=loaded))
+
+
+def _cannot(frame: Generate | Embed) -> WorkFailed:
+    feature = "generation" if isinstance(frame, Generate) else "embeddings"
+    return failed(frame.request, Unsupported(f"{frame.model} does no {feature}", feature=feature, model=frame.model))
+
+
+def _tokenize(frame: Tokenize, text: Text) -> FromWorker:
+    try:
+        tokens = text.encode(frame.text or "") if frame.messages is None else text.read(None, frame.messages)
+    except Exception as error:  # noqa: BLE001 - a text that breaks a tokenizer is one request's misfortune
+        return broken(frame.request, error)
+    return Tokenized(request=frame.request, tokens=tokens)
+
+
+def _detokenize(frame: Detokenize, text: Text) -> FromWorker:
+    try:
+        return Detokenized(request=frame.request, text=text.decode(frame.tokens))
+    except Exception as error:  # noqa: BLE001 - a number that is no token is one request's misfortune
+        return broken(frame.request, error)
