@@ -156,9 +156,9 @@ def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
 
 
 def load_failed(draft: Draft, command: cmd.ReportLoadFailed) -> None:
-    """A worker could not load the model."""
+    """A worker could not load the model; or, where no device is named, none could be looked for."""
     model = draft.state.models.get(command.model)
-    if model is not None and model.phase == "loading" and model.device == command.device:
+    if model is not None and model.phase in {"placing", "loading"} and command.device == (model.device or ""):
         _give_up(draft, command.model, command.failure)
 
 
@@ -195,12 +195,13 @@ def _answer_unloads(draft: Draft, name: str, phase: str) -> None:
 def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
     """A worker process is gone. What ran on it ends, and its models are loaded again on demand.
 
-    One that was told to leave held nothing: a load that was decided since then is for its successor.
+    One that was told to leave held nothing: a load that was decided since then is for its successor. One that left
+    in order for another reason (its supervisor stopped it) is no crash, yet what ran on it is lost all the same.
     """
     worker = draft.state.workers.get(command.device)
-    expected = command.expected and worker is not None and worker.retiring
-    draft.say(ev.WorkerWentDown(device=command.device, reason=command.reason, expected=expected))
-    if expected:
+    held_nothing = command.expected and worker is not None and worker.retiring
+    draft.say(ev.WorkerWentDown(device=command.device, reason=command.reason, expected=command.expected))
+    if held_nothing:
         return
     for request in tuple(draft.state.requests.values()):
         if request.phase == "running" and request.device == command.device:

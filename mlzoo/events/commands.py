@@ -209,7 +209,7 @@ class ReportLoaded:
 
 @attrs.frozen(kw_only=True)
 class ReportLoadFailed:
-    """A worker could not load a model and lives on."""
+    """A worker could not load a model and lives on; without a device, the devices could not be looked at."""
 
     model: str
     device: str

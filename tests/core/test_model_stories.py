@@ -117,6 +117,14 @@ def test_without_room_anywhere_a_load_is_out_of_memory():
     assert only(events, ev.RequestFailed).failure.data["retryable"]
 
 
+def test_a_probe_that_fails_fails_who_waited_for_a_place():
+    core = Core()
+    core.chat("r1")
+    failure = errors.InternalError("The driver hangs.").failure()
+    assert only(failing(core, failure=failure, on=""), ev.RequestFailed).failure == failure
+    assert failing(core, failure=failure, on="") == ()
+
+
 def test_without_a_usable_device_a_load_is_unsupported():
     core = Core()
     core.chat("r1")
