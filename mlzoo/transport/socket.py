@@ -6,6 +6,7 @@ on Windows would be a named pipe; this version has none, and says so.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,6 @@ async def serve_socket(
 
         with unix.listening(path) as listener:
             task_status.started()
-            await unix.accept_all(listener, handler, trio.Semaphore(clients))
+            await unix.accept_all(listener, handler, trio.Semaphore(clients), os.getuid())
     else:
         raise Unsupported("this version serves a socket on Linux and macOS only: use stdio", feature="socket")

@@ -33,9 +33,9 @@ PAUSE_S = 0.1  # Before accepting again where there are no descriptors left: oth
 
 
 async def accept_all(
-    listener: socket.socket, handler: Callable[[ByteStream], Awaitable[object]], free: trio.Semaphore
+    listener: socket.socket, handler: Callable[[ByteStream], Awaitable[object]], free: trio.Semaphore, owner_uid: int
 ) -> None:
-    """Run the handler for each client, until cancelled."""
+    """Run the handler for each client that belongs to the owner, until cancelled; the others are hung up on."""
     accepting = trio.socket.from_stdlib_socket(listener)
     async with trio.open_nursery() as nursery:
         while True:
@@ -49,15 +49,15 @@ async def accept_all(
                 elif error.errno != errno.ECONNABORTED:  # That one gave up before its turn came.
                     raise
                 continue
-            nursery.start_soon(_serve, socket.socket(fileno=accepted.detach()), handler, free)
+            nursery.start_soon(_serve, socket.socket(fileno=accepted.detach()), handler, free, owner_uid)
 
 
 async def _serve(
-    client: socket.socket, handler: Callable[[ByteStream], Awaitable[object]], free: trio.Semaphore
+    client: socket.socket, handler: Callable[[ByteStream], Awaitable[object]], free: trio.Semaphore, owner_uid: int
 ) -> None:
     """Serve one client to its end, and close whatever happens."""
     try:
-        if peer_uid(client) != os.getuid():  # Mode 0600 keeps others out already, save root and odd file systems.
+        if peer_uid(client) != owner_uid:  # Mode 0600 keeps others out already, save root and odd file systems.
             return
         client.setblocking(True)  # The description is this process's own; the stream's threads wait in their calls.
         stream = BlockingStream(os.dup(client.fileno()), os.dup(client.fileno()))
