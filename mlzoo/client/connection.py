@@ -67,7 +67,7 @@ class Client:
         """Say who the host is, and return what the sidecar says of itself and its limits. Raises as ``call`` does."""
         params = {"protocol_version": "1", "client": {"name": name, "version": version}}
         result: dict[str, Any] = await self.call("initialize", params)
-        self._line_bytes = result["limits"]["line_bytes"]
+        self._line_bytes = int(result.get("limits", {}).get("line_bytes", self._line_bytes))
         return result
 
     async def call(

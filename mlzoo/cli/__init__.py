@@ -1,0 +1,112 @@
+"""``mlzoo``: one program, one small file for each of its commands.
+
+A command's module is imported when it is chosen, and argparse when there is something to explain: ``mlzoo serve`` must
+answer in a blink. Each module has ``add_parser(subparsers)`` and ``run(args)``, which returns the exit status: 0 done;
+1 what was checked does not hold; 2 wrong usage or configuration; 3 storage failed; 4 another process holds the log.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+
+    from mlzoo.errors import MlzooError
+
+COMMANDS = {
+    "serve": "the sidecar: speaks the protocol on stdin and stdout",
+    "chat": "talk to a model, on a terminal or for one answer",
+    "models": "the model store: list, pull, info, remove",
+    "devices": "what hardware was found, and what fits on it",
+    "log": "the event log: stat, verify, tail, cat, export, repair",
+    "schema": "the OpenRPC document of the protocol",
+    "doctor": "check the installation, devices, store and log, and say what to do",
+}
+_INTERRUPTED = 130  # As shells have it: 128 and the number of SIGINT,
+_PIPE_CLOSED = 141  # of SIGPIPE.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments (without the program's name) choose; return the exit status."""
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _drop_stdout()
+        return _PIPE_CLOSED
+    except Exception as error:
+        from mlzoo.errors import MlzooError
+
+        if not isinstance(error, MlzooError):
+            raise
+        print(f"mlzoo: {error.message}", file=sys.stderr)
+        return exit_status(error)
+    return status
+
+
+def exit_status(error: MlzooError) -> int:
+    """Return the exit status that tells a script what kind of error it was."""
+    from mlzoo import errors
+
+    match error:
+        case errors.ConfigError() | errors.ModelNotFound() | errors.InvalidParams() | errors.Unsupported():
+            return 2
+        case errors.LogUnusable() if error.data.get("reason") == "locked":
+            return 4
+        case errors.LogUnusable() | errors.StorageFailed():
+            return 3
+        case errors.PullFailed() if error.data.get("reason") == "disk":
+            return 3
+        case _:
+            return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["serve"]:
+        from mlzoo.cli import serve
+
+        wishes = serve.parse(arguments[1:])
+        if wishes is not None:
+            return serve.serve(wishes)
+    args = _parse(arguments)
+    from importlib import import_module
+
+    status: int = import_module(f"mlzoo.cli.{args.command}").run(args)
+    return status
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    """Parse with argparse, which leaves with status 2 on wrong usage and with 0 after --help.
+
+    Only the chosen command's module is imported, for its arguments; of the others the table above knows enough.
+    """
+    import argparse
+    from importlib import import_module
+
+    from mlzoo import __version__
+
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog="mlzoo", description="A machine-learning sidecar.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"mlzoo {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, explanation in COMMANDS.items():
+        if name == chosen:
+            import_module(f"mlzoo.cli.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=explanation)
+    return parser.parse_args(list(arguments))
+
+
+def _drop_stdout() -> None:
+    """Point stdout nowhere: who read it has left, and Python would complain when it flushes the rest at exit."""
+    import os
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

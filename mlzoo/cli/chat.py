@@ -1,0 +1,198 @@
+"""``mlzoo chat``: spawns a sidecar and talks to it over the wire, on a terminal or for one answer.
+
+The event loop runs in a thread of its own, so that the main thread can wait for a line, with the terminal's editing,
+and for Ctrl-C, which Python delivers nowhere else.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mlzoo.cli.progress import ProgressDisplay
+from mlzoo.cli.talk import Talk
+from mlzoo.client import ProtocolViolation, RemoteError, SidecarDied, serve_command, spawn
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from anyio.from_thread import BlockingPortal
+
+WRONG_USAGE = 2
+# Codes of the protocol -> exit status; of every other error it is 1.
+_STATUS = {-32602: 2, 1003: 2, 1010: 2, 1012: 2, 1014: 3, 1015: 3}
+_WINDOWS_POLL_S = 0.2
+_HELP = """\
+/model        what models there are; /model NAME goes on with another one
+/clear        begin anew: the model forgets what was said
+/help         this
+/quit         leave, as Ctrl-D does; Ctrl-C ends an answer that is running"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``chat`` to the commands of ``mlzoo``."""
+    from pathlib import Path
+
+    parser = subparsers.add_parser(
+        "chat",
+        help="talk to a model, on a terminal or for one answer",
+        description="Talk to a model: a conversation on a terminal, one answer for PROMPT or what comes on stdin.",
+    )
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="ask this, print the answer and leave")
+    parser.add_argument("--model", metavar="M", help="the model's name; without it, the configured default")
+    parser.add_argument("--persona", metavar="P", help="who the model is to be")
+    parser.add_argument("--conversation", metavar="ID", help="go on with this conversation")
+    parser.add_argument("--log", metavar="DIR", type=Path, help="the event log of the sidecar")
+    parser.add_argument("--config-dir", metavar="DIR", type=Path, help="searched before the built-in configuration")
+    parser.add_argument("--temperature", metavar="T", type=float, help="0 is the likeliest token every time")
+    parser.add_argument("--max-tokens", metavar="N", type=int, help="the longest answer, in tokens")
+    parser.add_argument("--seed", metavar="N", type=int, help="the same seed gives the same answer")
+    parser.add_argument("--verbose", action="store_true", help="say on stderr how fast it was")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk; return the exit status."""
+    from anyio.from_thread import start_blocking_portal
+
+    prompt = args.prompt
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read()
+    if prompt is not None and not prompt.strip():
+        _note("the prompt is empty: give one, or run `mlzoo chat` on a terminal")
+        return WRONG_USAGE
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # A console that cannot show a character shows another.
+    fields = ("model", "persona", "conversation", "temperature", "max_tokens", "seed")
+    wishes = {name: value for name in fields if (value := getattr(args, name)) is not None}
+    command = serve_command(log=args.log, config_dir=args.config_dir)
+    try:
+        with (
+            start_blocking_portal("trio") as portal,
+            portal.wrap_async_context_manager(spawn(command)) as client,
+        ):
+            talk = Talk(client, wishes, write=_write, note=_note, display=ProgressDisplay)
+            asking = _Asking(portal, talk, verbose=args.verbose)
+            return asking.once(prompt) if prompt is not None else asking.converse()
+    except RemoteError as error:
+        _note(error.message)
+        locked = error.data.get("reason") == "locked"
+        return 4 if locked else _STATUS.get(error.code, 1)
+    except (SidecarDied, ProtocolViolation) as error:
+        _note(f"{error}\n`mlzoo doctor` looks for the reason")
+        return 1
+
+
+class _Asking:
+    """The main thread's side: hands turns to the event loop and waits for them."""
+
+    def __init__(self, portal: BlockingPortal, talk: Talk, *, verbose: bool) -> None:
+        self._portal = portal
+        self._talk = talk
+        self._verbose = verbose
+
+    def once(self, prompt: str) -> int:
+        """Ask one thing."""
+        result = _wait(self._portal.start_task_soon(self._talk.turn, prompt))
+        print()
+        self._tell_about(result)
+        return 0
+
+    def converse(self) -> int:
+        """Ask what the user types, until the user leaves."""
+        with suppress(ImportError):  # On Windows, where the console edits lines by itself.
+            import readline  # noqa: F401 (gives input() its editing, and the lines of this session)
+        _note("/help says what there is besides talking; Ctrl-D leaves")
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                print()
+                return 0
+            except KeyboardInterrupt:
+                print()
+                continue
+            if line in {"/quit", "/exit"}:
+                return 0
+            try:
+                if line.startswith("/"):
+                    self._obey(line)
+                elif line:
+                    self._turn(line)
+            except RemoteError as error:
+                _note(error.message)
+
+    def _turn(self, text: str) -> None:
+        turn = self._portal.start_task_soon(self._talk.turn, text)
+        try:
+            result = _wait(turn)
+        except KeyboardInterrupt:
+            turn.cancel()
+            print()
+            _note("cancelled")
+            return
+        print()
+        self._tell_about(result)
+
+    def _obey(self, line: str) -> None:
+        match line.split():
+            case ["/help"]:
+                print(_HELP)
+            case ["/clear"]:
+                self._talk.history.clear()
+                _note("cleared")
+            case ["/model"]:
+                for model in self._models():
+                    print(f"{model['name']}  {model['state']}")
+            case ["/model", name]:
+                if name not in {model["name"] for model in self._models()}:
+                    _note(f"there is no {name}; /model shows what there is")
+                    return
+                self._talk.wishes["model"] = name
+            case _:
+                _note("there is no such command; /help shows what there is")
+
+    def _models(self) -> list[dict[str, Any]]:
+        listing = self._portal.call(self._talk.client.call, "models.list")
+        return [model for model in listing["models"] if model["kind"] == "chat"]
+
+    def _tell_about(self, result: Mapping[str, Any]) -> None:
+        """Say what the user would not see in the text."""
+        if result["finish_reason"] == "length":
+            _note("the answer was cut: it had no room left")
+        if result.get("degraded"):
+            _note(f"on {result['device']}: {result['degraded']}")
+        if self._verbose:
+            _note(stats(result))
+
+
+def stats(result: Mapping[str, Any]) -> str:
+    """Return how fast an answer was, in a line: tokens a second are those after the first."""
+    usage, timing = result["usage"], result["timing"]
+    tokens, decode_ms = usage["completion_tokens"], timing["total_ms"] - timing["ttft_ms"]
+    speed = f", {(tokens - 1) * 1000 / decode_ms:.1f} tokens/s" if tokens > 1 and decode_ms > 0 else ""
+    return (
+        f"{result['model']} on {result['device']}: {usage['prompt_tokens']} + {tokens} tokens, "
+        f"first after {timing['ttft_ms']} ms, all after {timing['total_ms']} ms{speed}"
+    )
+
+
+def _wait(future: concurrent.futures.Future[Any]) -> Any:
+    """Return what comes of a turn."""
+    # On Windows a Ctrl-C does not end a wait for a lock: the handler runs after it. So the wait is a chain of short ones.
+    if sys.platform == "win32":
+        while not concurrent.futures.wait([future], timeout=_WINDOWS_POLL_S).done:
+            continue
+    return future.result()
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _note(text: str) -> None:
+    print(f"mlzoo: {text}", file=sys.stderr)
