@@ -19,6 +19,8 @@ Retention = Literal["keep", "ephemeral"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 RpcId = str | int
 
+MESSAGES_MAX = 10_000  # More are a mistake, and reading them would hold everybody up.
+
 _MODEL = naming("Name of the model or one of its aliases; without it the configured default.")
 _KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.")
 _DEADLINE = about("Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX)
@@ -59,7 +61,8 @@ class Message:
 
     role: Role
     content: str | tuple[TextPart | ImagePart, ...] = attrs.field(
-        validator=checked, metadata=about("Text, or a list of parts, which are joined by newlines.", min_items=1)
+        validator=checked,
+        metadata=about("Text, or parts, which are joined by newlines.", min_items=1, max_items=MESSAGES_MAX),
     )
     tool_calls: tuple[dict[str, Any], ...] | None = attrs.field(
         default=None, metadata=about("The calls that the assistant made in this turn.")
@@ -69,7 +72,7 @@ class Message:
     )
 
 
-_MESSAGES = about("The turns so far, oldest first.", min_items=1)
+_MESSAGES = about("The turns so far, oldest first.", min_items=1, max_items=MESSAGES_MAX)
 
 
 # ----------------------------------------------------------------------------------------------------------- params
@@ -196,7 +199,12 @@ class TokenizeParams:
     messages: tuple[Message, ...] | None = attrs.field(
         default=None,
         validator=checked,
-        metadata=about("Messages, put through the model's chat template.", min_items=1, instead_of="text"),
+        metadata=about(
+            "Messages, put through the model's chat template.",
+            min_items=1,
+            max_items=MESSAGES_MAX,
+            instead_of="text",
+        ),
     )
 
 

@@ -160,13 +160,13 @@ def said(content):
 
 KINDS = [
     ({"messages": "Hello"}, "messages", "a list"),
-    ({"messages": []}, "messages", "a list of at least 1 item"),
+    ({"messages": []}, "messages", "a list of at least 1 item and at most 10000 items"),
     ({"messages": ["Hello"]}, "messages[0]", "an object"),
     ({"messages": [USER, {"role": "usr", "content": "x"}]}, "messages[1].role", ROLES),
     ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role", ROLES),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "a string or a list"),
     (said(None), "messages[0].content", "a string or a list"),
-    (said([]), "messages[0].content", "a list of at least 1 item"),
+    (said([]), "messages[0].content", "a list of at least 1 item and at most 10000 items"),
     (said(["x"]), "messages[0].content[0]", "an object"),
     (said([{"type": "audio"}]), "messages[0].content[0].type", 'one of "text", "image_url"'),
     (said([{"type": "text", "text": 1}]), "messages[0].content[0].text", "a string"),
@@ -292,6 +292,17 @@ def test_a_long_list_of_faults_costs_one_and_many_unknown_keys_a_few():
     message = refusal("embed", {"input": "a"} | {f"key{index}": 1 for index in range(10_000)}).message
     assert message.count("no such parameter") == 3
     assert message.endswith("(and more)")
+
+
+def test_a_list_that_is_too_long_is_refused_before_its_items_are_looked_at():
+    error = refusal("chat", {"messages": [None] * 10_001})
+    assert error.data == {"path": "messages", "expected": "a list of at least 1 item and at most 10000 items"}
+
+
+def test_a_long_list_with_one_fault_at_its_end_names_that_one():
+    assert refusal("detokenize", {"tokens": [1] * 1000 + [True]}).data["path"] == "tokens[1000]"
+    assert refusal("detokenize", {"tokens": [1] * 1000 + [2**53 + 1]}).data["path"] == "tokens[1000]"
+    assert refusal("detokenize", {"tokens": [1] * 1000 + [-1]}).data["path"] == "tokens[1000]"
 
 
 def test_no_value_of_the_hosts_is_repeated_in_an_error():
