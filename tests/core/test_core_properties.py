@@ -13,11 +13,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 from core_shell import Shell
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlzoo.core.apply import apply_group
+from mlzoo.core.decide import decide
+from mlzoo.core.state import State
+from mlzoo.events.codec import Codec, decode_group, encode_group
+
+STATES = Codec({"State": ("event", State)}, {})
 STEPS = 250
 HERE = Path(__file__).parent
 
@@ -57,6 +64,21 @@ def test_every_life_keeps_the_invariants_and_comes_to_rest(block):
 @given(source=st.randoms(use_true_random=False), steps=st.integers(1, 60))
 def test_short_lives_keep_the_invariants_too(source, steps):
     check_rest(a_life(source, steps))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_life_that_went_through_bytes_is_decided_and_folded_as_the_first_time(seed):
+    state = State()
+    for group in a_life(random.Random(seed)).core.groups:
+        lines = encode_group(group, 0).splitlines()
+        restored = decode_group(lines)
+        assert restored == group
+        snapshot = orjson.loads(orjson.dumps(STATES.data(state)))
+        state = STATES.decode("State", 1, snapshot)
+        events, after = decide(state, restored.command, restored.first_seq, restored.at_ms)
+        assert events == group.events
+        state = apply_group(state, restored)
+        assert repr(state) == repr(after)  # Unlike ==, this sees the order of requests, which is that of their turns.
 
 
 def digest_of_a_life() -> str:
