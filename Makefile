@@ -1,0 +1,59 @@
+# What a contributor runs, and what CI runs: the same commands. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROMPT ?=
+MINUTES ?= 10
+
+.PHONY: help setup chat test lint types unit weights bench clean
+
+help:
+	@echo "make chat PROMPT=\"...\"  set all up and answer one prompt; without PROMPT, an interactive chat"
+	@echo "make test               set all up, check style and types, run all tests"
+	@echo "make lint               style, types, import direction"
+	@echo "make unit               the tests alone"
+	@echo "make bench              measure against the peers and write bench/RESULTS.md"
+	@echo "make clean              remove what was set up (not the model store)"
+
+# The environment is made anew when what it is made from changes. torch comes first and by its exact version: where the
+# package index has a CPU build of it, that is what is taken, and nothing later replaces it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "mlzoo needs Python 3.11 or newer: make PYTHON=python3.12 ..."'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+	touch $@
+
+# Compiled once, a start takes half as long.
+setup: $(VENV)/.ready
+	@$(BIN)/python -m compileall -q mlzoo
+
+chat: setup
+	@$(BIN)/mlzoo chat $(if $(PROMPT),"$(PROMPT)",)
+
+weights: setup
+	$(BIN)/mlzoo models pull smollm2
+	$(BIN)/mlzoo models pull minilm
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup
+	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin
+	$(BIN)/mypy --platform win32
+
+unit: setup weights
+	$(BIN)/pytest
+
+test: lint types unit
+
+bench: setup weights
+	$(BIN)/python bench/run.py
+
+clean:
+	rm -rf $(VENV) bench/.peers bench/.build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,75 @@
+"""The house keeps its own rules: sizes, names and what the project may say of itself."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILE_LINES = 400
+FUNCTION_LINES = 70
+VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+
+
+def sources():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split()
+    found = [ROOT / name for name in listed] or [*(ROOT / "mlzoo").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    return [path for path in found if path.exists()]
+
+
+def functions_of(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def test_no_file_is_longer_than_400_lines():
+    long = {str(p.relative_to(ROOT)): n for p in sources() if (n := len(p.read_text().splitlines())) > FILE_LINES}
+    assert not long
+
+
+def test_no_function_is_70_lines_long_or_longer():
+    long = {
+        f"{path.relative_to(ROOT)}:{node.name}": lines
+        for path in sources()
+        for node in functions_of(path)
+        if (lines := (node.end_lineno or node.lineno) - node.lineno + 1) >= FUNCTION_LINES
+    }
+    assert not long
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    assert not [path for path in sources() if path.stem in VAGUE_NAMES]
+
+
+@pytest.mark.parametrize("path", [p for p in sources() if p.is_relative_to(ROOT / "mlzoo")], ids=lambda p: p.stem)
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_nothing_catches_base_exceptions_without_raising_them_again():
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "BaseException"))
+        and not any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+    ]
+    assert not silent
+
+
+def test_nothing_is_left_unfinished():
+    unfinished = [
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if path != Path(__file__)
+        and any(word in path.read_text(encoding="utf-8") for word in ("TODO", "FIXME", "NotImplementedError"))
+    ]
+    assert not unfinished
