@@ -98,6 +98,9 @@ def place(draft: Draft, command: cmd.ReportDevices) -> None:
     model = draft.state.models.get(command.model)
     if model is None or model.phase != "placing":
         return
+    if not waiting_on(draft.state, command.model) and not model.pinned:
+        _memory_is_back(draft, command.model, "")  # Who wanted it has gone: nothing is loaded or evicted for nobody.
+        return
     choice = _choose(draft, model, command.devices)
     match choice:
         case Place():

@@ -202,7 +202,10 @@ class ModelUnloadAsked:
 
 @attrs.frozen(kw_only=True)
 class ModelUnloaded:
-    """A model's memory is back, in order or because its worker died."""
+    """A model holds no memory any more: in order, or because its worker died.
+
+    The device is empty where it had not been given any yet, and nobody waits for it any more.
+    """
 
     model: str
     device: str

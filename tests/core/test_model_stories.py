@@ -267,6 +267,7 @@ def test_unloading_what_is_not_loaded_is_answered_at_once():
 def test_an_unload_of_a_model_that_is_still_being_placed_is_not_forgotten():
     core = a_core_with(EMBED)
     core.load("l1")
+    core.chat("r1")
     core.unload("u1")
     core.unload("u2", EMBED)
     assert only(core.unloaded(EMBED), ev.PlacementAsked).model == CHAT  # asked again: there is room now
@@ -274,6 +275,16 @@ def test_an_unload_of_a_model_that_is_still_being_placed_is_not_forgotten():
     core.loaded()
     assert only(core.unloaded(), ev.ModelUnloaded).model == "chatty"
     assert "u1" not in core.state.requests
+
+
+def test_nothing_is_evicted_or_loaded_for_a_request_that_was_cancelled_meanwhile():
+    core = a_core_with(CHAT, EMBED)
+    core.chat("r1", OTHER)
+    core.unload("u1", OTHER)
+    core.cancel("r1")
+    events = core.devices(device("cpu", 30), model=OTHER)
+    assert kinds(events) == ["DevicesSeen", "ModelUnloaded", "RequestReplied"]
+    assert phase(core, OTHER) == "available"
 
 
 def test_an_unload_is_answered_when_the_load_it_waits_for_fails():
