@@ -1,0 +1,39 @@
+"""The fold, where it does something by hand that could silently go wrong."""
+
+from __future__ import annotations
+
+import attrs
+from core_driver import Core, row
+
+from mlzoo.core.apply import apply
+from mlzoo.events import types as ev
+
+
+def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_state():
+    core = Core()
+    core.chat("r1", size_bytes=5, deadline_ms=90_000, priority="batch", require_device="cpu")
+    core.chat("r2")
+    core.ready()
+    core.at_ms += 7
+    core.step(row("r1", prompt_tokens=12, cached_tokens=4))
+    core.step(row("r2", "stop"))
+    core.chat("r3")
+    core.shut_down()
+    was = attrs.evolve(core.state, storage_low=True, stopped=True)
+    for holder in (was, was.requests["r1"]):
+        defaults = {f.name: f.default for f in attrs.fields(type(holder)) if not isinstance(f.default, attrs.Factory)}
+        like_new = [name for name, default in defaults.items() if getattr(holder, name) == default]
+        assert like_new == [], "a field that is at its default could be lost unseen"
+    event = ev.RequestStreamed(request="r1", row=0, tokens=3, seq=1)
+    request = attrs.evolve(was.requests["r1"], completion_tokens=4, next_seq=2)
+    assert apply(was, event, core.seq, core.at_ms) == attrs.evolve(was, requests={**was.requests, "r1": request})
+
+
+def test_an_event_leaves_the_state_that_it_was_applied_to_as_it_was():
+    core = Core()
+    core.chat("r1")
+    core.ready()
+    was, text = core.state, repr(core.state)
+    core.step(row("r1"))
+    core.step(row("r1", "stop"))
+    assert repr(was) == text
