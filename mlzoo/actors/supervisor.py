@@ -124,6 +124,8 @@ class Supervisor:
     def stop(self, *, for_good: bool = True) -> None:
         """Have the children stopped, last one first; ``run`` returns when that is done.
 
+        A stop for good is not weakened by a later one that is not.
+
         Args:
             for_good: whether their mailboxes close. Otherwise they wait for whoever starts the next instances.
         """
@@ -152,7 +154,7 @@ class Supervisor:
                 now = trio.current_time()
                 if not self._stop_due(now):
                     if self._leaving:
-                        break
+                        break  # The nursery waits for those that ignore their cancellation.
                     self._start_due(now, nursery)
                     if not ready and all(child.was_ready or child.over for child in self._children):
                         ready = True
@@ -160,7 +162,6 @@ class Supervisor:
                 with trio.move_on_at(self._next_due(now)):
                     await self._changed.wait()
                 self._changed = trio.Event()
-            nursery.cancel_scope.cancel()  # of who ignored its own cancellation
         if self._exceeded is not None:
             raise self._exceeded
 

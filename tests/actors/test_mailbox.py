@@ -118,6 +118,7 @@ async def test_a_cancelled_sender_has_sent_nothing(nursery):
         nursery.start_soon(_cancel_when_all_wait, scope)
         await mailbox.tell(Note("b"))
     assert scope.cancelled_caught
+    assert mailbox.depth == 1
     nursery.start_soon(run, mailbox, recorder)
     assert await mailbox.ask(Seen) == ["a"]
 
@@ -226,6 +227,33 @@ async def test_a_watcher_is_told_why_an_actor_ended(nursery):
     assert watcher.take({}) == Down("recorder", crash.value, gone=True)
     watched.watch(watcher)
     assert watcher.take({}) == Down("recorder", crash.value, gone=True)
+
+
+async def test_news_that_came_in_past_the_capacity_counts_before_a_waiting_sender_gets_in(nursery):
+    mailbox: Mailbox[Note | Down] = Mailbox("watcher", Backpressure(1))
+    told = trio.Event()
+
+    async def tell():
+        await mailbox.tell(Note("b"))
+        told.set()
+
+    await mailbox.tell(Note("a"))
+    nursery.start_soon(tell)
+    await wait_all_tasks_blocked()
+    mailbox.signal(Down("other", None, gone=True))
+    assert mailbox.take({}) == Note("a")
+    await wait_all_tasks_blocked()
+    assert not told.is_set()
+    assert mailbox.take({}) == Down("other", None, gone=True)
+    await told.wait()
+    assert mailbox.take({}) == Note("b")
+
+
+async def test_who_gives_up_waiting_for_an_end_leaves_nothing_behind(autojump_clock):
+    mailbox = open_mailbox()
+    with trio.move_on_after(1):
+        await mailbox.wait_down()
+    assert mailbox._waiters == {}
 
 
 async def test_who_no_longer_watches_is_not_told():

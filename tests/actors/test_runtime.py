@@ -350,3 +350,18 @@ async def test_cancelling_an_actor_is_no_crash_and_ends_its_asks():
                 scope.cancel()
     assert ends == ["gone"]
     assert (await mailbox.wait_down()).reason is None
+
+
+async def test_an_actor_that_asks_for_the_stop_after_it_came_finds_it(nursery):
+    async def asks_late(inbox: Inbox[int]) -> None:
+        async for _ in inbox:
+            pass
+        assert inbox.stopping.is_set()
+        story.append("stopped")
+
+    story = []
+    mailbox: Mailbox[int] = Mailbox("late", Backpressure(1))
+    inbox = Inbox(mailbox, lambda: story.append("ready"))
+    inbox.stop()
+    await asks_late(inbox)
+    assert story == ["ready", "stopped"]
