@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from mlzoo.actors.specs import AnyChild
 
+LEAST_GRACE_S = 1.0  # what even a child that is cancelled at once has for its cleaning up before others go on
+
 
 def _ignore(_event: SupervisorEvent) -> None:
     pass
@@ -177,12 +179,10 @@ class Supervisor:
                 self._tell_to_stop(child)
             elif not child.scope.cancel_called:
                 child.scope.cancel()
-                child.due = now + child.spec.shutdown_s
+                child.due = now + max(child.spec.shutdown_s, LEAST_GRACE_S)
                 self._tell_to_stop(child)  # after the cancellation, so that it cannot end well on the last moment
             elif self._leaving:
                 continue  # It ignores its cancellation; those below it must not wait for it.
-            else:
-                child.due = math.inf
             return True
         return False
 

@@ -29,7 +29,9 @@ async def test_children_stop_in_reverse_order(story, nursery):
     assert story.states(supervisor) == {"a": "stopped", "b": "stopped", "c": "stopped"}
 
 
-async def answers_of_a_busy_child_that_is_stopped_by(story, stop, *, nest=lambda child: child, **options):
+async def answers_of_a_busy_child_that_is_stopped_by(
+    story, stop, *, nest=lambda child: child, restart="permanent", **options
+):
     """Queue five asks at a child that does not read yet, call ``stop(supervisor, first)``, let it read."""
     released = trio.Event()
 
@@ -39,7 +41,7 @@ async def answers_of_a_busy_child_that_is_stopped_by(story, stop, *, nest=lambda
         await story.actor(inbox)
 
     first = story.child("first")
-    child = story.child("busy", busy, restart="temporary")
+    child = story.child("busy", busy, restart=restart)
     supervisor = story.supervisor(first, nest(child), **options)
     answers = []
 
@@ -75,7 +77,10 @@ async def test_what_is_in_the_mailbox_is_handled_before_a_nested_child_stops_for
 
 async def test_what_is_in_the_mailbox_of_a_temporary_child_is_handled_before_it_ends_with_its_group(story):
     answers = await answers_of_a_busy_child_that_is_stopped_by(
-        story, lambda _, first: first.mailbox.tell_nowait(Boom()), strategy="one_for_all"
+        story,
+        lambda _, first: first.mailbox.tell_nowait(Boom()),
+        restart="temporary",
+        strategy="one_for_all",
     )
     assert answers == [1, 2, 3, 4, 5]
 
@@ -134,7 +139,11 @@ async def test_a_shutdown_time_of_zero_cancels_at_once(story, nursery):
     assert story.events[-1] == ChildStopped("a", cancelled=True)
 
 
-async def test_a_child_that_ignores_its_cancellation_does_not_hold_up_those_below_it(story, autojump_clock):
+@pytest.mark.parametrize("shutdown_s", [0, 1])
+@pytest.mark.parametrize("restarting", [False, True])
+async def test_a_child_that_ignores_its_cancellation_does_not_hold_up_those_below_it(
+    story, autojump_clock, shutdown_s, restarting
+):
     released = trio.Event()
 
     async def stubborn(inbox):
@@ -142,11 +151,36 @@ async def test_a_child_that_ignores_its_cancellation_does_not_hold_up_those_belo
         with trio.CancelScope(shield=True):
             await released.wait()
 
-    supervisor = story.supervisor(story.child("a"), story.child("b", stubborn, shutdown_s=1))
+    first = story.child("a")
+    supervisor = story.supervisor(
+        first, story.child("b", stubborn, shutdown_s=shutdown_s), story.child("c"), strategy="one_for_all"
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        if restarting:
+            first.mailbox.tell_nowait(Boom())
+            await trio.sleep(10)
+            assert story.states(supervisor) == {"a": "backoff", "b": "stopping", "c": "waiting"}
+        supervisor.stop()
+        await trio.sleep(3)
+        assert story.states(supervisor)["a"] == ("backoff" if restarting else "stopped")
+        assert story.states(supervisor)["b"] == "stopping"
+        released.set()
+    assert story.states(supervisor)["b"] == "stopped"
+
+
+async def test_a_child_that_is_cancelled_at_once_may_clean_up_before_those_below_it_stop(story, autojump_clock):
+    async def tidy(inbox):
+        inbox.ready()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.5)
+            story.lines.append("tidied up")
+
+    supervisor = story.supervisor(story.child("a"), story.child("b", tidy, shutdown_s=0))
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         supervisor.stop()
-        await trio.sleep(3)
-        assert story.states(supervisor) == {"a": "stopped", "b": "stopping"}
-        released.set()
-    assert story.states(supervisor) == {"a": "stopped", "b": "stopped"}
+    assert story.lines == ["start a", "tidied up", "stop a"]
