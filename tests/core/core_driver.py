@@ -14,6 +14,7 @@ from mlzoo.core.schedule import settle
 from mlzoo.core.state import State, next_strike_ms
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
+from mlzoo.events.records import Group, request_of
 
 BOUNDS = cmd.Bounds(max_queued=8, max_running=4, queued_bytes=1000, drain_ms=5000)
 CHAT = cmd.ModelFacts(name="chatty", kind="chat", memory_bytes=40, slots=2, keep_alive_ms=60_000)
@@ -37,7 +38,7 @@ class Core:
 
     def __init__(self, bounds: cmd.Bounds | None = BOUNDS) -> None:
         self.state = State()
-        self.groups: list[ev.Group] = []
+        self.groups: list[Group] = []
         self.events: list[ev.Event] = []
         self.at_ms = 1_000
         self.seq = 1
@@ -52,7 +53,7 @@ class Core:
         events, state = decide(self.state, command, self.seq, self.at_ms)
         assert repr(self.state) == was, "decide changed its input"
         assert decide(self.state, command, self.seq, self.at_ms) == (events, state), "decide is no function"
-        group = ev.Group(first_seq=self.seq, at_ms=self.at_ms, time_ms=0, command=command, events=events)
+        group = Group(first_seq=self.seq, at_ms=self.at_ms, time_ms=0, command=command, events=events)
         folded = apply_group(self.state, group)
         assert folded == state, "the fold of what was recorded is not the live state"
         assert list(folded.requests) == list(state.requests), "the fold has another order of turns"
@@ -172,14 +173,14 @@ class Ledger:
         self.open: dict[str, int] = {}  # request -> the seq that its stream must have next
         self.ended: set[str] = set()
 
-    def enter(self, group: ev.Group, state: State) -> None:
+    def enter(self, group: Group, state: State) -> None:
         for event in group.events:
             self._enter_event(event)
         assert list(self.open) == list(state.requests), "the state holds other requests than the log has open"
         self._within_bounds(state)
 
     def _enter_event(self, event: ev.Event) -> None:
-        request = ev.request_of(event)
+        request = request_of(event)
         if request is None:
             return
         assert request not in self.ended, f"{event} follows a terminal"

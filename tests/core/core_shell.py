@@ -51,6 +51,7 @@ class Worker:
         self.models: dict[str, cmd.ModelFacts] = {}
         self.rows: dict[str, cmd.ModelFacts] = {}
         self.leaving = False
+        self.void = False
         self.up = False
 
     def instruct(self, event: ev.Event) -> None:
@@ -71,12 +72,14 @@ class Worker:
 
     def die(self) -> None:
         """End at once: what it had said may still arrive, what it was told is lost; its end is the last report."""
-        expected, later = self.leaving, self.later
-        if not expected and self.random.random() < 0.5:
+        told, later = self.leaving, self.later
+        stopped = self.random.random() < 0.1  # by a supervisor: in order, yet not because the core said so
+        if not told and self.random.random() < 0.5:
             self.outbox.clear()
-        self.outbox.append(cmd.ReportWorkerLost(device=self.name, reason="gone", expected=expected))
+        self.outbox.append(cmd.ReportWorkerLost(device=self.name, reason="gone", expected=told or stopped))
         self._begin()
-        self.later = later if expected else deque()
+        self.void = not told
+        self.later = later if told else deque()
         self.leaving = True  # until the core knows of the end, what it says is for the successor
         self.alive = False
 
@@ -84,7 +87,7 @@ class Worker:
         command = self.outbox.popleft()
         if isinstance(command, cmd.ReportWorkerLost):
             # An instruction that crossed the news of a crash is void: the core ends what it was about.
-            later = self.later if command.expected else deque()
+            later = deque() if self.void else self.later
             self._begin()
             self.inbox = later
             self.alive = bool(later)
@@ -230,6 +233,9 @@ class Shell:
 
     def _probe(self) -> None:
         model = self.probes.pop(self.random.randrange(len(self.probes)))
+        if self.random.random() < 0.03:
+            self.tell(cmd.ReportLoadFailed(model=model, device="", failure=BROKEN))
+            return
         devices = tuple(
             cmd.DeviceFacts(
                 name=name,
