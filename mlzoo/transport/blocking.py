@@ -1,5 +1,6 @@
 """A byte stream over two file descriptors that never touches their flags: one OS thread reads, another writes.
 
+What can be written without waiting is written without the thread, where the operating system offers that.
 Knows neither framing nor requests. The descriptors may be pipes, sockets, files or terminals, and their file
 descriptions may be shared with other processes; so nothing here is made non-blocking. Each descriptor belongs to its
 thread, which alone closes it: closing one under a blocked call would hand its number to the next file opened.
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from mlzoo.transport.fd import read_some, write_some
+from mlzoo.transport.fd import read_some, write_at_once, write_some
 from mlzoo.transport.stream import CHUNK_BYTES, SEND_BYTES
 
 if TYPE_CHECKING:
@@ -118,14 +119,15 @@ class _Reader:
 
 
 class _Writer:
-    """The writing half. Either counter has one thread that writes it, so neither needs a lock."""
+    """The writing half. Each counter is written by one thread at a time, so neither needs a lock."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._token = trio.lowlevel.current_trio_token()
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: no more comes.
         self._accepted_bytes = 0  # Counted by the event loop.
-        self._written_bytes = 0  # Counted by the thread.
+        self._written_bytes = 0  # Counted by the thread, or by the event loop while nothing is queued.
+        self._may_write_at_once = True
         self._error: OSError | None = None  # Why writing ended early.
         self._ended = False  # The thread's last word.
         self._closed = False
@@ -136,11 +138,33 @@ class _Writer:
 
     def send_nowait(self, data: bytes) -> bool:
         self._check()
-        if self._is_full():
+        if self._accepted_bytes == self._written_bytes:
+            data = data[self._write_at_once(data) :]
+        elif self._is_full():
             return False
-        self._accepted_bytes += len(data)
-        self._queue.put(data)
+        if data:
+            self._accepted_bytes += len(data)
+            self._queue.put(data)
         return True
+
+    def _write_at_once(self, data: bytes) -> int:
+        """Write what can be written without waiting. Nothing is queued, so the thread sleeps and counts nothing.
+
+        Without the two changes of thread, a reply is with the host in half the time.
+        """
+        if not self._may_write_at_once:
+            return 0
+        try:
+            written_bytes = write_at_once(self._fd, data)
+        except OSError as error:
+            self._error = error
+            raise trio.BrokenResourceError("the host no longer reads") from error
+        if written_bytes is None:
+            self._may_write_at_once = False
+            return 0
+        self._accepted_bytes += written_bytes
+        self._written_bytes += written_bytes
+        return written_bytes
 
     async def send_all(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()

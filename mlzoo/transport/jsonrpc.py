@@ -134,7 +134,7 @@ def _invalid(message: str, request_id: Id | None = None) -> Bad:
 
 def _is_too_deep(line: bytes) -> bool:
     """Say whether brackets outside strings nest deeper than DEPTH. Of what is not JSON either answer is right."""
-    if line.count(b"[") + line.count(b"{") <= DEPTH:
+    if len(line) <= DEPTH or line.count(b"[") + line.count(b"{") <= DEPTH:
         return False
     steps = _STRING.sub(b"", line).translate(_STEPS, _ALL_BUT_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0) > DEPTH

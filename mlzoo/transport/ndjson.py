@@ -29,19 +29,18 @@ class LineReader:
 
     def feed(self, chunk: bytes) -> list[bytes | TooLong]:
         """Return the lines that chunk completes, in order."""
-        first, *others = chunk.split(b"\n")
-        if not others:
-            self._hold(first)
-            return []
-        last = others.pop()
-        lines = [self._complete(first), *others]
-        self._hold(last)
+        parts = chunk.split(b"\n")
+        last = parts.pop()
+        lines: list[bytes | TooLong] = [*parts]
+        if lines and (self._open or self._skipped_bytes):
+            lines[0] = self._complete(parts[0])
+        if last:
+            self._hold(last)
         return [line for raw in lines if (line := self._admit(raw)) is not None]
 
     def end(self) -> list[bytes | TooLong]:
         """Return the line that stands unterminated at the end of input, if any."""
-        line = self._admit(self._complete(b""))
-        return [] if line is None else [line]
+        return self.feed(b"\n")
 
     def _hold(self, part: bytes) -> None:
         """Add to the open line, or to its size alone."""
@@ -55,8 +54,6 @@ class LineReader:
 
     def _complete(self, part: bytes) -> bytes | TooLong:
         """Return the open line with part as its end, and open the next one."""
-        if not self._open and not self._skipped_bytes:
-            return part
         self._hold(part)
         line, skipped_bytes = self._open, self._skipped_bytes
         self._open, self._skipped_bytes = bytearray(), 0

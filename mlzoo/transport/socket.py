@@ -32,8 +32,8 @@ async def serve_socket(
 ) -> None:
     """Listen at path until cancelled, and run the handler for each client of the same user.
 
-    The stream is flushed and closed when its handler returns. A handler that raises ends the listener as well: what
-    must not do so is for the handler to catch, or for its supervisor.
+    The stream is flushed and closed when its handler returns or, its client gone, raises trio.BrokenResourceError.
+    A handler that raises anything else ends the listener as well: what must not is the handler's to catch.
 
     Args:
         path: where the socket is to be; its directory exists. What a sidecar that died left there is replaced.

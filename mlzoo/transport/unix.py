@@ -63,6 +63,8 @@ async def _serve(
         stream = BlockingStream(os.dup(client.fileno()), os.dup(client.fileno()))
         try:
             await handler(stream)
+        except* trio.BrokenResourceError:
+            pass  # The client left before its answer, which ends its connection and nothing else.
         finally:
             await stream.aclose()
     finally:

@@ -78,6 +78,12 @@ async def until(condition):
         await trio.lowlevel.checkpoint()
 
 
+async def send_and_flush(stream):
+    """Send; what breaks does so at once, or as soon as the thread has tried."""
+    stream.send_nowait(b"x")
+    await stream.flush()
+
+
 async def fill(stream):
     """Send what no kernel buffer holds, so that the writing thread is in its call until it is read; return its size."""
     assert stream.send_nowait(b"x" * (4 * SEND_BYTES))
@@ -299,9 +305,8 @@ async def test_closing_wakes_the_task_that_receives(connect):
 async def test_a_host_that_closes_its_end_breaks_sending_and_closing_still_works(connect):
     stream, host = connect()
     host.close_read()
-    stream.send_nowait(b"x")
     with pytest.raises(trio.BrokenResourceError):
-        await stream.flush()
+        await send_and_flush(stream)
     with pytest.raises(trio.BrokenResourceError):
         stream.send_nowait(b"x")
     with pytest.raises(trio.BrokenResourceError):
@@ -325,9 +330,8 @@ async def test_a_sender_that_waits_is_told_when_the_host_closes_its_end(connect)
 
 async def test_a_full_disk_breaks_sending():
     stream = BlockingStream(os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY))
-    stream.send_nowait(b"x")
     with pytest.raises(trio.BrokenResourceError) as caught:
-        await stream.flush()
+        await send_and_flush(stream)
     assert isinstance(caught.value.__cause__, OSError)
     await stream.aclose()
 
