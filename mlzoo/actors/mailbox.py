@@ -190,15 +190,8 @@ class Ref(Generic[M_contra]):
         """
         reply: Reply[R] = Reply(trio.current_effective_deadline())
         message = make(reply, *args, **kwargs)
-        if len(self._queue) < self._room:
-            self._queue.append((message, reply))
-            if self._reader is not None:
-                self._wake()
+        if self._post(message, reply):
             return await reply.wait()
-        if self._room == 0:
-            raise self._gone()
-        if isinstance(self.overflow, Refuse):
-            raise self._full()
         return await self._park(reply, (message, reply))
 
     async def ask_by(
@@ -218,7 +211,11 @@ class Ref(Generic[M_contra]):
             MailboxFull: as ``ask`` does.
         """
         with trio.CancelScope(deadline=deadline):
-            return await self.ask(make, *args, **kwargs)
+            reply: Reply[R] = Reply(trio.current_effective_deadline())
+            message = make(reply, *args, **kwargs)
+            if self._post(message, reply):
+                return await reply.wait()
+            return await self._park(reply, (message, reply))
         raise DeadlinePassed(f"{self.name} did not answer in time")
 
     def signal(self, message: M_contra) -> None:
@@ -254,6 +251,19 @@ class Ref(Generic[M_contra]):
             return await down.wait()
         finally:
             self._waiters.pop(down, None)
+
+    def _post(self, message: M_contra, reply: Reply[Any]) -> bool:
+        """Put an ask in; False where it has to wait for room."""
+        if len(self._queue) < self._room:
+            self._queue.append((message, reply))
+            if self._reader is not None:
+                self._wake()
+            return True
+        if self._room == 0:
+            raise self._gone()
+        if isinstance(self.overflow, Refuse):
+            raise self._full()
+        return False
 
     async def _park(self, waits_for: Reply[R], item: tuple[M_contra, Reply[Any] | None]) -> R:
         self._parked[waits_for] = item
