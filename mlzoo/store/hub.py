@@ -95,14 +95,14 @@ def _arrived_bytes(directory: Path) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Download what the order in the first argument asks for."""
-    import httpx  # noqa: PLC0415 - the library's own client
+    from huggingface_hub.errors import HTTPError  # noqa: PLC0415 - of the client that the library uses
 
     try:
         _download(orjson.loads(arguments[0]))
     except PullFailed as error:
         _say({"failed": {"message": error.message, "reason": error.data["reason"]}})
         return 1
-    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
         reason, message = _meaning(error)
         _say({"failed": {"message": message, "reason": reason}})
         return 1
@@ -117,7 +117,7 @@ def _download(order: Mapping[str, Any]) -> None:
     found = HfApi().model_info(repository, revision=revision, files_metadata=True)
     siblings = {sibling.rfilename: sibling for sibling in found.siblings or ()}
     names = list(filter_repo_objects(siblings, allow_patterns=order["patterns"]))
-    check_weights(names or siblings, repository)
+    check_weights(siblings, repository)
     _say({"total": sum(siblings[name].size or 0 for name in names)})
     snapshot_download(repository, revision=found.sha, allow_patterns=order["patterns"], local_dir=target)
     for name in names:
@@ -129,7 +129,6 @@ def _download(order: Mapping[str, Any]) -> None:
 
 def _meaning(error: BaseException) -> tuple[str, str]:
     """Return the reason and the message for what the library raised; its causes are asked too."""
-    import httpx  # noqa: PLC0415
     from huggingface_hub import errors  # noqa: PLC0415
 
     seen: BaseException | None = error
@@ -146,7 +145,9 @@ def _meaning(error: BaseException) -> tuple[str, str]:
                 return "gated", "there is no such repository, or it is private: then set HF_TOKEN"
             case errors.HfHubHTTPError() if seen.response.status_code in {401, 403}:
                 return "gated", "the hub refuses access; set HF_TOKEN to a token that may read it"
-            case httpx.TransportError() | ConnectionError():
+            case errors.HfHubHTTPError() if seen.response.status_code < 500:
+                return "source", f"{seen}"
+            case errors.HTTPError() | ConnectionError():
                 return "offline", "the hub cannot be reached; what has arrived is kept, pull again to go on"
             case OSError() if seen.errno is not None:
                 return "disk", f"{seen.strerror}"

