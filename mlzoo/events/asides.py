@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mlzoo.events.codec import decode_aside, encode_aside
+from mlzoo.events.records import Aside
 from mlzoo.events.recovery import recover
 from mlzoo.events.segments import Header, Segments
-from mlzoo.events.types import Aside
 from mlzoo.events.writing import SegmentWriter
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class AsideLog:
         if found is not None:
             self.last_seq = found.last_seq
             self.repaired = found.repaired
-            self._writer.resume()
+            self._writer.resume(found.last_seq + 1)
 
     def append(
         self,

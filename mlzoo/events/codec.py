@@ -20,9 +20,8 @@ import attrs
 import orjson
 
 from mlzoo.errors import Failure, LogUnusable
-from mlzoo.events import commands, types
 from mlzoo.events.framing import seal
-from mlzoo.events.types import Aside, Group
+from mlzoo.events.records import Aside, Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -50,14 +49,19 @@ class Schema:
 
 
 class Codec:
-    """A closed set of attrs classes, as data and back."""
+    """A closed set of attrs classes, as data and back.
+
+    Args:
+        classes: returns class name -> (kind of record, class); called when the first value is met.
+        upcasters: (class name, version) -> a function from data of that version to data of the next one.
+    """
 
     def __init__(
         self,
-        classes: Mapping[str, tuple[Kind, type]],
+        classes: Callable[[], Mapping[str, tuple[Kind, type]]],
         upcasters: Mapping[tuple[str, int], Upcaster],
     ) -> None:
-        self._classes = classes
+        self._classes = cache(classes)
         self._upcasters = upcasters
         self._by_class: dict[type, Schema] = {}
         self._by_name: dict[str, Schema] = {}
@@ -80,7 +84,7 @@ class Codec:
         """
         schema = self._by_name.get(name)
         if schema is None:
-            if name not in self._classes:
+            if name not in self._classes():
                 raise _newer(f"the log holds {name!r}, a kind of record that this version does not know")
             schema = self._learn(name)
         if version != schema.version:
@@ -96,7 +100,7 @@ class Codec:
 
     def _learn(self, name: str) -> Schema:
         """Generate the functions of a class when it is first met: making them all costs a start 50 ms."""
-        kind, made = self._classes[name]
+        kind, made = self._classes()[name]
         version = int(getattr(made, "VERSION", 1))
         converter = _converter()
         head = b'"kind":"%b","type":"%b","version":%d,"data":' % (kind.encode(), name.encode(), version)
@@ -143,7 +147,13 @@ def classes_of(**unions: Any) -> dict[str, tuple[Kind, type]]:
     }
 
 
-CODEC = Codec(classes_of(command=commands.Command, event=types.Event), UPCASTERS)
+def _stored() -> dict[str, tuple[Kind, type]]:
+    from mlzoo.events import commands, types  # noqa: PLC0415 - not on the way to the first ping
+
+    return classes_of(command=commands.Command, event=types.Event)
+
+
+CODEC = Codec(_stored, UPCASTERS)
 
 
 def encode_group(group: Group, synced: int) -> bytes:

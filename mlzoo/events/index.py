@@ -9,10 +9,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from mlzoo.events.types import request_of
+from mlzoo.events.records import request_of
 
 if TYPE_CHECKING:
-    from mlzoo.events.types import Group
+    from mlzoo.events.records import Group
 
 
 class Tail:

@@ -27,10 +27,10 @@ from mlzoo.events.codec import encode_group
 from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable
 from mlzoo.events.index import RequestIndex, Tail
 from mlzoo.events.reading import GroupReader
+from mlzoo.events.records import Aside, Group, durable
 from mlzoo.events.recovery import recover
 from mlzoo.events.retention import Retention
 from mlzoo.events.segments import FORMAT, Header, Segments, damaged
-from mlzoo.events.types import Aside, Group, durable
 from mlzoo.events.writing import SegmentWriter
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Log:
             self._base = found.header
             self.last_seq, self.clock_ms, self.repaired = found.last_seq, found.at_ms, found.repaired
             self._retention.drop_before(found.header.oldest)
-            self._writer.resume()
+            self._writer.resume(found.synced + 1)
             self._work.set()
         self.written = self.last_seq
         if self._syncs:
@@ -249,7 +249,7 @@ class Log:
             await self._flush()
 
     async def _flush(self) -> None:
-        target = self.written
+        target, dropped = self.written, self._retention.dropped
         try:
             if self._syncs:
                 await self._writer.sync()
@@ -258,9 +258,14 @@ class Log:
             if target > self.synced:
                 self.synced = target
                 self._progress()
-            await self._retention.remove()
+            await self._retention.remove(dropped)
         except OSError as error:
             self._fail(error)
+
+    @property
+    def failed(self) -> StorageFailed | None:
+        """Why this log takes nothing more; None while it does. ``on_progress`` is called when it changes."""
+        return None if self._failure is None else self._storage_failed()
 
     def is_shown(self, group: Group) -> bool:
         """Whether a group may be spoken of: it is durable, or written where it needs no more than that."""

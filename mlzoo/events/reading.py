@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from mlzoo.errors import OutOfRange
 from mlzoo.events.codec import groups_in
-from mlzoo.events.types import request_of
+from mlzoo.events.records import request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlzoo.events.index import RequestIndex, Tail
+    from mlzoo.events.records import Group
     from mlzoo.events.segments import Segments
-    from mlzoo.events.types import Group
 
 
 class GroupReader:

@@ -8,6 +8,7 @@ gives, also where the first recovery was itself cut short: files go from the las
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,12 +31,14 @@ class Recovered:
         header: The header of the last segment.
         last_seq: The last whole record; one less than the segment's first where it has none.
         at_ms: The log's clock there (0 for asides, which have none).
+        synced: Up to where the records themselves say that they are durable.
         repaired: What was cut, one sentence each.
     """
 
     header: Header
     last_seq: int
     at_ms: int
+    synced: int
     repaired: tuple[str, ...]
 
 
@@ -58,16 +61,16 @@ async def recover(segments: Segments, *, strict: bool) -> Recovered | None:
         header = segments.header(first) if found.header_bytes else None
         if found.verdict == "damaged" and strict:
             raise damaged(segments.path(first), found.whole_bytes)
-        if header is None or (strict and await _lost_before(segments, first, max(found.synced, header.synced))):
+        if header is None or (strict and _lost_before(segments, header.oldest, max(found.synced, header.synced))):
             repaired.append(f"{segments.path(first).name}: dropped, a crash left it without its beginning")
             segments.disk.remove(segments.path(first))
             await segments.disk.sync_dir(segments.directory)
             segments.forget(first)
             continue
         if found.whole_bytes < segments.sizes[first]:
-            repaired.append(await _cut(segments, first, found))
+            repaired.append(await _cut(segments, first, found, keep=not strict and found.lost_records > 0))
         at_ms = _at_ms(segments, first, found) if found.last_seq >= first else header.at_ms
-        return Recovered(header, found.last_seq, at_ms, tuple(repaired))
+        return Recovered(header, found.last_seq, at_ms, max(found.synced, header.synced), tuple(repaired))
     return None
 
 
@@ -83,23 +86,23 @@ def _look(segments: Segments, first: int, *, strict: bool) -> framing.Scan:
     return segments.scan(first)
 
 
-async def _lost_before(segments: Segments, first: int, synced: int) -> bool:
-    """Whether the segment before has lost records to a crash, so that this one does not follow on it."""
-    if synced >= first - 1:
-        return False
-    place = segments.firsts.index(first)
-    if place == 0:
-        return False
-    before = segments.firsts[place - 1]
-    found = segments.scan(before)
-    if found.verdict == "damaged":
-        raise damaged(segments.path(before), found.whole_bytes)
-    return found.last_seq != first - 1
+def _lost_before(segments: Segments, oldest: int, synced: int) -> bool:
+    """Whether a segment that nobody called synced has lost records to a crash, so that the last one has no past."""
+    pairs = list(pairwise(segments.firsts))
+    for before, first in reversed(pairs):
+        if synced >= first - 1 or before < oldest:
+            break
+        found = segments.scan(before)
+        if found.verdict == "damaged":
+            raise damaged(segments.path(before), found.whole_bytes)
+        if found.last_seq != first - 1:
+            return True
+    return False
 
 
-async def _cut(segments: Segments, first: int, found: framing.Scan) -> str:
+async def _cut(segments: Segments, first: int, found: framing.Scan, *, keep: bool) -> str:
     path, lost = segments.path(first), segments.sizes[first] - found.whole_bytes
-    if found.verdict == "damaged":
+    if keep:
         kept = path.with_name(f"{path.name}.cut-{found.whole_bytes}")
         await segments.disk.replace(kept, segments.disk.read(path, found.whole_bytes))
     await segments.disk.truncate(path, found.whole_bytes)

@@ -67,9 +67,17 @@ class Retention:
             self._doomed.append(segments.path(first))
             segments.forget(first)
 
-    async def remove(self) -> None:
-        """Remove the files of what was dropped, each after the blobs that its records name."""
-        while self._doomed:
+    @property
+    def dropped(self) -> int:
+        """How many dropped segments still have their files."""
+        return len(self._doomed)
+
+    async def remove(self, count: int) -> None:
+        """Remove the first files of what was dropped, each after the blobs that its records name.
+
+        Only those whose header that drops them is durable may go, or a crash could leave a gap in the segments.
+        """
+        for _ in range(count):
             path = self._doomed[0]
             offset, tail = 0, b""
             while data := self._disk.read(path, offset, SLICE_BYTES):

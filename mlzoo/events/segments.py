@@ -14,7 +14,7 @@ import orjson
 
 from mlzoo.errors import LogUnusable
 from mlzoo.events import framing
-from mlzoo.events.types import CORE_VERSION
+from mlzoo.events.records import CORE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,23 +2,21 @@
 
 Events hold structure only; where one brings text to a host, it points into the text of its own group's command.
 Several events are instructions as well: the shell carries out what they say once they are written. The docstring
-says so with the word "instructs". The schema rules are those of ``mlzoo.events.commands``.
+says so with the word "instructs". An event that is TRANSIENT is written at once and synced with the next group that
+must be; every other takes in work, ends it or changes state, and nobody hears of it before it is durable. The schema
+rules are those of ``mlzoo.events.commands``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 
 from mlzoo.errors import Failure
-from mlzoo.events.commands import Bounds, Caller, Command, DeviceFacts, ModelFacts, Priority
+from mlzoo.events.commands import Bounds, Caller, DeviceFacts, ModelFacts, Priority
 from mlzoo.frames import FinishReason
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-CORE_VERSION = 1
 CallKind = Literal[
     "chat", "complete", "embed", "tokenize", "detokenize", "load", "unload", "pull", "remove", "shutdown"
 ]
@@ -57,6 +55,8 @@ class RequestRefused:
 class RequestDispatched:
     """Instructs: hand the request to the worker of this device."""
 
+    TRANSIENT: ClassVar[bool] = True
+
     request: str
     device: str
 
@@ -64,6 +64,8 @@ class RequestDispatched:
 @attrs.frozen(kw_only=True)
 class RequestStreamed:
     """Text of a request: item ``row`` of the group's text. seq is None where nothing can be shown yet."""
+
+    TRANSIENT: ClassVar[bool] = True
 
     request: str
     row: int
@@ -76,6 +78,8 @@ class RequestStreamed:
 @attrs.frozen(kw_only=True)
 class WorkAbandoned:
     """Instructs: the worker of this device is to stop working on the request."""
+
+    TRANSIENT: ClassVar[bool] = True
 
     request: str
     device: str
@@ -351,55 +355,3 @@ Event = (
     | StorageChanged
     | IncidentNoted
 )
-
-
-@attrs.frozen(kw_only=True)
-class Group:
-    """One command and what it led to: written all or not at all.
-
-    The command has log_seq ``first_seq``, its events the numbers after it. ``at_ms`` is the log's own clock: it goes
-    on where the last sidecar stopped and counts only time in which one ran. ``text`` belongs to the command.
-    """
-
-    first_seq: int
-    at_ms: int
-    time_ms: int
-    command: Command
-    events: tuple[Event, ...]
-    text: Any = None
-
-    @property
-    def last_seq(self) -> int:
-        """The log_seq of the group's last record."""
-        return self.first_seq + len(self.events)
-
-
-@attrs.frozen(kw_only=True)
-class Aside:
-    """Something that changes nothing, recorded all the same: one call answered where it arrived, or a notification.
-
-    ``after_seq`` is the last log_seq at that moment, which gives asides their place in the whole story.
-    """
-
-    aside_seq: int
-    after_seq: int
-    time_ms: int
-    connection: str
-    method: str
-    rpc: str | int | None
-    params: Any = None
-    result: Any = None
-    failure: Failure | None = None
-
-
-def request_of(event: Event) -> str | None:
-    """Return the request that an event belongs to, or None where it is about the machine."""
-    return getattr(event, "request", None)
-
-
-def durable(events: Sequence[Event]) -> bool:
-    """Whether a group must reach the disk before its answers are shown: it takes in work, ends it or changes state.
-
-    Tokens in between are written at once and synced with the next group that must be.
-    """
-    return any(not isinstance(event, RequestStreamed | RequestDispatched | WorkAbandoned) for event in events)

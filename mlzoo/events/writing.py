@@ -7,6 +7,7 @@ the writer is not to be used again.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mlzoo.events.framing import MARK_EVERY_BYTES
@@ -36,10 +37,16 @@ class SegmentWriter:
         """The size that the segment has, or will have with what is buffered."""
         return self._end_bytes
 
-    def resume(self) -> None:
-        """Go on in the last segment there is."""
-        first = self.segments.firsts[-1]
+    def resume(self, unsynced_seq: int) -> None:
+        """Go on in the last segment there is; an earlier process may not have synced what it wrote from a number on."""
+        *full, first = self.segments.firsts
+        self._sealed = [
+            self._disk.open_append(self.segments.path(segment))
+            for segment, after in pairwise((*full, first))
+            if after > unsynced_seq
+        ]
         self._take(self._disk.open_append(self.segments.path(first)), first, self.segments.sizes[first])
+        self._names_made = 1
 
     def begin(self, header: Header) -> None:
         """Begin the next segment; everything before is written. The old one is kept open until it is synced."""
