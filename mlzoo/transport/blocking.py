@@ -195,7 +195,7 @@ class _Writer:
     def _check(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError
-        if self._error is not None:
+        if self._error is not None or self._ended:
             raise trio.BrokenResourceError("the host no longer reads") from self._error
 
     async def _sleep_while(self, condition: Callable[[], bool]) -> None:
