@@ -22,8 +22,6 @@ from mlzoo.actors.connection import Connection
 from mlzoo.actors.handler import Handler
 from mlzoo.actors.hub import Hub
 from mlzoo.actors.mailbox import Backpressure, Mailbox
-from mlzoo.actors.messages import Order
-from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.outbox import Outbox
 from mlzoo.actors.services import Services
 from mlzoo.actors.unrecorded import Unrecorded
@@ -45,6 +43,7 @@ if TYPE_CHECKING:
     from mlzoo.world import World
 
 EXIT_DONE, EXIT_BROKEN, EXIT_STORAGE_FAILED = 0, 1, 3
+FIRST_LINE_S = 0.05  # that the first lines get to be answered before the rest of the house is imported
 FLUSH_S = 5.0  # that a host gets to take what is due when the sidecar leaves
 ENGINE_ORDERS = 1024
 OWN_LOGS = 64  # sidecars of one user without --log that may run at once
@@ -88,7 +87,8 @@ class Sidecar:
             aclosing(BlockingStream(claimed.stdin_fd, claimed.stdout_fd)) as stdio,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(self._serve_host, stdio)
+            host = self._connection(stdio)
+            nursery.start_soon(self._serve_host, host)
             nursery.start_soon(self._obey_signals)
             if parent_pid is not None:
                 nursery.start_soon(self._watch_parent, parent_pid)
@@ -96,6 +96,8 @@ class Sidecar:
                 nursery.start_soon(self._serve_clients, socket)
             if self._services.unusable is None:
                 nursery.start_soon(self._keep_durable)
+                with trio.move_on_after(FIRST_LINE_S):
+                    await host.heard.wait()
                 await self._work()
             else:
                 await self._leaving.wait()
@@ -127,7 +129,6 @@ class Sidecar:
             log=log,
             hub=Hub(log),
             engine=self._engine,
-            metrics=Metrics(),
             report=self._incident,
             leave=self._leaving.set,
             pid=os.getpid(),
@@ -188,9 +189,8 @@ class Sidecar:
         services.connections[name] = connection
         return connection
 
-    async def _serve_host(self, stream: ByteStream) -> None:
+    async def _serve_host(self, connection: Connection) -> None:
         """Serve the host that spawned this process; its end is the end of the process."""
-        connection = self._connection(stream)
         try:
             await connection.run(on_eof=partial(self._shut_down, "eof"))
         except* StorageFailed:
@@ -205,7 +205,8 @@ class Sidecar:
 
     async def _serve_client(self, stream: ByteStream) -> None:
         """Serve one of several clients; its end is the end of what it asked for."""
-        from mlzoo.events.commands import HostGone  # noqa: PLC0415 (as above)
+        from mlzoo.actors.messages import Order  # noqa: PLC0415 (as above)
+        from mlzoo.events.commands import HostGone  # noqa: PLC0415
 
         connection = self._connection(stream)
 
@@ -222,7 +223,8 @@ class Sidecar:
 
     async def _shut_down(self, reason: Literal["eof", "signal", "parent"]) -> None:
         """Have the engine finish what runs; it says when that is done."""
-        from mlzoo.events.commands import Shutdown  # noqa: PLC0415 (as above)
+        from mlzoo.actors.messages import Order  # noqa: PLC0415 (as above)
+        from mlzoo.events.commands import Shutdown  # noqa: PLC0415
 
         if self._services.unusable is not None:
             self._leaving.set()

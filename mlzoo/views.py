@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import sys
 from array import array
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never, get_args
 
 import attrs
 
 from mlzoo.errors import Cancelled, Failure
 from mlzoo.events import types as ev
 from mlzoo.events.codec import CODEC
+from mlzoo.events.commands import Command
+from mlzoo.events.records import request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlzoo.events.types import Event, Group
+    from mlzoo.events.records import Group
+    from mlzoo.events.types import Event
 
 JsonObject = dict[str, Any]
 
@@ -74,7 +77,7 @@ class RequestView:
         """Yield what a group brings to the host."""
         self.after_seq = group.last_seq
         for event in group.events:
-            if ev.request_of(event) == self.request:
+            if request_of(event) == self.request:
                 yield from self._read(event, group.text)
 
     def _read(self, event: Event, text: Any) -> Iterator[Piece]:
@@ -196,3 +199,8 @@ def event_params(group: Group, index: int) -> JsonObject:
     if index == 0 and group.text is not None:
         shown["text"] = group.text
     return shown
+
+
+def event_types() -> dict[str, type]:
+    """Return what ``event_params`` can show, by its type on the wire: the commands and the events of the log."""
+    return {kind.__name__: kind for union in (Command, ev.Event) for kind in get_args(union)}

@@ -18,6 +18,7 @@ from mlzoo.actors.engine import Engine
 from mlzoo.actors.inventory import probe
 from mlzoo.actors.ledger import Ledger, recover
 from mlzoo.actors.mailbox import Mailbox, Refuse
+from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.process import Spawner, SpawnWorker
 from mlzoo.actors.progress import Progress
 from mlzoo.actors.registry import Registry
@@ -25,7 +26,7 @@ from mlzoo.actors.specs import Backoff, ChildCrashed, ChildSpec, Intensity, Supe
 from mlzoo.actors.supervisor import Supervisor
 from mlzoo.actors.worker import Device, Worker
 from mlzoo.events.commands import Bounds, Start
-from mlzoo.events.types import CORE_VERSION
+from mlzoo.events.records import CORE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
     from mlzoo.actors.services import Services
     from mlzoo.actors.specs import SupervisorEvent
-    from mlzoo.events.types import Group
+    from mlzoo.events.records import Group
 
 # What the core lets in bounds what can be in these mailboxes at once: every request that runs may be dispatched and
 # abandoned, every model placed, loaded and unloaded. They are never full; if one is, that is a bug, and it is loud.
@@ -58,11 +59,12 @@ async def build(services: Services, engine: Mailbox[EngineMessage], *, observe: 
     workers: dict[str, Mailbox[WorkerMessage]] = {
         device.name: Mailbox(device.name, Refuse(WORKER_FRAMES)) for device in services.devices if device.usable
     }
+    metrics = services.metrics = Metrics()
     progress = Progress(ledger, services.world.clock, services.connections)
     spawn = SpawnWorker(Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy)
 
     def show(groups: list[Group]) -> None:
-        services.metrics.observe(groups)
+        metrics.observe(groups)
         services.hub.show(groups)
 
     def make_engine() -> Engine:
@@ -71,9 +73,7 @@ async def build(services: Services, engine: Mailbox[EngineMessage], *, observe: 
         )
 
     def make_registry() -> Registry:
-        return Registry(
-            config=config, store=services.store, ledger=ledger, engine=engine, workers=workers, progress=progress
-        )
+        return Registry(config=config, store=services.store, engine=engine, workers=workers, progress=progress)
 
     def make_worker(device: Device) -> Worker:
         return Worker(device, spawn=spawn, engine=engine, log=log, progress=progress)

@@ -1,3 +1,4 @@
+# ruff: noqa: TC004 - the types of Ask are for readers and mypy; importing them would cost every start.
 """A connection: lines of one host in, calls to the handler, answers out through the outbox.
 
 Calls are answered inline, a chunk of lines at a time, and recorded before the answer leaves; only what must wait gets a
@@ -14,7 +15,6 @@ import attrs
 import trio
 
 from mlzoo import errors
-from mlzoo.actors.messages import Order
 from mlzoo.actors.outbox import Batch
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Bad, Call, Notification
@@ -23,7 +23,7 @@ from mlzoo.transport.ndjson import LineReader, TooLong
 if TYPE_CHECKING:
     from mlzoo.actors.handler import Handler
     from mlzoo.actors.mailbox import Ref
-    from mlzoo.actors.messages import EngineMessage
+    from mlzoo.actors.messages import EngineMessage, Order
     from mlzoo.actors.outbox import Outbox
     from mlzoo.errors import Failure
     from mlzoo.events.commands import JsonObject
@@ -104,6 +104,7 @@ class Connection:
         self._slow = 0
         self._none_slow = trio.Event()
         self._none_slow.set()
+        self.heard = trio.Event()  # set once the first chunk of lines has been dealt with
 
     async def run(self, *, on_eof: Callable[[], Awaitable[None]]) -> None:
         """Serve until the host closes its end and everything that is due has been sent.
@@ -141,6 +142,7 @@ class Connection:
             self._take(line)
         self._send_due()
         orders, self._orders = self._orders, []
+        self.heard.set()
         for order in orders:
             await self._engine.tell(order)
 
@@ -247,7 +249,7 @@ class Connection:
 
     def notify(self, request: str, method: str, params: JsonObject) -> None:
         """See ``Notified``."""
-        if self.outbox.waits_for(request) is None:
+        if not self.outbox.cursors.waits_for(request):
             return
         aside = self._log.aside(self.name, method, None, params)
         self._send_later(jsonrpc.notification_line(method, params), aside.aside_seq)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
+import attrs
 import trio
 
 from mlzoo.actors.messages import AbandonPull, LoadOn, Order, Probe, Pull, Remove, Send
@@ -18,20 +20,29 @@ from mlzoo.core.decide import decide
 from mlzoo.core.state import WorkerState, next_strike_ms
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
+from mlzoo.events.records import Group, request_of
 from mlzoo.frames import Abandon, Detokenize, Embed, Generate, Leave, Sampling, Tokenize, Unload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Any
 
     from mlzoo.actors.ledger import Ledger
     from mlzoo.actors.mailbox import Ref
     from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
     from mlzoo.actors.runtime import Inbox
-    from mlzoo.events.types import Event, Group
+    from mlzoo.events.types import Event
     from mlzoo.frames import ToWorker
 
 BATCH = 64  # commands that share one write
+
+
+@attrs.frozen
+class Decided:
+    """A group that was appended, and the workers as they were then."""
+
+    group: Group
+    workers: Mapping[str, WorkerState]
 
 
 class Engine:
@@ -82,27 +93,33 @@ class Engine:
         return math.inf if at_ms is None else self._ledger.awake_at_s(at_ms)
 
     def _carry_out(self, orders: list[Order]) -> None:
-        groups = [self._decide(order) for order in orders]
+        decided = [step for order in orders for step in self._decide(order)]
         self._ledger.log.commit()
-        self._show(groups)
-        for group in groups:
-            self._act(group)
+        self._show([step.group for step in decided])
+        for step in decided:
+            self._act(step)
 
-    def _decide(self, order: Order) -> Group:
-        """Decide one command and append it with its events; one that cannot be decided becomes an incident."""
+    def _decide(self, order: Order) -> list[Decided]:
+        """Decide a command; one that cannot be decided becomes an incident for each request that it was about.
+
+        What changes nothing (a report that came too late) is not recorded: there is nothing to tell or to fold.
+        """
         ledger = self._ledger
         at_ms = ledger.now_ms()
         try:
             events, state = decide(ledger.state, order.command, ledger.log.last_seq + 1, at_ms)
-        except Exception as error:  # noqa: BLE001 (contained: it becomes a recorded incident)
+        except Exception as error:
+            if isinstance(order.command, cmd.ReportIncident):
+                raise  # Even saying so fails: this is for the supervisor.
             self._report(traceback.format_exc())
-            order = Order(_incident(order.command, error))
-            events, state = decide(ledger.state, order.command, ledger.log.last_seq + 1, at_ms)
+            return [step for incident in _incidents(order.command, error) for step in self._decide(Order(incident))]
+        if not events:
+            return []
         group = ledger.log.append(order.command, events, order.text, at_ms)
         ledger.state = state
         if isinstance(order.command, cmd.Submit) and order.command.request in state.requests:
             ledger.work[order.command.request] = (order.command, order.text)
-        return group
+        return [Decided(group, state.workers)]
 
     def _resume(self) -> None:
         """After a crash in the middle of acting: the request that it was about ends, everything else is carried out."""
@@ -110,35 +127,35 @@ class Engine:
         if acting is None:
             return
         self._ledger.acting = None
-        group, index = acting
-        request = ev.request_of(group.events[index])
+        step, index = acting
+        request = request_of(step.group.events[index])
         if request is not None:
-            incident = cmd.ReportIncident(command=type(group.command).__name__, error="acting", request=request)
+            incident = cmd.ReportIncident(command=type(step.group.command).__name__, error="acting", request=request)
             self._carry_out([Order(incident)])
-        self._act(group, index + 1)
+        self._act(step, index + 1)
 
-    def _act(self, group: Group, first: int = 0) -> None:
-        for index in range(first, len(group.events)):
-            self._ledger.acting = (group, index)
-            self._act_on(group.events[index])
+    def _act(self, step: Decided, first: int = 0) -> None:
+        for index in range(first, len(step.group.events)):
+            self._ledger.acting = (step, index)
+            self._act_on(step.group.events[index], step.workers)
         self._ledger.acting = None
 
-    def _act_on(self, event: Event) -> None:
+    def _act_on(self, event: Event, workers: Mapping[str, WorkerState]) -> None:
         match event:
             case ev.RequestDispatched():
-                self._send(event.device, _frame_of(*self._ledger.work[event.request]))
+                self._send(workers, event.device, _frame_of(*self._ledger.work[event.request]))
             case ev.WorkAbandoned():
-                self._send(event.device, Abandon(request=event.request))
+                self._send(workers, event.device, Abandon(request=event.request))
             case ev.RequestCompleted() | ev.RequestCancelled() | ev.RequestFailed() | ev.RequestReplied():
                 self._ledger.work.pop(event.request, None)
             case ev.PlacementAsked():
                 self._registry.tell_nowait(Probe(event.model.name))
             case ev.ModelLoadStarted():
-                self._registry.tell_nowait(LoadOn(event.model, event.device))
+                self._registry.tell_nowait(LoadOn(event.model, event.device, _epoch(workers, event.device)))
             case ev.ModelUnloadStarted():
-                self._send(event.device, Unload(model=event.model))
+                self._send(workers, event.device, Unload(model=event.model))
             case ev.WorkerRetired():
-                self._send(event.device, Leave())
+                self._send(workers, event.device, Leave())
             case ev.PullStarted():
                 self._registry.tell_nowait(Pull(event.model, event.accept_license))
             case ev.PullAbandoned():
@@ -150,18 +167,24 @@ class Engine:
             case _:
                 return  # It says what is so; there is nothing to do about it.
 
-    def _send(self, device: str, frame: ToWorker) -> None:
-        epoch = self._ledger.state.workers.get(device, WorkerState()).crashes
-        self._workers[device].tell_nowait(Send(epoch, frame))
+    def _send(self, workers: Mapping[str, WorkerState], device: str, frame: ToWorker) -> None:
+        self._workers[device].tell_nowait(Send(_epoch(workers, device), frame))
 
 
-def _incident(command: cmd.Command, error: Exception) -> cmd.ReportIncident:
-    return cmd.ReportIncident(
-        command=type(command).__name__,
-        error=type(error).__name__,
-        request=getattr(command, "request", None),
-        caller=getattr(command, "caller", None),
-    )
+def _epoch(workers: Mapping[str, WorkerState], device: str) -> int:
+    """Return how many processes of a device had crashed when a decision was made: it was made for the next one."""
+    return workers.get(device, WorkerState()).crashes
+
+
+def _incidents(command: cmd.Command, error: Exception) -> list[cmd.ReportIncident]:
+    """Return an incident for each request that a command was about, or one for none."""
+    if isinstance(command, cmd.ReportStep):
+        requests: list[str | None] = [row.request for row in command.rows]
+    else:
+        requests = [getattr(command, "request", None)]
+    caller = getattr(command, "caller", None)
+    name, why = type(command).__name__, type(error).__name__
+    return [cmd.ReportIncident(command=name, error=why, request=request, caller=caller) for request in requests]
 
 
 def _frame_of(submit: cmd.Submit, text: Any) -> ToWorker:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from mlzoo.events.types import request_of
+from mlzoo.events.records import request_of
 
 if TYPE_CHECKING:
     from mlzoo.events.log import Log
-    from mlzoo.events.types import Group
+    from mlzoo.events.records import Group
 
 
 class Reader(Protocol):

@@ -11,12 +11,12 @@ from mlzoo.core.apply import fold
 from mlzoo.core.state import State, needed_from
 from mlzoo.events.codec import Codec
 
-STATES = Codec({"State": ("event", State)}, {})  # how a segment's header holds the state before it
+STATES = Codec(lambda: {"State": ("event", State)}, {})  # how a segment's header holds the state before it
 
 if TYPE_CHECKING:
+    from mlzoo.actors.engine import Decided
     from mlzoo.events.commands import JsonObject, Start, Submit
     from mlzoo.events.log import Log
-    from mlzoo.events.types import Group
     from mlzoo.world import Clock
 
 
@@ -27,7 +27,7 @@ class Ledger:
         self.log = log
         self.state = state
         self.work: dict[str, tuple[Submit, Any]] = {}  # requests that live, with the text that their worker needs
-        self.acting: tuple[Group, int] | None = None  # the event that is being carried out
+        self.acting: tuple[Decided, int] | None = None  # the event that is being carried out
         self.start: Start | None = start  # decided before anything else, once
         self._clock = clock
         self._began_ms = clock.awake_ms() - log.clock_ms
@@ -37,8 +37,12 @@ class Ledger:
         return self._clock.awake_ms() - self._began_ms
 
     def awake_at_s(self, at_ms: int) -> float:
-        """Return the moment of trio's clock that corresponds to a moment of the log's."""
-        return (at_ms + self._began_ms) / 1000
+        """Return a moment of trio's clock at which the log's reads ``at_ms``.
+
+        Half a millisecond into it: the clocks are read in whole milliseconds, and one that read a hair before the
+        moment would strike for nothing, again and again.
+        """
+        return (at_ms + self._began_ms + 0.5) / 1000
 
     def needed_from(self) -> int:
         """Return the lowest log_seq that may not be deleted."""

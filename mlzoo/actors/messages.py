@@ -41,6 +41,7 @@ class LoadOn:
 
     model: str
     device: str
+    epoch: int  # of the worker, as of the decision; see Send
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
     from mlzoo.events.commands import JsonObject
-    from mlzoo.events.types import Group
+    from mlzoo.events.records import Group
 
 EDGES_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000)
 

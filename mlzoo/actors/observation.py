@@ -15,9 +15,10 @@ import mlzoo
 from mlzoo import errors
 from mlzoo.actors import inventory
 from mlzoo.actors.connection import Answer, Later
-from mlzoo.actors.outbox import Subscription
+from mlzoo.actors.cursors import Subscription
+from mlzoo.actors.metrics import Metrics
 from mlzoo.api.methods import METHODS, PROTOCOL_VERSION
-from mlzoo.views import event_params
+from mlzoo.views import event_params, event_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def answer(services: Services, connection: Connection, method: str, params: Any)
         case "status":
             return Answer(status(services))
         case "metrics":
-            return Answer(services.metrics.shown(services.log.size_bytes(), services.log.last_seq))
+            return Answer(_metrics(services))
         case "models.list":
             return Answer(inventory.models(services))
         case "models.info":
@@ -134,14 +135,16 @@ def status(services: Services) -> JsonObject:
     }
 
 
+def _metrics(services: Services) -> JsonObject:
+    metrics = services.metrics or Metrics()
+    return metrics.shown(services.log.size_bytes(), services.log.last_seq)
+
+
 def discover() -> JsonObject:
     """Return the OpenRPC document."""
-    from typing import get_args  # noqa: PLC0415 (with the imports below, only needed here)
+    from mlzoo.api.openrpc import document  # noqa: PLC0415 (only needed here, and large)
 
-    from mlzoo.api.openrpc import document  # noqa: PLC0415
-    from mlzoo.events.types import Event  # noqa: PLC0415
-
-    return document(events={kind.__name__: kind for kind in get_args(Event)})
+    return document(events=event_types())
 
 
 async def _read_events(services: Services, params: api.EventsReadParams) -> JsonObject:
@@ -191,12 +194,12 @@ def _subscribe(services: Services, connection: Connection, params: api.EventsSub
         raise errors.OutOfRange(f"the log keeps what follows {log.oldest_seq - 1}", oldest=log.oldest_seq)
     name = services.world.ids.new("sub")
     types = None if params.types is None else frozenset(params.types)
-    connection.outbox.subscribe(Subscription(name, max(after_seq, log.oldest_seq - 1), types))
+    connection.outbox.cursors.subscribe(Subscription(name, max(after_seq, log.oldest_seq - 1), types))
     return {"subscription": name}
 
 
 def _unsubscribe(connection: Connection, params: api.EventsUnsubscribeParams) -> Answer:
-    if not connection.outbox.unsubscribe(params.subscription):
+    if not connection.outbox.cursors.unsubscribe(params.subscription):
         message = f"there is no subscription {params.subscription} on this connection"
         raise errors.NotFound(message, what="subscription", id=params.subscription)
     return Answer({})

@@ -13,7 +13,6 @@ import trio
 from mlzoo import errors
 from mlzoo.actors.inventory import facts_of, probe
 from mlzoo.actors.messages import AbandonPull, LoadOn, Order, Probe, Pull, Remove, Send
-from mlzoo.core.state import WorkerState
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Load
 from mlzoo.store.pulling import pull
@@ -21,7 +20,6 @@ from mlzoo.store.pulling import pull
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mlzoo.actors.ledger import Ledger
     from mlzoo.actors.mailbox import Ref
     from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
     from mlzoo.actors.progress import Progress
@@ -37,7 +35,6 @@ class Registry:
     Args:
         config: the models there are, and how devices are used.
         store: their weights.
-        ledger: the state, for the epoch of a worker.
         engine: hears what came of it.
         workers: the worker actor of each device.
         progress: hears how far pulls are.
@@ -48,14 +45,12 @@ class Registry:
         *,
         config: Config,
         store: Store,
-        ledger: Ledger,
         engine: Ref[EngineMessage],
         workers: Mapping[str, Ref[WorkerMessage]],
         progress: Progress,
     ) -> None:
         self._config = config
         self._store = store
-        self._ledger = ledger
         self._engine = engine
         self._workers = workers
         self._progress = progress
@@ -79,7 +74,8 @@ class Registry:
             case LoadOn():
                 await self._load(message)
             case Pull():
-                nursery.start_soon(self._pull, message)
+                scope = self._pulls[message.model] = trio.CancelScope()
+                nursery.start_soon(self._pull, message, scope)
             case AbandonPull():
                 if message.model in self._pulls:
                     self._pulls[message.model].cancel()
@@ -127,30 +123,28 @@ class Registry:
             context=entry.context,
             trust_remote_code=entry.trust_remote_code,
         )
-        epoch = self._ledger.state.workers.get(message.device, WorkerState()).crashes
-        self._workers[message.device].tell_nowait(Send(epoch, load))
+        self._workers[message.device].tell_nowait(Send(message.epoch, load))
 
-    async def _pull(self, message: Pull) -> None:
+    async def _pull(self, message: Pull, scope: trio.CancelScope) -> None:
         def on_progress(progress: PullProgress) -> None:
             self._progress.of_model(
                 message.model, progress.stage, progress.done, progress.total, progress.unit, progress.message
             )
 
-        with trio.CancelScope() as scope:
-            self._pulls[message.model] = scope
-            try:
+        broken = errors.InternalError("The pull was broken off by an error of mlzoo; try again.").failure()
+        ended = cmd.ReportPullEnded(model=message.model, failure=broken)
+        try:
+            with scope:
                 entry = self._config.model(message.model)
                 installed = await pull(self._store, entry, on_progress, accept_license=message.accept_license)
                 ended = cmd.ReportPullEnded(model=message.model, digest=installed.digest)
-            except errors.MlzooError as error:
-                ended = cmd.ReportPullEnded(model=message.model, failure=error.failure())
-            except Exception as error:
-                await self._give_up(message, error)
-                raise
-            finally:
-                if self._pulls.get(message.model) is scope:
-                    del self._pulls[message.model]
-            await self._tell(ended)
+        except errors.MlzooError as error:
+            ended = cmd.ReportPullEnded(model=message.model, failure=error.failure())
+        finally:
+            if self._pulls.get(message.model) is scope:
+                del self._pulls[message.model]
+            if not scope.cancelled_caught:  # Whoever abandoned it does not wait for its end.
+                self._engine.signal(Order(ended))
 
     async def _remove(self, message: Remove) -> None:
         try:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mlzoo.core.state import State
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.metrics import Metrics
     from mlzoo.actors.specs import ChildStatus
     from mlzoo.config import Config
+    from mlzoo.core.state import State
     from mlzoo.devices import Device
     from mlzoo.errors import LogUnusable
     from mlzoo.events.log import Log
@@ -40,7 +39,6 @@ class Services:
     log: Log
     hub: Hub
     engine: Ref[EngineMessage]
-    metrics: Metrics
     report: Callable[[str], None]
     leave: Callable[[], None]
     pid: int
@@ -48,12 +46,15 @@ class Services:
     devices: tuple[Device, ...] = ()
     unusable: LogUnusable | None = None
     ledger: Ledger | None = None
+    metrics: Metrics | None = None
     actors: Callable[[], tuple[ChildStatus, ...]] = tuple
     connections: dict[str, Connection] = attrs.field(factory=dict)
 
     @property
     def state(self) -> State:
         """The state now; an empty one while the log is still being recovered."""
+        from mlzoo.core.state import State  # noqa: PLC0415 (not on the way to the first ping)
+
         return State() if self.ledger is None else self.ledger.state
 
     def wall_ms(self, at_ms: int) -> int:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from mlzoo.events.types import Aside
+from mlzoo.events.records import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlzoo.errors import Failure
-    from mlzoo.events.types import Group
+    from mlzoo.events.records import Group
 
 REMEMBERED = 4096  # asides that a host which does not read can still be sent
 

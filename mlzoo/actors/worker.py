@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import deque
 from typing import TYPE_CHECKING, assert_never, cast
 
 import trio
@@ -66,10 +67,11 @@ class Worker:
         self._log = log
         self._progress = progress
         self._digests: dict[str, hashlib._Hash] = {}
+        self._held: deque[WorkerMessage] = deque()  # taken with a Leave, and meant for the process after that one
 
     async def run(self, inbox: Inbox[WorkerMessage]) -> None:
         """Keep a process for as long as there is something for it to do, again and again, until told to stop."""
-        async for message in inbox:
+        while (message := await self._next(inbox)) is not None:
             frame = message.frame
             if message.epoch != self._device.epoch or not isinstance(frame, frames.Load):
                 continue  # It was meant for a process that is gone.
@@ -78,6 +80,12 @@ class Worker:
                 continue
             if not await self._serve(process, frame, inbox):
                 return
+
+    async def _next(self, inbox: Inbox[WorkerMessage]) -> WorkerMessage | None:
+        """Return the next message; None where the actor is to stop."""
+        if not self._held:
+            self._held.extend(await inbox.receive_batch())
+        return self._held.popleft() if self._held else None
 
     async def _start(self, load: frames.Load) -> WorkerProcess | None:
         try:
@@ -125,12 +133,16 @@ class Worker:
     async def _speak(self, process: WorkerProcess, first: frames.ToWorker, inbox: Inbox[WorkerMessage]) -> bool:
         """Pass frames on until one says Leave (True) or the actor is to stop (False)."""
         await process.send_all(encode(first))
-        while batch := await inbox.receive_batch():
-            current = [m.frame for m in batch if m.epoch == self._device.epoch]
-            if not current:
-                continue
-            await process.send_all(b"".join(map(encode, current)))
-            if any(isinstance(frame, frames.Leave) for frame in current):
+        while (message := await self._next(inbox)) is not None:
+            lines: list[bytes] = []
+            leaves = False
+            while message is not None and not leaves:
+                if message.epoch == self._device.epoch:
+                    lines.append(encode(message.frame))
+                    leaves = isinstance(message.frame, frames.Leave)
+                message = self._held.popleft() if self._held and not leaves else None
+            await process.send_all(b"".join(lines))
+            if leaves:
                 return True
         return False
 

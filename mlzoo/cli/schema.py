@@ -19,16 +19,8 @@ def run(_: argparse.Namespace) -> int:
     import json
 
     from mlzoo.api.openrpc import document
+    from mlzoo.views import event_types
 
-    json.dump(document(events=public_events()), sys.stdout, indent=2)  # In ASCII, which every console can show.
+    json.dump(document(events=event_types()), sys.stdout, indent=2)  # In ASCII, which every console can show.
     sys.stdout.write("\n")
     return 0
-
-
-def public_events() -> dict[str, type]:
-    """Return what ``events.read`` shows, by its type on the wire: the commands and the events of the log."""
-    from mlzoo.events import commands, types
-    from mlzoo.events.codec import classes_of
-
-    registry = classes_of(command=commands.Command, event=types.Event)
-    return {name: cls for name, (_, cls) in registry.items()}

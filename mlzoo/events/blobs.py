@@ -15,10 +15,12 @@ import trio
 from mlzoo.errors import LogUnusable, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mlzoo.world import Disk, Ids
 
+_SUFFIX = ".bin"
 _NAME = re.compile(r"[0-9a-f]{64}-[0-9a-z-]+")
 _NAMED = re.compile(rb'"blob":"([0-9a-f]{64}-[0-9a-z-]+)"')
 
@@ -39,7 +41,7 @@ class Blobs:
 
     def path(self, name: str) -> Path:
         """Return the path of a blob."""
-        return self._directory / name[:2] / f"{name}.bin"
+        return self._directory / name[:2] / f"{name}{_SUFFIX}"
 
     async def put(self, data: bytes) -> str:
         """Keep data and return their name once they are durable.
@@ -90,6 +92,12 @@ class Blobs:
         except FileNotFoundError:
             return
         self._disk.remove(self.path(name))
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield the name and size of each blob; there may be many."""
+        for directory in self._disk.names(self._directory):
+            for name, size_bytes in self._disk.sizes(self._directory / directory).items():
+                yield name.removesuffix(_SUFFIX), size_bytes
 
     def size_bytes(self) -> int:
         """Return the size of all blobs, as far as they are counted (``measure``)."""

@@ -57,7 +57,7 @@ async def recover(segments: Segments, *, strict: bool) -> Recovered | None:
     repaired: list[str] = []
     while segments.sizes:
         first = segments.firsts[-1]
-        found = _look(segments, first, strict=strict)
+        found = look(segments, first, strict=strict)
         header = segments.header(first) if found.header_bytes else None
         if found.verdict == "damaged" and strict:
             raise damaged(segments.path(first), found.whole_bytes)
@@ -74,7 +74,7 @@ async def recover(segments: Segments, *, strict: bool) -> Recovered | None:
     return None
 
 
-def _look(segments: Segments, first: int, *, strict: bool) -> framing.Scan:
+def look(segments: Segments, first: int, *, strict: bool) -> framing.Scan:
     """Verify a segment; of a long one only its end, where that says itself that the rest was durable."""
     size_bytes = segments.sizes[first]
     if size_bytes > 2 * QUICK_BYTES:

@@ -1,0 +1,247 @@
+"""Calls that the engine decides: params become a command, with the facts that the core needs and the text beside it.
+
+Every check that needs no decision is made here, so that a refusal costs nothing and binds nothing. Knows methods,
+configuration and store; knows no bytes, and decides nothing about work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mlzoo import errors
+from mlzoo.actors.connection import Answer, Ask
+from mlzoo.actors.messages import Order
+from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
+from mlzoo.events import commands as cmd
+from mlzoo.frames import Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlzoo.actors.connection import Connection, Outcome
+    from mlzoo.actors.services import Services
+    from mlzoo.api import inference as api
+    from mlzoo.config import ModelEntry, SamplingDefaults
+    from mlzoo.store import Installed
+    from mlzoo.transport.jsonrpc import Call
+
+NOT_PART_OF_A_REQUEST = ("stream", "deadline_ms", "priority", "_meta")
+CHAT_METHODS = ("chat", "complete")
+
+
+class Calls:
+    """What becomes of each call."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.methods: dict[str, Callable[[Connection, Call, Any], Outcome]] = {
+            "shutdown": self._shutdown,
+            "chat": self._chat,
+            "complete": self._complete,
+            "embed": self._embed,
+            "tokenize": self._tokenize,
+            "detokenize": self._detokenize,
+            "cancel": self._cancel,
+            "models.pull": self._pull,
+            "models.remove": self._remove,
+            "models.load": self._load,
+            "models.unload": self._unload,
+        }
+
+    def cancelled(self, connection: Connection, params: api.CancelParams) -> Order:
+        """Return what becomes of a ``cancel`` notification, which nobody answers."""
+        target = connection.outbox.in_flight.get(params.request) if params.request is not None else None
+        return Order(cmd.Cancel(request=self._services.world.ids.new("req"), caller=None, target=target or None))
+
+    # ---------------------------------------------------------------------------------------- inference
+
+    def _chat(self, connection: Connection, call: Call, params: api.ChatParams) -> Outcome:
+        return self._generate(connection, call, params, {"messages": plain_messages(params.messages)})
+
+    def _complete(self, connection: Connection, call: Call, params: api.CompleteParams) -> Outcome:
+        return self._generate(connection, call, params, {"prompt": params.prompt})
+
+    def _generate(self, connection: Connection, call: Call, params: api.GenerationParams, text: Any) -> Outcome:
+        entry, facts = self._model_for(call.method, params.model, params)
+        stop = stop_strings(params)
+        if stop:
+            text["stop"] = stop
+        return self._submit(
+            connection,
+            call,
+            facts,
+            text,
+            stream=params.stream,
+            sampling=self._sampling(params, entry.sampling),
+            max_tokens=params.max_tokens,
+            deadline_ms=params.deadline_ms,
+            priority=params.priority,
+            require_device=params.require_device,
+        )
+
+    def _sampling(self, params: api.GenerationParams, defaults: SamplingDefaults) -> Sampling:
+        """Return how to sample: as the request says, else as the model's entry does, else as OpenAI's API does."""
+
+        def pick(name: str, otherwise: float) -> Any:
+            asked, default = getattr(params, name), getattr(defaults, name)
+            return asked if asked is not None else default if default is not None else otherwise
+
+        return Sampling(
+            temperature=pick("temperature", 1.0),
+            top_k=pick("top_k", 0),
+            top_p=pick("top_p", 1.0),
+            min_p=pick("min_p", 0.0),
+            repetition_penalty=pick("repetition_penalty", 1.0),
+            seed=self._services.world.seeds.new() if params.seed is None else params.seed,
+            logprobs=params.logprobs,
+            top_logprobs=params.top_logprobs or 0,
+        )
+
+    def _embed(self, connection: Connection, call: Call, params: api.EmbedParams) -> Outcome:
+        _, facts = self._model_for("embed", params.model, params)
+        texts = embed_texts(params)
+        limit = self._services.config.limits.inputs_per_embed
+        if len(texts) > limit:
+            message = f"input has {len(texts)} texts, the limit is {limit}: send several requests."
+            raise errors.TooLarge(message, limit=limit, got=len(texts))
+        return self._submit(
+            connection,
+            call,
+            facts,
+            {"texts": texts},
+            normalize=params.normalize,
+            deadline_ms=params.deadline_ms,
+            priority=params.priority,
+            require_device=params.require_device,
+        )
+
+    def _tokenize(self, connection: Connection, call: Call, params: api.TokenizeParams) -> Outcome:
+        _, facts = self._model_for("tokenize", params.model, params)
+        text = {"text": params.text} if params.messages is None else {"messages": plain_messages(params.messages)}
+        return self._submit(connection, call, facts, text)
+
+    def _detokenize(self, connection: Connection, call: Call, params: api.DetokenizeParams) -> Outcome:
+        _, facts = self._model_for("detokenize", params.model, params)
+        return self._submit(connection, call, facts, {"tokens": params.tokens})
+
+    def _submit(
+        self,
+        connection: Connection,
+        call: Call,
+        facts: cmd.ModelFacts,
+        text: Any,
+        *,
+        stream: bool = False,
+        **fields: Any,
+    ) -> Ask:
+        request = self._services.world.ids.new("req")
+        kept = {name: value for name, value in _named(call).items() if name not in NOT_PART_OF_A_REQUEST}
+        submit = cmd.Submit(
+            request=request,
+            caller=cmd.Caller(connection=connection.name, rpc=call.id),
+            method=_method(call.method),
+            model=facts,
+            stream=stream,
+            params_digest=hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest(),
+            size_bytes=len(orjson.dumps(text)),
+            **fields,
+        )
+        return Ask(request, Order(submit, text), stream=stream)
+
+    def _cancel(self, connection: Connection, call: Call, params: api.CancelParams) -> Outcome:
+        target = connection.outbox.in_flight.get(params.request) if params.request is not None else None
+        request, caller = self._request(connection, call)
+        return Ask(request, Order(cmd.Cancel(request=request, caller=caller, target=target or None)))
+
+    # ---------------------------------------------------------------------------------------- models
+
+    def _model_for(self, method: str, name: str | None, params: Any) -> tuple[ModelEntry, cmd.ModelFacts]:
+        """Return the model that a request is for.
+
+        Raises:
+            ModelNotFound: no configuration names it.
+            ModelNotInstalled: its weights are not here.
+            Unsupported: it cannot do that, or this version cannot do what the params ask for.
+        """
+        defaults = self._services.config.defaults
+        entry = self._services.config.model(name or (defaults.embed if method == "embed" else defaults.chat))
+        features = unsupported_features(params)
+        if features:
+            message = f"This version does not serve {', '.join(features)}: leave it out."
+            raise errors.Unsupported(message, feature=features[0], model=entry.name)
+        wrong = "chat" if method == "embed" else "embed" if method in CHAT_METHODS else None
+        if entry.kind == wrong:
+            message = f"Model {entry.name} is for {entry.kind}, not for {method}: name another one."
+            raise errors.Unsupported(message, feature=method, model=entry.name)
+        return entry, self._facts(entry, self._installed(entry))
+
+    def _installed(self, entry: ModelEntry) -> Installed:
+        installed = self._services.store.find(entry)
+        if installed is None:
+            raise errors.ModelNotInstalled(
+                f"Model {entry.name} is not installed; bring it with models.pull, or `mlzoo models pull {entry.name}`.",
+                model=entry.name,
+                download_bytes=entry.download_bytes,
+            )
+        return installed
+
+    def _facts(self, entry: ModelEntry, installed: Installed | None) -> cmd.ModelFacts:
+        return cmd.ModelFacts(
+            name=entry.name,
+            kind=entry.kind,
+            digest=installed.digest if installed is not None else "",
+            memory_bytes=self._services.store.estimate(entry).memory_bytes,
+            slots=entry.slots,
+            keep_alive_ms=round(entry.keep_alive_s * 1000),
+        )
+
+    def _request(self, connection: Connection, call: Call) -> tuple[str, cmd.Caller]:
+        return self._services.world.ids.new("req"), cmd.Caller(connection=connection.name, rpc=call.id)
+
+    def _pull(self, connection: Connection, call: Call, params: Any) -> Outcome:
+        request, caller = self._request(connection, call)
+        facts = self._facts(self._services.config.model(params.model), None)
+        pull = cmd.PullModel(request=request, caller=caller, model=facts, accept_license=params.accept_license)
+        return Ask(request, Order(pull))
+
+    def _remove(self, connection: Connection, call: Call, params: Any) -> Outcome:
+        request, caller = self._request(connection, call)
+        facts = self._facts(self._services.config.model(params.model), None)
+        return Ask(request, Order(cmd.RemoveModel(request=request, caller=caller, model=facts)))
+
+    def _load(self, connection: Connection, call: Call, params: Any) -> Outcome:
+        request, caller = self._request(connection, call)
+        entry = self._services.config.model(params.model)
+        facts = self._facts(entry, self._installed(entry))
+        device = None if params.device == "auto" else params.device
+        load = cmd.LoadModel(request=request, caller=caller, model=facts, device=device, pin=params.pin)
+        return Ask(request, Order(load))
+
+    def _unload(self, connection: Connection, call: Call, params: Any) -> Outcome:
+        request, caller = self._request(connection, call)
+        facts = self._facts(self._services.config.model(params.model), None)
+        return Ask(request, Order(cmd.UnloadModel(request=request, caller=caller, model=facts)))
+
+    # ---------------------------------------------------------------------------------------- leaving
+
+    def _shutdown(self, connection: Connection, call: Call, _params: Any) -> Outcome:
+        if self._services.unusable is not None:
+            return Answer({}, then=self._services.leave)
+        request, caller = self._request(connection, call)
+        return Ask(request, Order(cmd.Shutdown(request=request, caller=caller, reason="asked")))
+
+
+def _named(call: Call) -> dict[str, Any]:
+    return call.params if isinstance(call.params, dict) else {}
+
+
+def _method(name: str) -> cmd.Method:
+    match name:
+        case "chat" | "complete" | "embed" | "tokenize" | "detokenize":
+            return name
+        case _:
+            message = f"{name} is no inference"
+            raise AssertionError(message)

@@ -1,0 +1,190 @@
+"""Cursors: where one connection stands in the log, for each of its requests and subscriptions.
+
+While the host does not read, cursors wait and nothing is held in memory: what it has not taken lies on disk. Knows how
+pieces become lines; knows nothing of methods, of asides or of where the bytes go.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlzoo.transport import jsonrpc
+from mlzoo.transport.jsonrpc import Id
+from mlzoo.views import Delta, Refusal, RequestView, Result, event_params
+
+if TYPE_CHECKING:
+    from mlzoo.actors.hub import Hub
+    from mlzoo.errors import Failure
+    from mlzoo.events.log import Log
+
+TURN_GROUPS = 32  # of one request, before the next one gets its turn
+SUBSCRIPTION_TURN_GROUPS = 64
+CHUNK_BYTES = 64 * 1024
+
+
+@attrs.define(eq=False)
+class Cursor:
+    """Where a connection stands in one request; end is called with the line that answers it."""
+
+    rpc: Id
+    view: RequestView
+    stream: bool
+    end: Callable[[bytes], bytes]
+
+
+@attrs.define(eq=False)
+class Subscription:
+    """Where a connection stands in the whole log."""
+
+    name: str
+    after_seq: int
+    types: frozenset[str] | None
+
+
+class Cursors:
+    """All places of one connection.
+
+    Args:
+        log: what is read.
+        hub: says when there is something to read.
+        line_bytes: the longest line.
+        news: called when there is something to read.
+    """
+
+    def __init__(self, log: Log, hub: Hub, line_bytes: int, news: Callable[[], None]) -> None:
+        self._log = log
+        self._hub = hub
+        self._line_bytes = line_bytes
+        self._news = news
+        self._cursors: dict[str, Cursor] = {}
+        self._ready: OrderedDict[str, None] = OrderedDict()
+        self._subscriptions: dict[str, Subscription] = {}
+        self._subscriptions_ready = False
+
+    def __bool__(self) -> bool:
+        """Whether any request is open."""
+        return bool(self._cursors)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there may be something to read."""
+        return bool(self._ready) or self._subscriptions_ready
+
+    def follow(self, request: str, rpc: Id, *, stream: bool, end: Callable[[bytes], bytes]) -> None:
+        """Read a request from now on.
+
+        Args:
+            request: its id in the log.
+            rpc: the host's id of the call that is answered.
+            stream: whether the host wants the pieces as well.
+            end: given the line that answers the call, once; returns what of it goes out now.
+        """
+        self._cursors[request] = Cursor(rpc, RequestView(request, self._log.get_blob), stream, end)
+        self._hub.follow(request, self)
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Read everything after a place, from now on."""
+        self._subscriptions[subscription.name] = subscription
+        self._hub.subscribe(self)
+        self.wake_all()
+
+    def unsubscribe(self, name: str) -> bool:
+        """End a subscription; False where there is none of that name."""
+        found = self._subscriptions.pop(name, None) is not None
+        if not self._subscriptions:
+            self._hub.unsubscribe(self)
+        return found
+
+    def waits_for(self, request: str) -> bool:
+        """Return whether a request is read here."""
+        return request in self._cursors
+
+    def wake(self, request: str) -> None:
+        """See ``Reader``."""
+        if request in self._cursors:
+            self._ready[request] = None
+            self._news()
+
+    def wake_all(self) -> None:
+        """See ``Reader``."""
+        self._subscriptions_ready = True
+        self._news()
+
+    def fail(self, failure: Failure) -> list[bytes]:
+        """Return the lines that answer every open request with a failure, and read nothing more."""
+        lines: list[bytes] = []
+        for request, cursor in tuple(self._cursors.items()):
+            self._end(request, cursor, jsonrpc.error_line(cursor.rpc, failure, self._line_bytes), lines)
+        self._ready.clear()
+        return lines
+
+    def close(self) -> None:
+        """Read nothing any more."""
+        for request in tuple(self._cursors):
+            self._hub.unfollow(request)
+        self._cursors.clear()
+        self._hub.unsubscribe(self)
+
+    def read(self) -> bytes:
+        """Return the next lines, about CHUNK_BYTES of them at most; what is returned has been taken off its cursor."""
+        lines: list[bytes] = []
+        size_bytes = 0
+        while self._ready and size_bytes < CHUNK_BYTES:
+            request, _ = self._ready.popitem(last=False)
+            size_bytes += self._read_request(request, lines)
+        if self._subscriptions_ready:
+            self._read_subscriptions(lines)
+        return b"".join(lines)
+
+    def _read_request(self, request: str, lines: list[bytes]) -> int:
+        """Move one cursor on; return how many bytes that gave."""
+        cursor = self._cursors.get(request)
+        if cursor is None:
+            return 0
+        before = len(lines)
+        for turn, group in enumerate(self._log.groups_of(request, cursor.view.after_seq)):
+            if not self._log.is_shown(group):
+                break
+            for piece in cursor.view.read(group):
+                match piece:
+                    case Delta():
+                        if cursor.stream:
+                            params = {"request": cursor.rpc, "seq": piece.seq, "delta": piece.delta}
+                            lines.append(jsonrpc.notification_line("stream", params))
+                    case Result():
+                        line = jsonrpc.result_line(cursor.rpc, piece.result, self._line_bytes)
+                        self._end(request, cursor, line, lines)
+                    case Refusal():
+                        line = jsonrpc.error_line(cursor.rpc, piece.failure, self._line_bytes)
+                        self._end(request, cursor, line, lines)
+            if request not in self._cursors:
+                break
+            if turn + 1 == TURN_GROUPS:
+                self._ready[request] = None  # There may be more; the others come first.
+                break
+        return sum(map(len, lines[before:]))
+
+    def _end(self, request: str, cursor: Cursor, line: bytes, lines: list[bytes]) -> None:
+        del self._cursors[request]
+        self._hub.unfollow(request)
+        lines.append(cursor.end(line))
+
+    def _read_subscriptions(self, lines: list[bytes]) -> None:
+        self._subscriptions_ready = False
+        for subscription in self._subscriptions.values():
+            for group in self._log.read(subscription.after_seq, SUBSCRIPTION_TURN_GROUPS):
+                if not self._log.is_shown(group):
+                    break
+                for index in range(len(group.events) + 1):
+                    params = event_params(group, index)
+                    if params["log_seq"] <= subscription.after_seq:
+                        continue
+                    if subscription.types is None or params["type"] in subscription.types:
+                        shown = {"subscription": subscription.name, **params}
+                        lines.append(jsonrpc.notification_line("event", shown))
+                subscription.after_seq = group.last_seq
+                self._subscriptions_ready = True  # There may be more.

@@ -1,0 +1,83 @@
+"""The way on for a damaged log: cut it at the damage, keep what was cut, and give what remains a new id.
+
+With a new id hosts discard the places that they kept, since other records may come to stand there. Knows nothing of
+what the records say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlzoo.errors import LogUnusable
+from mlzoo.events.identity import LOCK, give_identity, locked, read_identity
+from mlzoo.events.segments import Segments
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlzoo.world import World
+
+
+async def repair(world: World, path: Path) -> tuple[str, ...]:
+    """Cut a log where it is damaged; return what was lost, one sentence each. A whole log is left as it is.
+
+    Raises:
+        LogUnusable: Another process writes it (reason locked).
+        OSError: The disk would not.
+    """
+    lock = world.disk.lock(path / LOCK)
+    if lock is None:
+        raise locked(path)
+    try:
+        groups = Segments(world.disk, path / "segments")
+        asides = Segments(world.disk, path / "asides")
+        cuts = _damage(groups, ordered=True)
+        aside_cuts = _damage(asides, ordered=False)
+        if not cuts and not aside_cuts and _has_identity(world, path):
+            return ()
+        # The new id first: were it last, a crash in between would leave a log that lost records under its old id.
+        identity = await give_identity(world, path)
+        lost = [f"the log's new id is {identity}"]
+        for first, offset in reversed(cuts):
+            lost.append(await _cut(groups, first, offset))
+        for first, offset in aside_cuts:
+            lost.append(await _cut(asides, first, offset))
+        return tuple(lost)
+    finally:
+        lock.release()
+
+
+def _has_identity(world: World, path: Path) -> bool:
+    try:
+        return read_identity(world, path) is not None
+    except LogUnusable:
+        return False
+
+
+def _damage(segments: Segments, *, ordered: bool) -> list[tuple[int, int]]:
+    """Return (segment, offset of its first byte that goes), oldest first. Ordered segments all go after a damage."""
+    cuts: list[tuple[int, int]] = []
+    last_seq = 0
+    for first in segments.firsts:
+        if ordered and (cuts or (last_seq and first != last_seq + 1)):
+            cuts.append((first, 0))
+            continue
+        found = segments.scan(first)
+        last_seq = found.last_seq
+        if found.verdict != "whole":
+            cuts.append((first, found.whole_bytes))
+    return cuts
+
+
+async def _cut(segments: Segments, first: int, offset: int) -> str:
+    disk, path = segments.disk, segments.path(first)
+    data = disk.read(path, offset)
+    kept = path.with_name(f"{path.name}.cut-{offset}")
+    await disk.replace(kept, data)
+    if offset:
+        await disk.truncate(path, offset)
+    else:
+        disk.remove(path)
+        await disk.sync_dir(segments.directory)
+    records = data.count(b'{"crc":"')
+    return f"{segments.directory.name}/{path.name}: {records} records or parts of them, now in {kept.name}"

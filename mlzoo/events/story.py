@@ -1,0 +1,192 @@
+"""Reading a log from outside, without its lock: its whole story in order, its verification, following its end.
+
+A process may be writing meanwhile. What is not whole at the end is then simply not there yet, so nothing here trusts
+sizes, and nothing here writes. Knows records as JSON; no class of commands or events is needed to show them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+
+from mlzoo.events import framing
+from mlzoo.events.blobs import Blobs, names_in
+from mlzoo.events.identity import FILE, LOCK, read_identity
+from mlzoo.events.segments import READ_BYTES, Segments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mlzoo.world import Disk, World
+
+Record = tuple[bytes, dict[str, Any]]
+"""A record's line as it stands in the file, and what it says."""
+
+
+class LineReader:
+    """Reads the whole lines of one directory's segments forward; what is not whole yet is read the next time.
+
+    Args:
+        start: The segment to begin with, counted from the last one; 0 begins with the first.
+    """
+
+    def __init__(self, disk: Disk, directory: Path, start: int = 0) -> None:
+        self.stopped: list[str] = []  # where lines were not whole although the segment was full
+        self._disk = disk
+        self._directory = directory
+        firsts = Segments(disk, directory).firsts
+        self._first = firsts[max(0, len(firsts) - start) if start else 0] if firsts else 0
+        self._offset = 0
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines that are whole by now, headers left out."""
+        while True:
+            segments = Segments(self._disk, self._directory)
+            later = [first for first in segments.firsts if first > self._first]
+            if self._first:
+                path = segments.path(self._first)
+                yield from self._lines_of(path)
+                if later and self._offset < segments.sizes.get(self._first, 0):
+                    self.stopped.append(f"{path.name}: what follows byte {self._offset} is not whole")
+            if not later:
+                return
+            self._first, self._offset = later[0], 0
+
+    def _lines_of(self, path: Path) -> Iterator[bytes]:
+        wanted = READ_BYTES
+        while True:
+            try:
+                chunk = self._disk.read(path, self._offset, wanted)
+            except FileNotFoundError:
+                return  # retention was faster
+            at = 0
+            while end := framing.line_end(chunk, at):
+                start, at = at, end
+                self._offset += end - start
+                if not chunk.startswith(b'"segment":', start + framing.PREFIX_BYTES):
+                    yield chunk[start : end - 1]
+            missing = framing.line_size(chunk, at)
+            if at == 0 and missing <= len(chunk):
+                return
+            if at == 0 and len(chunk) < wanted:
+                return
+            wanted = max(READ_BYTES, missing)
+
+
+def story(groups: LineReader, asides: LineReader) -> Iterator[Record]:
+    """Yield the records of both kinds in the order in which things happened."""
+
+    def records(reader: LineReader) -> Iterator[Record]:
+        for line in reader.lines():
+            yield line, orjson.loads(line)
+
+    return heapq.merge(records(groups), records(asides), key=_place)
+
+
+def _place(record: Record) -> tuple[int, int]:
+    data = record[1]
+    return (data["log_seq"], 0) if "log_seq" in data else (data["after_seq"], data["aside_seq"])
+
+
+# ------------------------------------------------------------------------------------------------ verification
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """What a verification found of one log.
+
+    Attributes:
+        faults: What is not as it was written, one sentence each; empty: every record is whole.
+        torn: What a crash (or a write in progress) left at the end; a fault only where nobody writes.
+    """
+
+    id: str
+    segments: int
+    records: int
+    asides: int
+    blobs: int
+    size_bytes: int
+    oldest_seq: int
+    last_seq: int
+    faults: tuple[str, ...]
+    torn: tuple[str, ...]
+
+
+def is_log(disk: Disk, path: Path) -> bool:
+    """Whether a directory holds a log."""
+    return FILE in disk.names(path)
+
+
+def is_written(disk: Disk, path: Path) -> bool:
+    """Whether some process holds the log's lock. Asked only in doubt, since asking takes the lock for a moment."""
+    lock = disk.lock(path / LOCK)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def verify(world: World, path: Path) -> Finding:
+    """Read everything, and check each record, the order of all, and each blob that a record names.
+
+    Raises:
+        LogUnusable: Its format is newer, or it does not say who it is.
+        OSError: It cannot be read.
+    """
+    disk = world.disk
+    identity = read_identity(world, path) or ""
+    faults: list[str] = []
+    torn: list[str] = []
+    groups, asides = Segments(disk, path / "segments"), Segments(disk, path / "asides")
+    blobs = Blobs(disk, world.ids, path / "blobs")
+    records, last_seq = _verify_segments(groups, faults, torn)
+    aside_records, _ = _verify_segments(asides, faults, torn)
+    named = 0
+    for first in groups.firsts:
+        for name in names_in(disk.read(groups.path(first))):
+            named += 1
+            faults += _verify_blob(disk, blobs, name)
+    if torn and is_written(disk, path):
+        torn.clear()
+    return Finding(
+        id=identity,
+        segments=len(groups.sizes),
+        records=records,
+        asides=aside_records,
+        blobs=named,
+        size_bytes=groups.size_bytes() + asides.size_bytes(),
+        oldest_seq=next(iter(groups.sizes), 1),
+        last_seq=last_seq,
+        faults=tuple(faults + torn),
+        torn=tuple(torn),
+    )
+
+
+def _verify_segments(segments: Segments, faults: list[str], torn: list[str]) -> tuple[int, int]:
+    """Return how many records are whole, and the number of the last one."""
+    records, last_seq = 0, 0
+    firsts = segments.firsts
+    for first in firsts:
+        name = segments.path(first).name
+        if last_seq and first != last_seq + 1:
+            faults.append(f"{segments.directory.name}/{name}: follows {last_seq}, what was between is missing")
+        found = segments.scan(first)
+        records += found.last_seq - first + 1
+        last_seq = found.last_seq
+        if found.verdict == "whole":
+            continue
+        what = f"{segments.directory.name}/{name}: not whole from byte {found.whole_bytes}"
+        is_end = first == firsts[-1] and found.verdict == "torn" and found.lost_records == 0
+        (torn if is_end else faults).append(f"{what}, {found.lost_records} whole records follow")
+    return records, last_seq
+
+
+def _verify_blob(disk: Disk, blobs: Blobs, name: str) -> list[str]:
+    try:
+        data = disk.read(blobs.path(name))
+    except FileNotFoundError:
+        return [f"blobs/{name}: a record names it, it is missing"]
+    return [] if blobs.is_whole(name, data) else [f"blobs/{name}: not what its name says"]
