@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import orjson
 
-from mlzoo.errors import ConfigError
-
 if TYPE_CHECKING:
     import argparse
 
@@ -33,11 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from mlzoo.devices import probe
     from mlzoo.store import open_store
 
-    try:
-        settings = config.load(args.overrides, config_dir=args.config_dir)
-    except ConfigError as error:
-        print(f"mlzoo: {error.message}", file=sys.stderr)
-        return 2
+    settings = config.load(args.overrides, config_dir=args.config_dir)
     store = open_store(settings)
     for device in probe():
         fits = models_that_fit(device, settings, store)

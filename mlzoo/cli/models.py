@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import orjson
 
-from mlzoo.errors import ConfigError, MlzooError, ModelNotFound, PullFailed
+from mlzoo.errors import MlzooError, StorageFailed
 
 if TYPE_CHECKING:
     import argparse
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from mlzoo.config import Config, ModelEntry
     from mlzoo.store import Progress, Store
-
-
-_INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,34 +42,34 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run one of the commands; return the exit status."""
+    from mlzoo.cli import exit_status
+
+    try:
+        return _run(args)
+    except OSError as error:
+        raise StorageFailed(f"the store cannot be used: {error}", reason="failed") from error
+    except MlzooError as error:
+        if not args.json:
+            raise
+        _say({"error": attrs.asdict(error.failure())})
+        print(f"mlzoo: {error.message}", file=sys.stderr)
+        return exit_status(error)
+
+
+def _run(args: argparse.Namespace) -> int:
     from mlzoo import config
     from mlzoo.store import open_store
 
-    try:
-        settings = config.load(args.overrides, config_dir=args.config_dir)
-        store = open_store(settings)
-        if args.models_command == "list":
-            return _list(settings, store, as_json=args.json)
-        entry = settings.model(args.name)
-        if args.models_command == "pull":
-            return _pull(store, entry, accept_license=args.accept_license, as_json=args.json)
-        if args.models_command == "info":
-            return _info(store, entry, verify=args.verify, as_json=args.json)
-        return _remove(store, entry, as_json=args.json)
-    except MlzooError as error:
-        if args.json:
-            _say({"error": attrs.asdict(error.failure())})
-        print(f"mlzoo: {error.message}", file=sys.stderr)
-        return _status(error)
-    except OSError as error:
-        print(f"mlzoo: the store cannot be used: {error}", file=sys.stderr)
-        return 3
-
-
-def _status(error: MlzooError) -> int:
-    if isinstance(error, ConfigError | ModelNotFound):
-        return 2
-    return 3 if isinstance(error, PullFailed) and error.data.get("reason") == "disk" else 1
+    settings = config.load(args.overrides, config_dir=args.config_dir)
+    store = open_store(settings)
+    if args.models_command == "list":
+        return _list(settings, store, as_json=args.json)
+    entry = settings.model(args.name)
+    if args.models_command == "pull":
+        return _pull(store, entry, accept_license=args.accept_license, as_json=args.json)
+    if args.models_command == "info":
+        return _info(store, entry, verify=args.verify, as_json=args.json)
+    return _remove(store, entry, as_json=args.json)
 
 
 def _list(settings: Config, store: Store, *, as_json: bool) -> int:
@@ -162,7 +159,7 @@ def _pull(store: Store, entry: ModelEntry, *, accept_license: bool, as_json: boo
         interrupted = True
     if interrupted:
         print("mlzoo: interrupted; the next pull goes on from what has arrived", file=sys.stderr)
-        return _INTERRUPTED
+        raise KeyboardInterrupt
     described = _describe(store, entry)
     if as_json:
         _say({"installed": described})
@@ -183,11 +180,11 @@ def _shown(name: str, *, as_json: bool) -> Iterator[Callable[[Progress], None]]:
         told: set[tuple[str, int]] = set()
 
         def show_line(progress: Progress) -> None:
+            stage = f"{progress.stage} {progress.message}".rstrip()
             tenth = progress.done * 10 // progress.total if progress.total else 0
-            if (progress.stage, tenth) not in told:
-                told.add((progress.stage, tenth))
-                share = f" {tenth * 10} %" if progress.total else ""
-                print(f"{name}: {progress.message or progress.stage}{share}", file=sys.stderr)
+            if (stage, tenth) not in told:
+                told.add((stage, tenth))
+                print(f"{name}: {stage}" + (f" {tenth * 10} %" if progress.total else ""), file=sys.stderr)
 
         yield show_line
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -110,21 +110,43 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _download(order: Mapping[str, Any]) -> None:
-    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 - only this process pays for it
+    from huggingface_hub import HfApi, hf_hub_url  # noqa: PLC0415 - only this process pays for it
     from huggingface_hub.utils import filter_repo_objects  # noqa: PLC0415
 
-    repository, revision, target = order["repository"], order["revision"], Path(order["target"])
-    found = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    repository, target = order["repository"], Path(order["target"])
+    found = HfApi().model_info(repository, revision=order["revision"], files_metadata=True)
     siblings = {sibling.rfilename: sibling for sibling in found.siblings or ()}
-    names = list(filter_repo_objects(siblings, allow_patterns=order["patterns"]))
     check_weights(siblings, repository)
-    _say({"total": sum(siblings[name].size or 0 for name in names)})
-    snapshot_download(repository, revision=found.sha, allow_patterns=order["patterns"], local_dir=target)
-    for name in names:
-        lfs = siblings[name].lfs
-        if lfs is not None and digest.of_file(target / name) != lfs.sha256:
-            (target / name).unlink()
-            raise PullFailed(f"{name} is not what the hub says it is; it was removed", reason="digest")
+    wanted = [siblings[name] for name in filter_repo_objects(siblings, allow_patterns=order["patterns"])]
+    _say({"total": sum(sibling.size or 0 for sibling in wanted)})
+    for sibling in wanted:
+        if ".." in PurePosixPath(sibling.rfilename).parts or PurePosixPath(sibling.rfilename).is_absolute():
+            raise PullFailed(f"{repository} holds the path {sibling.rfilename}", reason="source")
+        _fetch_file(hf_hub_url(repository, sibling.rfilename, revision=found.sha), sibling, target)
+
+
+def _fetch_file(url: str, sibling: Any, target: Path) -> None:
+    """Bring one file into place once it is whole and has its digest; a part of it that is here is gone on from.
+
+    The library's own download begins a file anew in every process; only its request is used.
+    """
+    from huggingface_hub.file_download import http_get  # noqa: PLC0415
+    from huggingface_hub.utils import build_hf_headers  # noqa: PLC0415
+
+    place = target / sibling.rfilename
+    if place.exists():
+        return
+    expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+    part = target / ".parts" / expected
+    part.parent.mkdir(exist_ok=True)
+    with part.open("ab") as file:
+        if (arrived := file.tell()) < sibling.size:
+            http_get(url, file, resume_size=arrived, headers=build_hf_headers(), expected_size=sibling.size)
+    if expected != (digest.of_file(part) if sibling.lfs else digest.of_git_blob(part)):
+        part.unlink()
+        raise PullFailed(f"{sibling.rfilename} is not what the hub says it is; it was removed", reason="digest")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(place)
 
 
 def _meaning(error: BaseException) -> tuple[str, str]:

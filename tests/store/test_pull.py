@@ -1,7 +1,5 @@
 """Pulls: from a wheel, a hub and a path; refusals with their reason; kills, companions and full disks."""
 
-import os
-import signal
 import subprocess
 import sys
 
@@ -378,15 +376,17 @@ async def test_a_hub_repository_is_pulled_without_its_pickles(store, hub, hub_en
 async def test_a_hub_pull_that_was_killed_goes_on_where_it_was(store, hub, hub_entry):
     hub.files["model.safetensors"] = safetensors(30_000_000)
     hub.stop_after_bytes = 20_000_000
-    with subprocess.Popen(order(store, hub_entry), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        await stopped(hub)
+    with subprocess.Popen(order(store, hub_entry), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        while orjson.loads(process.stdout.readline())["done"] < 10_000_000:
+            pass
         working = processes_of(store)
-        process.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+        process.kill()
     psutil.wait_procs(working, timeout=10)
     assert visible(store) == []
     hub.requests.clear()
     installed = await pull(store, hub_entry, ignore)
     assert store.verify(installed) == ()
+    assert not [request for request in hub.requests if "config.json" in request]
     (resumed,) = [request for request in hub.requests if "GET" in request and "model.safetensors" in request]
     assert int(resumed.partition("bytes=")[2].rstrip("-")) > 0
 
@@ -404,8 +404,9 @@ async def test_a_hub_that_cannot_be_reached_is_offline(store, hub_entry, monkeyp
     assert (await reason_of(store, hub_entry))[0] == "offline"
 
 
-async def test_a_hub_whose_file_is_not_what_it_says_is_refused(store, hub, hub_entry):
-    hub.lies["model.safetensors"] = "0" * 64
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+async def test_a_hub_whose_file_is_not_what_it_says_is_refused(store, hub, hub_entry, name):
+    hub.lies[name] = "0" * 64
     assert (await reason_of(store, hub_entry))[0] == "digest"
     assert visible(store) == []
 
