@@ -64,8 +64,8 @@ def slot_attention(
     Args:
         module: The attention module of the model.
         query: ``[rows and padding, heads, tokens, dim]``.
-        key: ``[rows, key heads, extent, dim]``.
-        value: ``[rows, key heads, extent, dim]``.
+        key: ``[slots, key heads, size, dim]``.
+        value: ``[slots, key heads, size, dim]``.
         attention_mask: ``[rows, 1, tokens, extent]``.
         scaling: Of the scores; None: one over the root of dim.
         softcap: Bound of the scores (Gemma 2).
@@ -74,28 +74,43 @@ def slot_attention(
     Returns:
         ``[rows and padding, tokens, heads, dim]``, and no weights.
     """
-    rows = key.shape[0]
-    padding = query.shape[0] - rows
-    query = query[:rows]
+    now = _in_progress[-1]
+    padding = query.shape[0] - now.rows
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if softcap is None and s_aux is None:
-        out = attend(query, key, value, attention_mask, scale)
-    else:
-        out = _attend_in_steps(query, key, value, attention_mask, scale, softcap, s_aux)
+    parts = []
+    for run in now.runs:
+        queries = query[run.rows]
+        keys, values = key[run.slots, :, : run.extent], value[run.slots, :, : run.extent]
+        mask = None if attention_mask is None else attention_mask[run.rows, ..., : run.extent]
+        if softcap is None and s_aux is None:
+            parts.append(attend(queries, keys, values, mask, scale, now.grain))
+        else:
+            parts.append(_attend_in_steps(queries, keys, values, mask, scale, softcap, s_aux))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return (functional.pad(out, (0, 0, 0, 0, 0, 0, 0, padding)) if padding else out), None
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    grain: int = 1,
 ) -> torch.Tensor:
-    """Attend from queries to keys and values, heads of a group sharing theirs; shapes as in ``slot_attention``."""
+    """Attend from queries to keys and values, heads of a group sharing theirs; shapes as in ``slot_attention``.
+
+    A row that decodes has one query for each head; those of one group are padded to a multiple of ``grain``, for the
+    reason that rows of linear layers are (see ``mlzoo.inference.kernels``).
+    """
     rows, heads, tokens, dim = query.shape
     groups = heads // key.shape[1]
-    if groups > 1 and tokens == 1:
+    if tokens == 1:
         # The heads of one group become the queries of their key head: nothing is repeated in memory.
         query = query.reshape(rows, heads // groups, groups, dim)
+        query = functional.pad(query, (0, 0, 0, -groups % grain))
         out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-        return out.reshape(rows, 1, heads, -1)
+        return out[:, :, :groups].reshape(rows, 1, heads, -1)
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)

@@ -11,8 +11,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@attrs.frozen
+class Run:
+    """Neighbouring rows in neighbouring slots that see equally far: attention takes them together, without a copy."""
+
+    rows: slice
+    slots: slice
+    extent: int  # tokens of each slot that attention sees
 
 
 class Forward:
@@ -21,9 +31,18 @@ class Forward:
     def __init__(self) -> None:
         self.positions = torch.zeros(0)  # [rows, tokens] of the sequence, without padding rows
         self.lines = torch.zeros(0)  # [rows * tokens] lines of the buffers that are written
-        self.slots: range | torch.Tensor = range(0)  # a run of slots, or an index of scattered ones
-        self.rows = 0  # rows that count; what follows them is padding
-        self.extent = 0  # tokens of each slot that attention sees
+        self.runs: tuple[Run, ...] = ()
+        self.grain = 1  # rows of matrices come in multiples of this
+
+    @property
+    def rows(self) -> int:
+        """Rows that count; what follows them is padding."""
+        return int(self.positions.shape[0])
+
+    @property
+    def extent(self) -> int:
+        """Tokens that the row which sees farthest sees."""
+        return max(run.extent for run in self.runs)
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
@@ -45,7 +64,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens; return all that the rows of this forward see, ``[rows, heads, extent, dim]``."""
+        """Write the new tokens; return all slots, of which attention takes its runs, ``[slots, heads, size, dim]``."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         return self._write(self.keys, key_states), self._write(self.values, value_states)
@@ -54,12 +73,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         now = self.forward
         new = states[: now.rows].transpose(1, 2).reshape(len(now.lines), -1)
         buffer.index_copy_(0, now.lines, new)
-        slots = buffer.view(self.slots, self.size, states.shape[1], -1)
-        if isinstance(now.slots, range):
-            rows = slots[now.slots.start : now.slots.stop, : now.extent]
-        else:
-            rows = slots[:, : now.extent].index_select(0, now.slots)
-        return rows.transpose(1, 2)
+        return buffer.view(self.slots, self.size, states.shape[1], -1).transpose(1, 2)
 
     def clear(self, slot: int, tokens: int) -> None:
         """Zero the first tokens of a slot."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from mlzoo.inference import attention
-from mlzoo.inference.cache import SlotCache
+from mlzoo.inference.cache import Run, SlotCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +57,7 @@ class SlotDecoder:
         self.module, self.slots, self.context, self.chunk, self.grain = module, slots, context, chunk, grain
         layers = module.config.get_text_config(decoder=True).num_hidden_layers
         self.cache = SlotCache(layers, slots, context)
+        self.cache.forward.grain = grain
         self._device = module.device
 
     @torch.inference_mode()
@@ -64,14 +65,14 @@ class SlotDecoder:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
         positions = torch.arange(start, start + len(tokens), device=self._device)[None]
         ids = torch.tensor([tokens], device=self._device)
-        return self._forward(ids, positions, [slot], start + len(tokens), keep=1)[0, -1]
+        return self._forward(ids, positions, [slot], [start + len(tokens)], keep=1)[0, -1]
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
         ids = torch.tensor(tokens, device=self._device)[:, None]
         places = torch.tensor(positions, device=self._device)[:, None]
-        return self._forward(ids, places, slots, max(positions) + 1, keep=0)[: len(slots), -1]
+        return self._forward(ids, places, slots, [position + 1 for position in positions], keep=0)[: len(slots), -1]
 
     def release(self, slot: int, tokens: int, *, dirty: bool) -> None:
         """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
@@ -79,15 +80,13 @@ class SlotDecoder:
             self.cache.clear(slot, tokens)
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, slots: Sequence[int], length: int, *, keep: int
+        self, ids: torch.Tensor, positions: torch.Tensor, slots: Sequence[int], lengths: Sequence[int], *, keep: int
     ) -> torch.Tensor:
         now = self.cache.forward
         index = torch.tensor(slots, device=self._device)
-        now.rows, now.positions = len(slots), positions
+        now.positions = positions
         now.lines = (index[:, None] * self.context + positions).reshape(-1)
-        run = range(slots[0], slots[0] + len(slots))
-        now.slots = run if list(slots) == list(run) else index
-        now.extent = min(-(-length // EXTENT_GRAIN) * EXTENT_GRAIN, self.context)
+        now.runs = self._runs(slots, lengths)
         padding = -len(slots) % self.grain if ids.shape[1] == 1 else 0
         if padding:
             ids = torch.cat([ids, ids.new_zeros(padding, 1)])
@@ -98,6 +97,18 @@ class SlotDecoder:
             )
         logits: torch.Tensor = output.logits
         return logits
+
+    def _runs(self, slots: Sequence[int], lengths: Sequence[int]) -> tuple[Run, ...]:
+        """Group rows by what they see: a row's extent depends on its own length alone, as its rounding does."""
+        runs: list[Run] = []
+        for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
+            extent = min(-(-length // EXTENT_GRAIN) * EXTENT_GRAIN, self.context)
+            last = runs[-1] if runs else None
+            if last is not None and last.extent == extent and last.slots.stop == slot:
+                runs[-1] = Run(slice(last.rows.start, row + 1), slice(last.slots.start, slot + 1), extent)
+            else:
+                runs.append(Run(slice(row, row + 1), slice(slot, slot + 1), extent))
+        return tuple(runs)
 
 
 class SerialDecoder:

@@ -156,13 +156,14 @@ def _decoder(found: Weights, load: Load, device: torch.device) -> tuple[Decoder,
 def _slots(module: Any, load: Load, device: torch.device) -> tuple[Decoder, int, list[str]]:
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
-    grain = kernels.row_grain(module, size.slots)
+    heads = _heads(module)
+    grain = kernels.row_grain(module, size.slots, heads)
     why = [f"slots: {size.slots} rows in one forward", size.why]
     if grain is None:
         why.append("a row's last bits may depend on its company: no padding of rows helps on this machine")
     elif grain > 1:
         why.append(f"rows padded to multiples of {grain}, so that a row's result does not depend on its company")
-    joined = 2 if _may_join(module) else 1
+    joined = 2 if heads is not None and kernels.joins_chunks(module, CHUNK, heads) else 1
     return SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1), joined, why
 
 
@@ -182,15 +183,15 @@ def _serial(module: Any, load: Load, device: torch.device, reason: str) -> tuple
     return SerialDecoder(module, size.context, chunk=chunk), 1, why
 
 
-def _may_join(module: Any) -> bool:
+def _heads(module: Any) -> kernels.Heads | None:
+    """Return the shape of a model's attention, where it is plain: no bounded scores, no sinks, one width."""
     config = module.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_attention_heads", 0)
-    special = any(getattr(config, name, None) for name in ("attn_logit_softcapping", "num_local_experts"))
-    if not heads or special:
-        return False
-    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    return kernels.joins_chunks(module, CHUNK, heads, key_heads, dim)
+    queries = getattr(config, "num_attention_heads", None)
+    sinks = any(name.endswith("sinks") for name, _ in module.named_parameters())
+    if not queries or sinks or getattr(config, "attn_logit_softcapping", None):
+        return None
+    dim = getattr(config, "head_dim", None) or config.hidden_size // queries
+    return kernels.Heads(queries, getattr(config, "num_key_value_heads", None) or queries, dim)
 
 
 def _token_bytes(module: Any) -> int:
