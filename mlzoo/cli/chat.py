@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
 WRONG_USAGE = 2
+# What a turn is asked with unless the user says otherwise. The default model has 135 million parameters: the likeliest
+# words make the most sense of it, and the penalty keeps it from going round in circles.
+SAMPLING = {"temperature": 0.0, "repetition_penalty": 1.1}
 # Codes of the protocol -> exit status; of every other error it is 1.
 _STATUS = {-32602: 2, 1003: 2, 1010: 2, 1012: 2, 1014: 3, 1015: 3}
 _WINDOWS_POLL_S = 0.2
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # A console that cannot show a character shows another.
     fields = ("model", "persona", "conversation", "temperature", "max_tokens", "seed")
-    wishes = {name: value for name in fields if (value := getattr(args, name)) is not None}
+    wishes = SAMPLING | {name: value for name in fields if (value := getattr(args, name)) is not None}
     command = serve_command(log=args.log, config_dir=args.config_dir)
     try:
         with (
@@ -182,7 +185,7 @@ def stats(result: Mapping[str, Any]) -> str:
 
 def _wait(future: concurrent.futures.Future[Any]) -> Any:
     """Return what comes of a turn."""
-    # On Windows a Ctrl-C does not end a wait for a lock: the handler runs after it. So the wait is a chain of short ones.
+    # On Windows a Ctrl-C does not end a wait for a lock, it is handled after it; so this is a chain of short waits.
     if sys.platform == "win32":
         while not concurrent.futures.wait([future], timeout=_WINDOWS_POLL_S).done:
             continue

@@ -1,0 +1,135 @@
+"""The real process, from outside: bytes in, bytes out, signals, exit status.
+
+Nothing here waits for a time to pass; the limits end a test that hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+PATIENCE_S = 120  # Only ever waited for by a test that fails.
+
+
+def serve_command(*arguments):
+    return [sys.executable, "-m", "mlzoo", "serve", *map(str, arguments)]
+
+
+class RawSidecar:
+    """A sidecar spoken to in bytes. Leaves with its block; what is left of it is killed."""
+
+    def __init__(self, *arguments, env=None):
+        self.process = subprocess.Popen(
+            serve_command(*arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=None if env is None else {**os.environ, **env},
+        )
+        self.stderr = b""
+        self._drain = threading.Thread(target=self._drain_stderr)
+        self._drain.start()
+        self._watchdog = threading.Timer(PATIENCE_S, self.process.kill)
+        self._watchdog.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._watchdog.cancel()
+        self.process.kill()
+        self.process.wait()
+        self._drain.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            pipe.close()
+
+    def send(self, *lines):
+        """Write lines: bytes as they are, all else as JSON."""
+        for line in lines:
+            self.process.stdin.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def receive(self):
+        """Read one line. A protocol line is whole and valid, whatever happens."""
+        line = self.process.stdout.readline()
+        assert line, f"stdout ended; stderr says {self.stderr.decode()}"
+        assert line.endswith(b"\n")
+        return json.loads(line)
+
+    def ask(self, *lines):
+        self.send(*lines)
+        return self.receive()
+
+    def ping(self, request="ping"):
+        """Say whether the next request still works."""
+        return self.ask(call("ping", request=request)) == {"jsonrpc": "2.0", "id": request, "result": {}}
+
+    def leave(self):
+        """End stdin; return the exit status and what was said meanwhile."""
+        self.process.stdin.close()
+        rest = [json.loads(line) for line in self.process.stdout]
+        return self.process.wait(), rest
+
+    def _drain_stderr(self):
+        for line in self.process.stderr:
+            self.stderr += line
+
+
+def call(method, request=1, **params):
+    return {"jsonrpc": "2.0", "id": request, "method": method, "params": params}
+
+
+def mlzoo(*arguments, **options):
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "mlzoo", *map(str, arguments)],
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+        **{"stdin": subprocess.DEVNULL, **options},
+    )
+
+
+def wait_until_gone(pids):
+    """Wait until processes, which need not be children of this one, are gone."""
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
+    assert not alive
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Where the sidecar's log is."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def sidecar(log):
+    """A sidecar of which a test only needs that it runs."""
+    with RawSidecar("--log", log) as sidecar:
+        yield sidecar
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """Skip where the default models are not installed; CI has them."""
+    from mlzoo.config import load
+    from mlzoo.store import open_store
+
+    config = load(())
+    store = open_store(config)
+    for name in (config.defaults.chat, config.defaults.embed):
+        if store.find(config.model(name)) is None:
+            pytest.skip(f"{name} is not installed: mlzoo models pull {name}")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    return Path(tmp_path_factory.mktemp("store"))

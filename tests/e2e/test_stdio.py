@@ -1,0 +1,111 @@
+"""One line in, one line out, over whatever stdin and stdout are."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import RawSidecar, call, mlzoo, serve_command
+
+PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+PONG = {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+
+def test_a_ping_through_a_pipe_is_answered_and_the_exit_status_is_0(log):
+    done = mlzoo("serve", "--log", log, stdin=None, input=PING)
+    assert json.loads(done.stdout) == PONG
+    assert done.returncode == 0
+
+
+def test_a_ping_without_a_newline_is_answered(log):
+    done = mlzoo("serve", "--log", log, stdin=None, input=PING.rstrip())
+    assert json.loads(done.stdout) == PONG
+
+
+def test_stdin_and_stdout_may_be_files(log, tmp_path):
+    (tmp_path / "in").write_bytes(PING * 3)
+    with (tmp_path / "in").open("rb") as stdin, (tmp_path / "out").open("wb") as stdout:
+        done = subprocess.run(serve_command("--log", log), stdin=stdin, stdout=stdout, check=False)
+    assert [json.loads(line) for line in (tmp_path / "out").read_bytes().splitlines()] == [PONG] * 3
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sockets are no file descriptors there")
+def test_stdin_and_stdout_may_be_one_socket(log):
+    ours, theirs = socket.socketpair()
+    with ours, subprocess.Popen(serve_command("--log", log), stdin=theirs, stdout=theirs) as process:
+        theirs.close()
+        ours.sendall(PING)
+        with ours.makefile("rb") as lines:
+            assert json.loads(lines.readline()) == PONG
+            ours.shutdown(socket.SHUT_WR)
+            assert lines.read() == b""
+        assert process.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo terminals")
+def test_stdin_and_stdout_may_be_a_terminal_whose_flags_stay_as_they_are(log):
+    import fcntl
+    import pty
+    import tty
+
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    before = fcntl.fcntl(theirs, fcntl.F_GETFL)
+    with subprocess.Popen(serve_command("--log", log), stdin=theirs, stdout=theirs) as process:
+        os.write(ours, PING)
+        with open(ours, "rb", buffering=0, closefd=False) as lines:
+            assert json.loads(lines.readline()) == PONG
+        process.kill()
+    assert fcntl.fcntl(theirs, fcntl.F_GETFL) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_no_input_at_all_is_no_error(log):
+    done = mlzoo("serve", "--log", log)
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_every_request_that_was_read_is_answered_before_the_process_leaves(log):
+    count = 3000
+    lines = b"".join(json.dumps(call("ping", request)).encode() + b"\n" for request in range(count))
+    done = mlzoo("serve", "--log", log, stdin=None, input=lines)
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == list(range(count))
+
+
+def test_a_host_that_never_reads_stderr_is_served(log):
+    process = subprocess.Popen(
+        serve_command("--log", log), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        for request in range(2000):  # Errors too, of which the sidecar might write a line each.
+            process.stdin.write(json.dumps(call("no.such.method", request)).encode() + b"\n" + PING)
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["id"] == request
+            assert json.loads(process.stdout.readline()) == PONG
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+def test_a_host_that_closes_stdout_early_ends_the_sidecar(log):
+    with RawSidecar("--log", log) as sidecar:
+        assert sidecar.ping()
+        sidecar.process.stdout.close()
+        sidecar.process.stdin.close()
+        assert sidecar.process.wait() == 0
+
+
+def test_wrong_usage_is_status_2_and_nothing_on_stdout():
+    done = mlzoo("serve", "--no-such-option")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--no-such-option" in done.stderr
+
+
+def test_a_configuration_that_does_not_hold_is_status_2_and_names_the_nearest(log):
+    done = mlzoo("serve", "--log", log, "limits.max_runing=8")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"max_running" in done.stderr
+    assert b"Traceback" not in done.stderr
