@@ -1,0 +1,199 @@
+"""``mlzoo log``: look at an event log, verify it, follow it, repair it.
+
+Only ``repair`` takes the log's lock; everything else reads what lies there, also while a sidecar writes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace, _SubParsersAction
+
+    from mlzoo.events.story import LineReader, Record
+
+_TEXT_CHARACTERS = 400  # of a text on a terminal; jq sees all of it
+_FOLLOW_S = 0.2
+
+
+def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
+    """Add ``log`` and its own commands."""
+    parser = subparsers.add_parser("log", help="the event log: stat, verify, tail, cat, repair")
+    commands = parser.add_subparsers(dest="log_command", required=True, metavar="COMMAND")
+    helps = {
+        "stat": "what it holds, in numbers",
+        "verify": "read everything; exits 0 only where every record is whole",
+        "cat": "the whole story, in order",
+        "tail": "the end of the story",
+        "repair": "cut it at the damage, keep what was cut, give it a new id",
+    }
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("directory", metavar="DIR", type=Path)
+        if name in ("cat", "tail"):
+            command.add_argument(
+                "--json", action="store_true", default=None, help="records as they are; the default when piped"
+            )
+        if name == "tail":
+            command.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="records to begin with")
+            command.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
+
+
+def run(args: Namespace) -> int:
+    """Run one of the commands; return the exit status."""
+    from mlzoo.events.story import is_log
+    from mlzoo.world import RealDisk
+
+    try:
+        if not is_log(RealDisk(), args.directory):
+            print(f"mlzoo log: there is no log in {args.directory}", file=sys.stderr)
+            return 2
+        match args.log_command:
+            case "stat":
+                return _stat(args.directory)
+            case "verify":
+                return _verify(args.directory)
+            case "repair":
+                return _repair(args.directory)
+            case "cat":
+                return _cat(args.directory, as_json=_as_json(args))
+            case _:
+                return _tail(args.directory, args.lines, follow=args.follow, as_json=_as_json(args))
+    except BrokenPipeError:
+        raise  # who reads our output has had enough; that is no fault of the log's
+    except OSError as error:
+        print(f"mlzoo log: {args.directory} cannot be read: {error}", file=sys.stderr)
+        return 3
+
+
+def _as_json(args: Namespace) -> bool:
+    return bool(args.json) if args.json is not None else not sys.stdout.isatty()
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+def _stat(path: Path) -> int:
+    from mlzoo.events.blobs import Blobs
+    from mlzoo.events.identity import read_identity
+    from mlzoo.events.recovery import look
+    from mlzoo.events.segments import Segments
+    from mlzoo.world import real_world
+
+    world = real_world()
+    groups, asides = Segments(world.disk, path / "segments"), Segments(world.disk, path / "asides")
+    blobs = [size_bytes for _, size_bytes in Blobs(world.disk, world.ids, path / "blobs").files()]
+    last = look(groups, groups.firsts[-1], strict=True).last_seq if groups.sizes else 0
+    last_aside = look(asides, asides.firsts[-1], strict=False).last_seq if asides.sizes else 0
+    for name, value in (
+        ("id", read_identity(world, path)),
+        ("log_seq", f"{next(iter(groups.sizes), 1)} to {last}"),
+        ("asides", f"{next(iter(asides.sizes), 1)} to {last_aside}"),
+        ("segments", f"{len(groups.sizes)}, {groups.size_bytes():,} bytes"),
+        ("of asides", f"{len(asides.sizes)}, {asides.size_bytes():,} bytes"),
+        ("blobs", f"{len(blobs)}, {sum(blobs):,} bytes"),
+    ):
+        print(f"{name:<10} {value}")
+    return 0
+
+
+def _verify(path: Path) -> int:
+    from mlzoo.events.story import verify
+    from mlzoo.world import real_world
+
+    found = verify(real_world(), path)
+    for fault in found.faults:
+        print(fault)
+    print(
+        f"{found.id}: {found.records} records ({found.oldest_seq} to {found.last_seq}) in {found.segments} segments, "
+        f"{found.asides} asides, {found.blobs} blobs: " + ("NOT whole" if found.faults else "all whole")
+    )
+    return 1 if found.faults else 0
+
+
+def _repair(path: Path) -> int:
+    import trio
+
+    from mlzoo.events.repair import repair
+    from mlzoo.world import real_world
+
+    lost = trio.run(repair, real_world(), path)
+    print("\n".join(lost) if lost else "nothing to repair")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ the story
+
+
+def _readers(path: Path, start: int = 0) -> tuple[LineReader, LineReader]:
+    from mlzoo.events.story import LineReader
+    from mlzoo.world import RealDisk
+
+    disk = RealDisk()
+    return LineReader(disk, path / "segments", start), LineReader(disk, path / "asides", start)
+
+
+def _cat(path: Path, *, as_json: bool) -> int:
+    from mlzoo.events.story import story
+
+    readers = _readers(path)
+    for record in story(*readers):
+        _show(record, as_json=as_json)
+    stopped = [place for reader in readers for place in reader.stopped]
+    for place in stopped:
+        print(f"mlzoo log: {place}", file=sys.stderr)
+    return 1 if stopped else 0
+
+
+def _tail(path: Path, count: int, *, follow: bool, as_json: bool) -> int:
+    from collections import deque
+
+    from mlzoo.events.story import story
+
+    readers = _readers(path, start=2)
+    for record in deque(story(*readers), maxlen=max(0, count)):
+        _show(record, as_json=as_json)
+    while follow:
+        sys.stdout.flush()
+        time.sleep(_FOLLOW_S)
+        for record in story(*readers):
+            _show(record, as_json=as_json)
+    return 0
+
+
+def _show(record: Record, *, as_json: bool) -> None:
+    line, data = record
+    if as_json:
+        sys.stdout.write(line.decode() + "\n")
+    else:
+        print(in_words(data))
+
+
+def in_words(data: dict[str, Any]) -> str:
+    """Return a record as a line for people: time, place, what, whose, and what there is to say of it."""
+    at = time.strftime("%H:%M:%S", time.localtime(data["time_ms"] / 1000)) + f".{data['time_ms'] % 1000:03}"
+    if "aside_seq" in data:
+        what = f"{data['connection']} {data['method']} #{data['rpc']}"
+        said = {name: data[name] for name in ("params", "result", "failure") if data.get(name)}
+        return f"{at} {'·':>8} {what} {_fields(said)}".rstrip()
+    is_command = data["kind"] == "command"
+    fields = dict(data["data"])
+    request = fields.pop("request", "")
+    line = f"{at} {data['log_seq']:>8} {'>' if is_command else ' '} {data['type']} {request} {_fields(fields)}".rstrip()
+    if data.get("text") is not None:
+        line += f"\n{'':>24}{_short(data['text'])}"
+    return line
+
+
+def _fields(fields: dict[str, Any]) -> str:
+    return " ".join(f"{name}={_short(value)}" for name, value in fields.items())
+
+
+def _short(value: Any) -> str:
+    import orjson
+
+    text = value if isinstance(value, str) and value.isprintable() else orjson.dumps(value).decode()
+    return text if len(text) <= _TEXT_CHARACTERS else f"{text[:_TEXT_CHARACTERS]}… ({len(text)} characters)"

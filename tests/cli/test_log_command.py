@@ -1,0 +1,178 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from mlzoo.cli import main
+from mlzoo.config.schema import LogConfig
+from mlzoo.events.commands import ReportStep, Strike
+from mlzoo.events.log import Log
+from mlzoo.events.types import RequestCancelled, RequestStreamed
+from mlzoo.world import real_world
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Return a log with three groups, four asides and a blob."""
+    trio.run(write, tmp_path / "log")
+    return tmp_path / "log"
+
+
+async def write(path):
+    log = await Log.open(path, real_world(), LogConfig(durability="process"), version="0.0.0")
+    log.aside("con-1", "ping", 1, None, {})
+    event = RequestStreamed(request="req-a", row=0, tokens=1, seq=0)
+    log.append(ReportStep(device="cpu", rows=()), [event], [{"content": "Paris", "tokens": [7]}], at_ms=1)
+    log.commit()
+    log.aside("con-1", "ping", 2, None, {})
+    log.aside("con-1", "models.list", "x", {"all": True}, {"models": []})
+    name = await log.put_blob(b"vectors")
+    log.append(Strike(), [RequestCancelled(request="req-a")], {"blob": name}, at_ms=2)
+    log.append(Strike(), [], None, at_ms=3)
+    log.commit()
+    log.aside("con-1", "ping", 3, None, {})
+    await log.close()
+
+
+async def reopen(path):
+    log = await Log.open(path, real_world(), LogConfig(), version="0.0.0")
+    await log.close()
+    return log.last_seq, log.repaired
+
+
+def segment(path):
+    return path / "segments" / f"{1:020d}.ndjson"
+
+
+def flip(file, offset):
+    data = bytearray(file.read_bytes())
+    data[offset] ^= 1
+    file.write_bytes(data)
+
+
+def test_verify_holds_for_a_whole_log(path, capsys):
+    assert main(["log", "verify", str(path)]) == 0
+    assert "5 records (1 to 5) in 1 segments, 4 asides, 1 blobs: all whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cut", [1, 50])
+def test_verify_does_not_hold_where_the_end_is_torn_and_nobody_writes(path, cut):
+    data = segment(path).read_bytes()
+    segment(path).write_bytes(data[:-cut])
+    assert main(["log", "verify", str(path)]) == 1
+
+
+def test_verify_forgives_a_write_in_progress(path):
+    segment(path).write_bytes(segment(path).read_bytes()[:-1])
+    lock = real_world().disk.lock(path / "lock")
+    assert main(["log", "verify", str(path)]) == 0
+    lock.release()
+
+
+def test_verify_names_the_segment_and_the_place_of_a_damage(path, capsys):
+    flip(segment(path), 300)
+    assert main(["log", "verify", str(path)]) == 1
+    assert f"segments/{1:020d}.ndjson: not whole from byte " in capsys.readouterr().out
+
+
+def test_verify_looks_at_asides_and_blobs_too(path, capsys):
+    (blob,) = path.glob("blobs/*/*.bin")
+    blob.write_bytes(b"other")
+    assert main(["log", "verify", str(path)]) == 1
+    assert "not what its name says" in capsys.readouterr().out
+    blob.unlink()
+    assert main(["log", "verify", str(path)]) == 1
+    assert "missing" in capsys.readouterr().out
+
+
+def test_cat_tells_the_story_in_order_for_jq(path, capsys):
+    assert main(["log", "cat", str(path)]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record.get("log_seq") or f"a{record['aside_seq']}" for record in records] == [
+        "a1", 1, 2, "a2", "a3", 3, 4, 5, "a4",
+    ]  # fmt: skip
+
+
+def test_cat_tells_it_for_people_where_they_look(path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["log", "cat", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 > ReportStep" in out
+    assert "Paris" in out
+    assert "2   RequestStreamed req-a row=0 tokens=1 seq=0" in out
+    assert 'con-1 models.list #x params={"all":true}' in out
+
+
+def test_cat_shows_what_is_whole_and_says_where_it_stops(path, capsys):
+    shutil.copy(segment(path), segment(path).with_name(f"{6:020d}.ndjson"))
+    flip(segment(path), len(segment(path).read_bytes()) - 20)
+    assert main(["log", "cat", str(path)]) == 1
+    caught = capsys.readouterr()
+    assert "is not whole" in caught.err
+    assert len(caught.out.splitlines()) >= 8
+
+
+def test_tail_shows_the_last_records(path, capsys):
+    assert main(["log", "tail", "-n", "2", str(path)]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["log_seq"], second["aside_seq"]) == (5, 4)
+
+
+def test_tail_follows_what_is_written(path):
+    command = [sys.executable, "-c", "from mlzoo.cli import main; main()", "log", "tail", "-n", "1", "-f", str(path)]
+    line = segment(path).read_bytes().splitlines(keepends=True)[-1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert json.loads(process.stdout.readline())["aside_seq"] == 4
+        with segment(path).open("ab") as file:
+            file.write(line[:50])
+            file.flush()
+            file.write(line[50:])
+        assert json.loads(process.stdout.readline())["log_seq"] == 5
+        process.kill()
+        process.stdout.read()
+
+
+def test_repair_cuts_at_the_damage_keeps_what_it_cut_and_changes_the_id(path, capsys):
+    before = json.loads((path / "log.json").read_text())["id"]
+    data = segment(path).read_bytes()
+    second = data.index(b'{"crc":', data.index(b'"log_seq":2'))
+    flip(segment(path), second + 100)
+    damaged = segment(path).read_bytes()
+    assert main(["log", "repair", str(path)]) == 0
+    assert "now in" in capsys.readouterr().out
+    assert segment(path).read_bytes() == data[:second]
+    assert segment(path).with_name(f"{1:020d}.ndjson.cut-{second}").read_bytes() == damaged[second:]
+    assert json.loads((path / "log.json").read_text())["id"] != before
+    assert main(["log", "verify", str(path)]) == 0
+    assert trio.run(reopen, path) == (2, ())
+
+
+def test_repair_leaves_a_whole_log_as_it_is(path, capsys):
+    before = (path / "log.json").read_bytes()
+    assert main(["log", "repair", str(path)]) == 0
+    assert capsys.readouterr().out == "nothing to repair\n"
+    assert (path / "log.json").read_bytes() == before
+
+
+def test_repair_needs_the_lock_and_nothing_else_does(path):
+    lock = real_world().disk.lock(path / "lock")
+    assert main(["log", "repair", str(path)]) == 4
+    for command in ("verify", "cat", "tail", "stat"):
+        assert main(["log", command, str(path)]) == 0
+    lock.release()
+
+
+def test_stat_says_what_there_is(path, capsys):
+    assert main(["log", "stat", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 to 5" in out
+    assert "1 to 4" in out
+
+
+def test_a_directory_without_a_log_is_a_wrong_use(tmp_path, capsys):
+    assert main(["log", "verify", str(tmp_path)]) == 2
+    assert "there is no log in" in capsys.readouterr().err
