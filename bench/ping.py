@@ -64,6 +64,7 @@ class Servers:
     def __init__(self, log: str) -> None:
         self._client = build_client()
         self.raw = [sys.executable, str(PEERS / "raw_loop.py")]
+        self.raw_batched = [*self.raw, "batched"]
         self.transport = [sys.executable, str(PEERS / "transport_loop.py")]
         self.sidecar = [sys.executable, "-m", "mlzoo", "serve", "--log", log]
         self.mcp = build_mcp()
@@ -133,25 +134,30 @@ def measure(rounds: int) -> list[Row]:
             "sidecar": servers.sidecar,
             "transport": servers.transport,
             "raw": servers.raw,
+            "raw batched": servers.raw_batched,
             "mcp": servers.mcp,
         }
         measures = {"bare python": bare_python_ms}
         for name, command in named.items():
             for depth in PINGS:
                 measures[f"{name} {depth}"] = partial(servers.rate, command, depth)
-            measures[f"{name} first"] = partial(servers.first_reply_ms, command)
-            measures[f"{name} memory"] = partial(servers.memory_mb, command)
+        for name in ("sidecar", "mcp"):
+            measures[f"{name} first"] = partial(servers.first_reply_ms, named[name])
+            measures[f"{name} memory"] = partial(servers.memory_mb, named[name])
         values = interleave(rounds, measures)
     ours, alone = "ping, recorded", "ping, transport alone"
-    raw, mcp, python = "raw blocking loop", "MCP Python SDK", "python -c pass"
+    raw, batched = "raw loop, a write per reply", "raw loop, a write per read"
+    mcp, python = "MCP Python SDK", "python -c pass"
     first, memory = "spawn to first reply", "idle memory"
     allowed = [float(MEMORY_MB)] * rounds
     return [
         compare(f"{ours}, 64 in flight", "/s", values["sidecar 64"], raw, values["raw 64"], ">= 0.12"),
+        compare(f"{ours}, 64 in flight", "/s", values["sidecar 64"], batched, values["raw batched 64"], ">= 0.12"),
         compare(f"{ours}, 64 in flight", "/s", values["sidecar 64"], mcp, values["mcp 64"], ">= 15"),
         compare(f"{ours}, 1 in flight", "/s", values["sidecar 1"], raw, values["raw 1"]),
         compare(f"{ours}, 1 in flight", "/s", values["sidecar 1"], mcp, values["mcp 1"], ">= 5"),
-        compare(f"{alone}, 64 in flight", "/s", values["transport 64"], raw, values["raw 64"]),
+        compare(f"{alone}, 64 in flight", "/s", values["transport 64"], raw, values["raw 64"], ">= 1.0"),
+        compare(f"{alone}, 64 in flight", "/s", values["transport 64"], batched, values["raw batched 64"]),
         compare(f"{alone}, 1 in flight", "/s", values["transport 1"], raw, values["raw 1"]),
         compare(first, "ms", values["sidecar first"], python, values["bare python"], "<= 12"),
         compare(first, "ms", values["sidecar first"], mcp, values["mcp first"]),
