@@ -23,7 +23,7 @@ class ProgressDisplay:
 
     def show(self, progress: Mapping[str, Any]) -> None:
         """Show how far it is."""
-        what = f"{self._title}: {progress.get('message') or progress['stage']}"
+        what = f"{self._title}: {progress['stage']}"
         done, total = progress["done"], progress["total"]
         if self._on_terminal:
             self._show_bar(what, done, total, in_bytes=progress["unit"] == "bytes")
