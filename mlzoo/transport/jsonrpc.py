@@ -79,7 +79,7 @@ Message = Call | Notification | Batch | Bad
 
 def parse(line: bytes) -> Message:
     """Return what one line says. Any bytes give a value; nothing is raised."""
-    if _is_too_deep(line):
+    if len(line) > DEPTH and _is_too_deep(line):
         return Bad(None, ParseError(f"not accepted: arrays and objects nest deeper than {DEPTH}").failure())
     try:
         value = orjson.loads(line)
@@ -105,11 +105,13 @@ def _parse_request(value: object) -> Call | Notification | Bad:
     if type(value) is not dict:
         return _invalid("a request is an object")
     request: dict[str, Any] = value
-    request_id: Id | None = None
-    if "id" in request:
-        request_id = _usable_id(request["id"])
-        if request_id is None:
-            return _invalid("id must be a string, or an integer within +-2^53")
+    request_id: Id | None = request.get("id")
+    # An id has to come back unchanged, so 1.0 is none, nor is true: Python has both equal to 1. An absent one is fine.
+    if type(request_id) is int:
+        if not -ID_MAX <= request_id <= ID_MAX:
+            return _invalid("id must be within +-2^53")
+    elif type(request_id) is not str and "id" in request:
+        return _invalid("id must be a string or an integer")
     if request.get("jsonrpc") != "2.0":
         return _invalid('jsonrpc must be "2.0"', request_id)
     method = request.get("method")
@@ -121,20 +123,13 @@ def _parse_request(value: object) -> Call | Notification | Bad:
     return Notification(method, params) if request_id is None else Call(request_id, method, params)
 
 
-def _usable_id(value: object) -> Id | None:
-    """Return an id that can be sent back unchanged, or None. 1.0 is none, nor is true: Python has both equal to 1."""
-    if type(value) is int:
-        return value if -ID_MAX <= value <= ID_MAX else None
-    return value if type(value) is str else None
-
-
 def _invalid(message: str, request_id: Id | None = None) -> Bad:
     return Bad(request_id, InvalidRequest(message).failure())
 
 
 def _is_too_deep(line: bytes) -> bool:
     """Say whether brackets outside strings nest deeper than DEPTH. Of what is not JSON either answer is right."""
-    if len(line) <= DEPTH or line.count(b"[") + line.count(b"{") <= DEPTH:
+    if line.count(b"[") + line.count(b"{") <= DEPTH:
         return False
     steps = _STRING.sub(b"", line).translate(_STEPS, _ALL_BUT_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0) > DEPTH
