@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from mlzoo.errors import MlzooError, StorageFailed
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
 
     from mlzoo.config import Config, ModelEntry
     from mlzoo.store import Progress, Store
@@ -144,11 +142,22 @@ def _remove(store: Store, entry: ModelEntry, *, as_json: bool) -> int:
 def _pull(store: Store, entry: ModelEntry, *, accept_license: bool, as_json: bool) -> int:
     import trio
 
+    from mlzoo.cli.progress import ProgressDisplay
     from mlzoo.store.pulling import pull
 
+    display = ProgressDisplay(entry.name)
+
+    def show(progress: Progress) -> None:
+        if as_json:
+            _say({"progress": attrs.asdict(progress)})
+        else:
+            display.show({**attrs.asdict(progress), "stage": f"{progress.stage} {progress.message}".rstrip()})
+
     async def main() -> None:
-        with _shown(entry.name, as_json=as_json) as on_progress:
-            await pull(store, entry, on_progress, accept_license=accept_license)
+        try:
+            await pull(store, entry, show, accept_license=accept_license)
+        finally:
+            display.clear()
 
     if not as_json and store.find(entry) is None:
         print(f"{entry.name}: from {entry.source}, under {entry.licence.spdx} ({entry.licence.url})", file=sys.stderr)
@@ -166,46 +175,6 @@ def _pull(store: Store, entry: ModelEntry, *, accept_license: bool, as_json: boo
     else:
         print(f"{entry.name} is installed: {described['path']}")
     return 0
-
-
-@contextmanager
-def _shown(name: str, *, as_json: bool) -> Iterator[Callable[[Progress], None]]:
-    """Yield what shows the progress of a pull: JSON lines, a bar on a terminal, else lines for stages and tenths."""
-    if as_json:
-        yield lambda progress: _say({"progress": attrs.asdict(progress)})
-    elif sys.stderr.isatty():
-        with _bar(name) as show:
-            yield show
-    else:
-        told: set[tuple[str, int]] = set()
-
-        def show_line(progress: Progress) -> None:
-            stage = f"{progress.stage} {progress.message}".rstrip()
-            tenth = progress.done * 10 // progress.total if progress.total else 0
-            if (stage, tenth) not in told:
-                told.add((stage, tenth))
-                print(f"{name}: {stage}" + (f" {tenth * 10} %" if progress.total else ""), file=sys.stderr)
-
-        yield show_line
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[Progress], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(progress: Progress) -> None:
-            stage = progress.message or progress.stage
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{name}: {stage}", total=None)
-            bars.update(tasks[stage], completed=progress.done, total=progress.total or None)
-
-        yield show
 
 
 def _say(line: dict[str, Any]) -> None:

