@@ -195,8 +195,9 @@ class Sidecar:
             await connection.run(on_eof=partial(self._shut_down, "eof"))
         except* StorageFailed:
             pass  # ``_keep_durable`` tells everybody, and leaves.
-        else:
-            await self._shut_down("eof")
+        finally:
+            del self._services.connections[connection.name]
+        await self._shut_down("eof")
 
     async def _serve_clients(self, path: Path) -> None:
         from mlzoo.transport.socket import serve_socket  # noqa: PLC0415 (only a service needs it)

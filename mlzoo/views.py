@@ -121,7 +121,7 @@ class RequestView:
                     "model": accepted.model.name,
                     "device": event.device,
                     "embeddings": _rows(self._blob(event.blob or ""), event.dimensions),
-                    "usage": _usage(event),
+                    "usage": {"prompt_tokens": event.prompt_tokens, "total_tokens": event.prompt_tokens},
                 }
                 if event.degraded is not None:
                     result["degraded"] = event.degraded

@@ -113,6 +113,7 @@ async def devices(services: Services) -> JsonObject:
         fields: JsonObject = {
             "name": device.name,
             "kind": device.kind,
+            "description": device.description,
             "memory_total_bytes": device.memory_total_bytes,
             "memory_free_bytes": device.memory_free_bytes,
             "dtypes": list(device.dtypes),
