@@ -15,7 +15,8 @@ from mlzoo.events import types as ev
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlzoo.events.types import Event, Group
+    from mlzoo.events.records import Group
+    from mlzoo.events.types import Event
 
 T = TypeVar("T")
 RECENT_WEIGHT = 0.2  # of the newest request in the mean running time that retry_after_ms is reckoned from

@@ -24,7 +24,7 @@ from mlzoo.core.decide import decide
 from mlzoo.core.state import State
 from mlzoo.events.codec import Codec, decode_group, encode_group
 
-STATES = Codec({"State": ("event", State)}, {})
+STATES = Codec(lambda: {"State": ("event", State)}, {})
 STEPS = 250
 HERE = Path(__file__).parent
 
