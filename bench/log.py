@@ -1,0 +1,285 @@
+"""The event log against its peers: ``python bench/log.py``; --json for the figures alone.
+
+Appends in groups of 100 without a sync, against SQLite (WAL, synchronous=OFF) and a bare write of the same bytes;
+appends from 32 clients that wait for the disk, against SQLite (FULL) and a bare write + fdatasync of 32 at a time; the
+lateness of the event loop meanwhile; asides; and replaying. All records are events of the schema, about 200 bytes long.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from measure import Row, compare, interleave, main
+
+from mlzoo.events.codec import encode_group
+from mlzoo.events.commands import Cancel, ReportStep
+from mlzoo.events.log import Log
+from mlzoo.events.records import Group
+from mlzoo.events.types import RequestCancelled, RequestStreamed
+from mlzoo.world import real_world
+
+ROUNDS = 5
+GROUPS = 500  # of 100 records each
+CLIENTS = 32
+APPENDS = 6000
+PINGS = 64
+BATCHES = 500
+STEP = ReportStep(device="cpu", rows=())
+TOKENS = [RequestStreamed(request=f"req-{number:020d}", row=number, tokens=1, seq=number) for number in range(99)]
+CANCEL = Cancel(request="req-c", caller=None, target="req-a")
+END = [RequestCancelled(request="req-a")]
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How the measured logs are kept: as by default, whatever the defaults are."""
+
+    durability: str
+    segment_bytes: int = 8 << 20
+    asides_segment_bytes: int = 4 << 20
+    budget_bytes: int = 1 << 30
+    tail_bytes: int = 8 << 20
+
+
+@contextmanager
+def directory():
+    """Yield a fresh directory on the disk that this project lies on, and remove it."""
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent, prefix=".log-") as path:
+        yield Path(path)
+
+
+async def opened(path: Path, durability: str) -> Log:
+    log = await Log.open(path / "log", real_world(), Settings(durability=durability), version="0.0.0")
+    log.bind_state(dict, lambda: log.last_seq)
+    return log
+
+
+# ---------------------------------------------------------------------------------------------------- in groups of 100
+
+
+def groups_of_100() -> float:
+    """Return records per second, numbered, encoded and written, a group at a time."""
+
+    async def measured(path: Path) -> float:
+        log = await opened(path, "process")
+        log.append(STEP, TOKENS, None, 0)
+        start = time.perf_counter()
+        for number in range(GROUPS):
+            log.append(STEP, TOKENS, None, number)
+            log.commit()
+        taken = time.perf_counter() - start
+        await log.close()
+        return GROUPS * 100 / taken
+
+    with directory() as path:
+        return trio.run(measured, path)
+
+
+def record_lines() -> list[bytes]:
+    group = Group(first_seq=1, at_ms=1, time_ms=1_700_000_000_000, command=STEP, events=tuple(TOKENS))
+    return encode_group(group, 0).splitlines(keepends=True)
+
+
+def sqlite_groups_of_100() -> float:
+    """Return rows per second of already encoded records, a transaction of 100 at a time, without syncs."""
+    lines = record_lines()
+    with directory() as path:
+        database = database_at(path, "OFF")
+        start = time.perf_counter()
+        for number in range(GROUPS):
+            with database:
+                database.executemany("insert into log values (?, ?)", ((number, line) for line in lines))
+        taken = time.perf_counter() - start
+        database.close()
+    return GROUPS * 100 / taken
+
+
+def write_groups_of_100() -> float:
+    """Return records per second of bytes that are there already, a write for each 100."""
+    data = b"".join(record_lines())
+    with directory() as path, (path / "file").open("ab", buffering=0) as file:
+        start = time.perf_counter()
+        for _ in range(GROUPS):
+            file.write(data)
+        return GROUPS * 100 / (time.perf_counter() - start)
+
+
+def database_at(path: Path, synchronous: str) -> sqlite3.Connection:
+    database = sqlite3.connect(path / "database")
+    database.execute("pragma journal_mode = wal")
+    database.execute(f"pragma synchronous = {synchronous}")
+    database.execute("create table log (seq integer, record blob)")
+    database.commit()
+    return database
+
+
+# ---------------------------------------------------------------------------------------------------- with the disk
+
+lateness_ms: list[float] = []
+
+
+def from_32_clients() -> float:
+    """Return records per second from clients that each wait until their group of two is durable."""
+
+    async def client(log: Log) -> None:
+        for _ in range(APPENDS // CLIENTS):
+            group = log.append(CANCEL, END, None, 1)
+            log.commit()
+            await log.wait_synced(group.last_seq)
+
+    async def tick() -> None:
+        while True:
+            due = trio.current_time() + 0.001
+            await trio.sleep_until(due)
+            lateness_ms.append((trio.current_time() - due) * 1000)
+
+    async def measured(path: Path) -> float:
+        log = await opened(path, "disk")
+        async with trio.open_nursery() as around:
+            await around.start(log.run_flusher)
+            around.start_soon(tick)
+            start = time.perf_counter()
+            async with trio.open_nursery() as clients:
+                for _ in range(CLIENTS):
+                    clients.start_soon(client, log)
+            taken = time.perf_counter() - start
+            around.cancel_scope.cancel()
+        await log.close()
+        return APPENDS * 2 / taken
+
+    with directory() as path:
+        return trio.run(measured, path)
+
+
+def sqlite_32_at_a_time() -> float:
+    """Return rows per second in durable transactions of 64 rows, which is what 32 clients could share at best."""
+    line = record_lines()[1]
+    with directory() as path:
+        database = database_at(path, "FULL")
+        start = time.perf_counter()
+        for number in range(APPENDS // CLIENTS):
+            with database:
+                database.executemany("insert into log values (?, ?)", ((number, line) for _ in range(CLIENTS * 2)))
+        taken = time.perf_counter() - start
+        database.close()
+    return APPENDS * 2 / taken
+
+
+def sync_32_at_a_time() -> float:
+    """Return records per second of bytes that are there already, written and synced 64 at a time."""
+    data = record_lines()[1] * CLIENTS * 2
+    sync = getattr(os, "fdatasync", os.fsync)
+    with directory() as path, (path / "file").open("ab", buffering=0) as file:
+        start = time.perf_counter()
+        for _ in range(APPENDS // CLIENTS):
+            file.write(data)
+            sync(file.fileno())
+        return APPENDS * 2 / (time.perf_counter() - start)
+
+
+# ---------------------------------------------------------------------------------------------------- asides, reading
+
+
+def asides_of_64() -> float:
+    """Return asides per second, committed 64 at a time."""
+
+    async def measured(path: Path) -> float:
+        log = await opened(path, "process")
+        log.aside("con-1", "ping", 0, None, {})
+        start = time.perf_counter()
+        for _ in range(BATCHES):
+            for number in range(PINGS):
+                log.aside("con-1", "ping", number, None, {})
+            log.commit_asides()
+        taken = time.perf_counter() - start
+        await log.close()
+        return BATCHES * PINGS / taken
+
+    with directory() as path:
+        return trio.run(measured, path)
+
+
+def replayed() -> float:
+    """Return records per second, verified, decoded and structured, from a segment of 30,000."""
+
+    async def measured(path: Path) -> float:
+        log = await opened(path, "process")
+        for number in range(300):
+            log.append(STEP, TOKENS, None, number)
+        log.commit()
+        start = time.perf_counter()
+        count = sum(len(group.events) + 1 for group in log.replay())
+        taken = time.perf_counter() - start
+        await log.close()
+        return count / taken
+
+    with directory() as path:
+        return trio.run(measured, path)
+
+
+def sqlite_read() -> float:
+    """Return rows per second, read back as bytes."""
+    lines = record_lines()
+    with directory() as path:
+        database = database_at(path, "OFF")
+        with database:
+            for number in range(300):
+                database.executemany("insert into log values (?, ?)", ((number, line) for line in lines))
+        start = time.perf_counter()
+        count = sum(1 for _ in database.execute("select seq, record from log order by rowid"))
+        taken = time.perf_counter() - start
+        database.close()
+    return count / taken
+
+
+def measure(rounds: int) -> list[Row]:
+    """Measure all, round by round."""
+    lateness_ms.clear()
+    measures = (
+        groups_of_100,
+        sqlite_groups_of_100,
+        write_groups_of_100,
+        from_32_clients,
+        sqlite_32_at_a_time,
+        sync_32_at_a_time,
+        asides_of_64,
+        replayed,
+        sqlite_read,
+    )
+    found = interleave(rounds, {made.__name__: made for made in measures})
+    groups, clients, asides = found["groups_of_100"], found["from_32_clients"], found["asides_of_64"]
+    late = sorted(lateness_ms)
+
+    def wanted(per_s: float) -> list[float]:
+        return [per_s] * rounds
+
+    return [
+        compare("append in groups of 100 (process)", "/s", groups, "wanted", wanted(250_000), ">= 1.0"),
+        compare("append in groups of 100 (process)", "/s", groups, "SQLite WAL OFF", found["sqlite_groups_of_100"]),
+        compare("append in groups of 100 (process)", "/s", groups, "bare write", found["write_groups_of_100"]),
+        compare("append from 32 clients (disk)", "/s", clients, "wanted", wanted(40_000), ">= 1.0"),
+        compare(
+            "append from 32 clients (disk)", "/s", clients, "SQLite WAL FULL, 64 rows", found["sqlite_32_at_a_time"]
+        ),
+        compare("append from 32 clients (disk)", "/s", clients, "bare write + sync of 64", found["sync_32_at_a_time"]),
+        compare("loop lateness p99 meanwhile", "ms", [late[len(late) * 99 // 100]], "allowed", [2.0], "<= 1.0"),
+        compare("asides, 64 a commit", "/s", asides, "wanted", wanted(300_000), ">= 1.0"),
+        compare("replay", "/s", found["replayed"], "wanted", wanted(150_000), ">= 1.0"),
+        compare("replay", "/s", found["replayed"], "SQLite, rows as bytes", found["sqlite_read"]),
+    ]
+
+
+if __name__ == "__main__":
+    main("Log", measure, rounds=ROUNDS)
