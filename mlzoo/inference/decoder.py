@@ -74,6 +74,7 @@ class SlotDecoder:
         places = torch.tensor(positions, device=self._device)[:, None]
         return self._forward(ids, places, slots, [position + 1 for position in positions], keep=0)[: len(slots), -1]
 
+    @torch.inference_mode()
     def release(self, slot: int, tokens: int, *, dirty: bool) -> None:
         """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
         if dirty:

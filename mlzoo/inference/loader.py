@@ -156,6 +156,8 @@ def _decoder(found: Weights, load: Load, device: torch.device) -> tuple[Decoder,
 def _slots(module: Any, load: Load, device: torch.device) -> tuple[Decoder, int, list[str]]:
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
+    if _has_experts(module):
+        why.append("a row's last bits may depend on its company: experts are computed over all rows that chose them")
     heads = _heads(module)
     grain = kernels.row_grain(module, size.slots, heads)
     why = [f"slots: {size.slots} rows in one forward", size.why]
@@ -181,6 +183,11 @@ def _serial(module: Any, load: Load, device: torch.device, reason: str) -> tuple
     if chunk is None:
         why.append("prompts are read whole: its cache does not take them in parts")
     return SerialDecoder(module, size.context, chunk=chunk), 1, why
+
+
+def _has_experts(module: Any) -> bool:
+    config = module.config.get_text_config(decoder=True)
+    return any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
 
 
 def _heads(module: Any) -> kernels.Heads | None:

@@ -174,10 +174,9 @@ def _kept(values: torch.Tensor, total: float | None, sampling: Sampling, size: i
         mass, bounded = mass[:count], True
     if sampling.min_p > 0:
         count = max(int((mass >= sampling.min_p).sum()), 1)  # The best token's mass is 1.
-        if not bounded and count == len(mass):
-            return None
+        bounded = bounded or count < len(mass)
         mass = mass[:count]
-    return mass
+    return mass if bounded else None
 
 
 def _logprobs(raw: torch.Tensor, tokens: list[int], draws: Sequence[Draw], finite: list[bool]) -> dict[int, Choice]:

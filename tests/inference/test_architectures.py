@@ -12,7 +12,12 @@ from mlzoo.inference.loader import load_chat
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
-PROMPTS = ("the quick brown fox", "one two three four five six seven eight nine ten eleven", "x", "Fischers Fritz " * 12)
+PROMPTS = (
+    "the quick brown fox",
+    "one two three four five six seven eight nine ten eleven",
+    "x",
+    "Fischers Fritz " * 12,
+)
 
 
 @pytest.mark.parametrize("kind", [*SLOTTED, *SERIAL])

@@ -61,12 +61,12 @@ SLOTTED: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
     "mistral": {"sliding_window": 16},
     "mixtral": MOE,
-    "falcon": {"alibi": False, "new_decoder_architecture": False, "multi_query": True},
     "gpt_oss": {**MOE, "sliding_window": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
 }
 # Architectures that do not, and run one request at a time.
 SERIAL: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 8, "conv_kernel": 4},
+    "falcon": {"alibi": False, "new_decoder_architecture": False, "multi_query": True},
     "bloom": {"n_layer": 2, "n_head": 4},
 }
 

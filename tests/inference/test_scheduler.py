@@ -1,0 +1,106 @@
+"""Who is next: pure bookkeeping."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlzoo.inference.scheduler import Chunk, Scheduler
+
+
+def read_all(scheduler: Scheduler) -> list[Chunk]:
+    chunks = []
+    while new := scheduler.next_chunks():
+        chunks += new
+    return chunks
+
+
+def test_requests_get_the_lowest_slots_in_the_order_of_their_arrival():
+    scheduler = Scheduler(slots=2, chunk=128)
+    for name in "abc":
+        scheduler.add(name, 10)
+    scheduler.next_chunks()
+    assert [(row.request, row.slot) for row in scheduler.rows()] == [("a", 0), ("b", 1)]
+    scheduler.remove("a")
+    while not any(chunk.request == "c" for chunk in scheduler.next_chunks()):
+        pass
+    assert [(row.request, row.slot) for row in scheduler.rows()] == [("c", 0), ("b", 1)]
+
+
+def test_a_long_prompt_takes_turns_with_decoding():
+    scheduler = Scheduler(slots=2, chunk=128, joined=2)
+    scheduler.add("a", 10)
+    scheduler.next_chunks()
+    scheduler.add("long", 300)
+    turns = [bool(scheduler.next_chunks()) for _ in range(6)]
+    assert turns == [False, True, False, True, False, True]
+    assert len(scheduler.rows()) == 2
+
+
+def test_chunks_are_joined_while_nothing_decodes_and_only_whole_ones():
+    idle = Scheduler(slots=2, chunk=128, joined=2)
+    idle.add("long", 700)
+    assert [(chunk.start, chunk.stop) for chunk in read_all(idle)] == [(0, 256), (256, 512), (512, 640), (640, 700)]
+    busy = Scheduler(slots=2, chunk=128, joined=2)
+    busy.add("a", 5)
+    busy.next_chunks()
+    busy.add("long", 700)
+    chunks = [chunk for _ in range(20) for chunk in busy.next_chunks()]
+    assert [chunk.stop for chunk in chunks] == [128, 256, 384, 512, 640, 700]
+    assert [chunk.last for chunk in chunks] == [False] * 5 + [True]
+
+
+def test_short_prompts_share_a_turn():
+    scheduler = Scheduler(slots=8, chunk=128)
+    for name in "abcdef":
+        scheduler.add(name, 30)
+    assert [chunk.request for chunk in scheduler.next_chunks()] == list("abcd")
+
+
+def test_a_prompt_is_read_whole_where_it_must_be():
+    scheduler = Scheduler(slots=1, chunk=None)
+    scheduler.add("long", 5000)
+    assert scheduler.next_chunks() == [Chunk("long", 0, 0, 5000, last=True)]
+
+
+def test_what_waits_or_is_half_read_can_be_removed():
+    scheduler = Scheduler(slots=1, chunk=128)
+    scheduler.add("half", 500)
+    scheduler.add("waits", 5)
+    scheduler.next_chunks()
+    assert scheduler.remove("half") is not None
+    assert scheduler.remove("waits") is not None
+    assert scheduler.remove("unknown") is None
+    assert scheduler.idle
+    assert scheduler.next_chunks() == []
+
+
+events = st.lists(st.one_of(st.integers(1, 600), st.just("step"), st.tuples(st.just("remove"), st.integers(0, 9))))
+
+
+@given(events, st.integers(1, 4), st.sampled_from([None, 128]), st.integers(1, 2))
+def test_no_slot_is_given_twice_and_each_prompt_is_read_once_in_order(story, slots, chunk, joined):
+    scheduler = Scheduler(slots, chunk, joined)
+    read: dict[str, int] = {}
+    lengths: dict[str, int] = {}
+    live: set[str] = set()
+    for number, event in enumerate(story):
+        if isinstance(event, int):
+            name = f"r{number}"
+            scheduler.add(name, event)
+            lengths[name], read[name] = event, 0
+            live.add(name)
+        elif event == "step":
+            for piece in scheduler.next_chunks():
+                assert piece.start == read[piece.request]
+                assert piece.last == (piece.stop == lengths[piece.request])
+                read[piece.request] = piece.stop
+        else:
+            name = sorted(live)[event[1] % len(live)] if live else "none"
+            assert (scheduler.remove(name) is not None) == (name in live)
+            live.discard(name)
+        places = [place.slot for place in scheduler.rows()]
+        assert len(set(places)) == len(places)
+        assert all(0 <= slot < slots for slot in places)
+        assert {place.request for place in scheduler.rows()} <= live
+    assert scheduler.idle == (not live)

@@ -1,0 +1,211 @@
+"""The worker process, end to end over a real socketpair."""
+
+from __future__ import annotations
+
+import base64
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+from tiny_models import Heard, ask, load, save_encoder
+from worker_process import ENDS_WITHIN_S, ROOT, WorkerProcess
+
+from mlzoo.frames import (
+    Abandon,
+    Detokenize,
+    Detokenized,
+    Embed,
+    Embedded,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Prefilled,
+    Stepped,
+    Tokenize,
+    Tokenized,
+    Unload,
+    Unloaded,
+    WorkFailed,
+)
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.skipif(sys.platform == "win32", reason="a handle is passed to a child in another way on Windows"),
+]
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_directory):
+    with WorkerProcess() as worker:
+        worker.send(load(tiny_directory))
+        frames = worker.until(lambda frame: isinstance(frame, Loaded))
+        assert all(isinstance(frame, LoadProgress) for frame in frames[:-1])
+        worker.loaded = frames[-1]
+        yield worker
+
+
+def ended(request):
+    def check(frame):
+        if isinstance(frame, Stepped):
+            return any(row.request == request and row.finish_reason for row in frame.rows)
+        return getattr(frame, "request", None) == request and not isinstance(frame, Prefilled)
+
+    return check
+
+
+def test_up_comes_first_and_says_what_runs(worker):
+    assert worker.up.pid == worker.process.pid
+    assert worker.up.device == "cpu"
+    assert worker.up.threads == 1
+    assert worker.up.wait_policy == "passive"
+    assert set(worker.up.versions) == {"torch", "transformers", "python"}
+
+
+def test_loaded_says_what_was_chosen_and_why(worker):
+    loaded = worker.loaded
+    assert (loaded.batching, loaded.dtype, loaded.slots, loaded.context) == ("slots", "float32", 8, 512)
+    assert loaded.architecture == "LlamaForCausalLM"
+    assert any("asked for" in reason for reason in loaded.why)
+
+
+def test_several_requests_stream_at_once(worker):
+    worker.send(*(ask(f"r{i}", f"one {i}", 6 + i) for i in range(4)))
+    heard = Heard()
+    heard.take(worker.until(ended("r3")))
+    assert [len(heard.tokens(f"r{i}")) for i in range(4)] == [6, 7, 8, 9]
+
+
+def test_an_abandoned_request_falls_silent_also_in_the_middle_of_its_prompt(worker):
+    worker.send(ask("long", "one two three " * 30, None), Abandon(request="long"))
+    worker.send(ask("endless", "one", None))
+    worker.until(lambda frame: isinstance(frame, Stepped))
+    worker.send(Abandon(request="endless"), Abandon(request="nobody"), ask("next", "two", 3))
+    frames = worker.until(ended("next"))
+    worker.send(Tokenize(request="t", model="tiny", text="one"))
+    frames += worker.until(ended("t"))
+    rows = [row.request for frame in frames if isinstance(frame, Stepped) for row in frame.rows]
+    assert "long" not in rows
+    assert rows[-1] == "next"
+
+
+def test_text_and_tokens_are_turned_into_each_other(worker):
+    worker.send(Tokenize(request="t", model="tiny", text="größer als Köln"))
+    tokens = worker.receive()
+    assert isinstance(tokens, Tokenized)
+    worker.send(Detokenize(request="d", model="tiny", tokens=tokens.tokens))
+    assert worker.receive() == Detokenized(request="d", text="größer als Köln")
+    messages = ({"role": "user", "content": "one"},)
+    worker.send(Tokenize(request="m", model="tiny", messages=messages))
+    assert len(worker.receive().tokens) > 3
+
+
+def test_a_model_that_is_not_loaded_fails_the_request_and_names_those_that_are(worker):
+    worker.send(Embed(request="e", model="nobody", texts=("x",)))
+    failed = worker.receive()
+    assert isinstance(failed, WorkFailed)
+    assert (failed.request, failed.code, failed.data["available"]) == ("e", 1003, ["tiny"])
+
+
+def test_a_model_of_another_kind_is_1010(worker):
+    worker.send(Embed(request="e", model="tiny", texts=("x",)))
+    failed = worker.receive()
+    assert (failed.code, failed.data["feature"]) == (1010, "embeddings")
+
+
+def test_a_broken_frame_fails_whom_it_names(worker):
+    worker.sock.sendall(b'{"type":"Generate","request":"q"}\n{"type":"Load","model":"m"}\n')
+    assert worker.receive().request == "q"
+    assert isinstance(worker.receive(), LoadFailed)
+
+
+def test_what_cannot_be_loaded_is_said_and_the_worker_lives_on(worker, tmp_path):
+    worker.send(Load(model="gone", path=str(tmp_path / "gone"), kind="chat"))
+    failed = worker.until(lambda frame: isinstance(frame, LoadFailed))[-1]
+    assert (failed.model, failed.reason) == ("gone", "load")
+    worker.send(ask("after", "one", 2))
+    assert worker.until(ended("after"))
+
+
+def test_an_embedding_model_beside_a_chat_model(worker, tmp_path):
+    worker.send(load(save_encoder(tmp_path), model="enc", kind="embed"))
+    worker.until(lambda frame: isinstance(frame, Loaded))
+    worker.send(ask("chat", "one", 5), Embed(request="e", model="enc", texts=("one", "two three")))
+    frames = worker.until(ended("chat"))
+    embedded = next(
+        frame
+        for frame in [*frames, *([] if any(isinstance(f, Embedded) for f in frames) else [worker.receive()])]
+        if isinstance(frame, Embedded)
+    )
+    assert (embedded.count, embedded.dimensions) == (2, 32)
+    assert len(base64.b64decode(embedded.vectors)) == 2 * 32 * 4
+    worker.send(Unload(model="enc"))
+    assert isinstance(worker.receive(), Unloaded)
+    worker.send(Embed(request="e", model="enc", texts=("one",)))
+    assert worker.receive().code == 1003
+
+
+def test_leave_ends_the_process_with_nothing_on_stdout():
+    with WorkerProcess() as worker:
+        code, out, _ = worker.leave()
+    assert (code, out) == (0, b"")
+
+
+def test_the_process_ends_when_its_socket_closes_in_the_middle_of_a_generation(tiny_directory):
+    with WorkerProcess() as worker:
+        worker.send(load(tiny_directory), ask("endless", "one", None))
+        worker.until(lambda frame: isinstance(frame, Stepped))
+        worker.sock.shutdown(2)
+        assert worker.process.wait(ENDS_WITHIN_S) == 0
+
+
+def test_an_interrupt_is_the_sidecars_business(tiny_directory):
+    with WorkerProcess() as worker:
+        os.kill(worker.process.pid, signal.SIGINT)
+        worker.send(Tokenize(request="t", model="nobody", text="x"))
+        assert worker.receive().code == 1003
+
+
+def test_garbage_ends_the_process_with_a_traceback():
+    with WorkerProcess() as worker:
+        worker.sock.sendall(b"garbage\n")
+        _, err = worker.process.communicate(timeout=ENDS_WITHIN_S)
+        assert worker.process.returncode == 1
+        assert b"BrokenFrame" in err
+
+
+def test_the_process_does_not_start_for_a_parent_that_is_gone():
+    with pytest.raises(AssertionError, match="has ended"), WorkerProcess(parent=2**22 - 1):
+        pass
+
+
+PARENT = """
+import os, subprocess, sys, socket, time
+ours, theirs = socket.socketpair()
+for sock in (ours, theirs):
+    sock.set_inheritable(True)
+child = subprocess.Popen([sys.executable, "-m", "mlzoo.inference", "--fd", str(theirs.fileno()),
+    "--parent-pid", str(os.getpid()), "--threads", "1"], close_fds=False, stdout=subprocess.DEVNULL)
+theirs.close()
+ours.recv(10)
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses pidfd to wait for a process that is no child")
+def test_the_process_dies_with_a_parent_that_is_killed_even_if_its_socket_stays_open():
+    # The child inherits the parent's end too, so that its socket does not end with the parent.
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    pid = int(parent.stdout.readline())
+    pidfd = os.pidfd_open(pid)
+    parent.kill()
+    parent.communicate(timeout=ENDS_WITHIN_S)
+    ready, _, _ = select.select([pidfd], [], [], ENDS_WITHIN_S)
+    os.close(pidfd)
+    assert ready
