@@ -10,10 +10,15 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from contextlib import contextmanager
 
+import anyio
 import psutil
 import pytest
+from anyio.from_thread import start_blocking_portal
+
+from mlzoo.client import RemoteError, spawn
+from mlzoo.client import serve_command as client_command
 
 PATIENCE_S = 120  # Only ever waited for by a test that fails.
 
@@ -130,6 +135,58 @@ def weights():
             pytest.skip(f"{name} is not installed: mlzoo models pull {name}")
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    return Path(tmp_path_factory.mktemp("store"))
+class Host:
+    """A client of one sidecar that many tests share: a worker process takes seconds to start."""
+
+    def __init__(self, portal, client, log):
+        self._portal = portal
+        self.client = client
+        self.log = log
+
+    def run(self, function, *args):
+        async def bounded():
+            with anyio.fail_after(PATIENCE_S):
+                return await function(self.client, *args)
+
+        return self._portal.call(bounded)
+
+    def call(self, method, **params):
+        return self.run(lambda client: client.call(method, params))
+
+    def refused(self, method, **params):
+        """Return the error that a call ends with, after making sure that the next request works."""
+        with pytest.raises(RemoteError) as caught:
+            self.call(method, **params)
+        assert self.call("ping") == {}
+        return caught.value
+
+
+@contextmanager
+def hosting(log, *overrides):
+    with (
+        start_blocking_portal("trio") as portal,
+        portal.wrap_async_context_manager(spawn(client_command(overrides, log=log))) as client,
+    ):
+        yield Host(portal, client, log)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, weights):
+    """A sidecar with real models. What a test does to it, it survives."""
+    with hosting(tmp_path_factory.mktemp("host") / "log") as host:
+        yield host
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def story(log):
+    """Return all records of a log, as ``mlzoo log cat`` tells them."""
+    done = mlzoo("log", "cat", "--json", log)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def is_whole(log):
+    return mlzoo("log", "verify", log).returncode == 0
