@@ -6,11 +6,11 @@ the first lines are answered already, and leaves when everything that was due ha
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import traceback
-from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -77,16 +77,16 @@ class Sidecar:
         self._engine: Mailbox[EngineMessage] = Mailbox("engine", Backpressure(ENGINE_ORDERS))
         self._stderr = StderrLog()
         self._leaving = trio.Event()
+        self._flushing = trio.CancelScope()
+        self._patient = False  # whether the host has closed its end and waits for what is due
         self._status = EXIT_DONE
         self._services: Services
 
     async def run(self, claimed: ClaimedStdio, *, log: Path | None, parent_pid: int | None, socket: Path | None) -> int:
         """Take up the log, listen, work, leave."""
         self._services = await self._open(log)
-        async with (
-            aclosing(BlockingStream(claimed.stdin_fd, claimed.stdout_fd)) as stdio,
-            trio.open_nursery() as nursery,
-        ):
+        stdio = BlockingStream(claimed.stdin_fd, claimed.stdout_fd)
+        async with trio.open_nursery() as nursery:
             host = self._connection(stdio)
             nursery.start_soon(self._serve_host, host)
             nursery.start_soon(self._obey_signals)
@@ -103,6 +103,8 @@ class Sidecar:
                 await self._leaving.wait()
             await self._flush()
             nursery.cancel_scope.cancel()
+        with trio.move_on_after(FLUSH_S):
+            await stdio.aclose()  # Cancelled, it closes at once.
         if self._services.unusable is None and self._services.log.failed is None:
             await self._services.log.close()
         self._stderr.close()
@@ -168,7 +170,6 @@ class Sidecar:
                 nursery.start_soon(supervisor.run)
                 self._services.actors = supervisor.snapshot
                 await self._leaving.wait()
-                await self._flush()
                 supervisor.stop()
         except* Exception as group:  # noqa: BLE001 (what no supervisor could mend: the process leaves and says so)
             self._incident("".join(traceback.format_exception(group)))
@@ -191,8 +192,13 @@ class Sidecar:
 
     async def _serve_host(self, connection: Connection) -> None:
         """Serve the host that spawned this process; its end is the end of the process."""
+
+        async def ended() -> None:
+            self._patient = True
+            await self._shut_down("eof")
+
         try:
-            await connection.run(on_eof=partial(self._shut_down, "eof"))
+            await connection.run(on_eof=ended)
         except* StorageFailed:
             pass  # ``_keep_durable`` tells everybody, and leaves.
         finally:
@@ -233,10 +239,17 @@ class Sidecar:
         await self._engine.tell(Order(Shutdown(request=self._world.ids.new("req"), caller=None, reason=reason)))
 
     async def _flush(self) -> None:
-        """Give every host the time to take what is due."""
-        with trio.move_on_after(FLUSH_S):
+        """Give every host the time to take what is due.
+
+        A host that closed its end waits for its answers, so it may take them as slowly as it likes; if it is gone, its
+        pipe is broken and nothing waits. Whoever asked for the end of the process gets it within a bound.
+        """
+        self._flushing.deadline = math.inf if self._patient else trio.current_time() + FLUSH_S
+        with self._flushing:
             for connection in tuple(self._services.connections.values()):
                 await connection.drain()
+        if self._flushing.cancelled_caught:
+            self._stderr.log("warning", "host did not read", waited_s=FLUSH_S)
 
     # ---------------------------------------------------------------------------------------- the world outside
 
@@ -270,6 +283,7 @@ class Sidecar:
             kinds.append(signal.SIGBREAK)
         with trio.open_signal_receiver(*kinds) as signals:
             async for _ in signals:
+                self._flushing.deadline = trio.current_time() + FLUSH_S
                 if self._services.unusable is not None or self._leaving.is_set():
                     break
                 await self._shut_down("signal")

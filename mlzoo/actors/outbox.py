@@ -151,7 +151,8 @@ class Outbox:
 
     async def wait_drained(self) -> None:
         """Return when every request has been answered and every line was handed over. No new ones may come."""
-        self._drained = trio.Event()
+        if self._drained.is_set():  # That was so at an earlier moment; several may wait for the next one.
+            self._drained = trio.Event()
         self._news.set()
         await self._drained.wait()
 
