@@ -203,7 +203,11 @@ class ModelNotInstalled(MlzooError):
 
 
 class PullFailed(MlzooError):
-    """The network's, the disk's or the source's fault: ``data.reason`` is offline, gated, licence, disk or digest."""
+    """The network's, the disk's or the source's fault, as ``data.reason`` says.
+
+    It is offline, gated, licence, disk, digest, source (nothing usable is there), conversion, or busy (it is being pulled
+    while it should be removed).
+    """
 
     code = 1017
     type = "pull_failed"

@@ -44,21 +44,21 @@ def fetch(entry: ModelEntry, source: Hub, partial: Path, on_progress: Callable[[
     """
     if importlib.util.find_spec("huggingface_hub") is None:
         raise PullFailed("models from a hub need the extra `local`: pip install 'mlzoo[local]'", reason="source")
-    target = partial / "hub" / (source.revision or "main").replace("/", "-")
-    target.mkdir(parents=True, exist_ok=True)
+    target = partial / "hub"
+    target.mkdir(exist_ok=True)
     order = {
         "repository": source.repository,
         "revision": source.revision,
         "patterns": list(entry.files or PATTERNS),
         "target": str(target),
     }
-    total = entry.download_bytes
+    total, commit = entry.download_bytes, ""
     failed: dict[str, Any] = {}
 
     def hear(line: bytes) -> None:
-        nonlocal total
+        nonlocal total, commit
         told = orjson.loads(line)
-        total = told.get("total", total)
+        total, commit = told.get("total", total), told.get("commit", commit)
         failed.update(told.get("failed", {}))
 
     ended = children.run(
@@ -74,7 +74,7 @@ def fetch(entry: ModelEntry, source: Hub, partial: Path, on_progress: Callable[[
         last = " ".join(ended.errors.splitlines()[-3:])
         raise PullFailed(f"{describe(source)}: the download ended with status {ended.status}: {last}", reason="source")
     on_progress(Progress("download", _arrived_bytes(target), total))
-    return target
+    return target / commit
 
 
 def _arrived_bytes(directory: Path) -> int:
@@ -118,16 +118,17 @@ def _download(order: Mapping[str, Any]) -> None:
     siblings = {sibling.rfilename: sibling for sibling in found.siblings or ()}
     check_weights(siblings, repository)
     wanted = [siblings[name] for name in filter_repo_objects(siblings, allow_patterns=order["patterns"])]
-    _say({"total": sum(sibling.size or 0 for sibling in wanted)})
+    _say({"commit": found.sha, "total": sum(sibling.size or 0 for sibling in wanted)})
     for sibling in wanted:
         if ".." in PurePosixPath(sibling.rfilename).parts or PurePosixPath(sibling.rfilename).is_absolute():
             raise PullFailed(f"{repository} holds the path {sibling.rfilename}", reason="source")
-        _fetch_file(hf_hub_url(repository, sibling.rfilename, revision=found.sha), sibling, target)
+        _fetch_file(hf_hub_url(repository, sibling.rfilename, revision=found.sha), sibling, target / found.sha)
 
 
 def _fetch_file(url: str, sibling: Any, target: Path) -> None:
     """Bring one file into place once it is whole and has its digest; a part of it that is here is gone on from.
 
+    Parts go by their digest and whole files by their commit: a revision that moves on mixes nothing.
     The library's own download begins a file anew in every process; only its request is used.
     """
     from huggingface_hub.file_download import http_get  # noqa: PLC0415
@@ -137,7 +138,7 @@ def _fetch_file(url: str, sibling: Any, target: Path) -> None:
     if place.exists():
         return
     expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-    part = target / ".parts" / expected
+    part = target.parent / ".parts" / expected
     part.parent.mkdir(exist_ok=True)
     with part.open("ab") as file:
         if (arrived := file.tell()) < sibling.size:

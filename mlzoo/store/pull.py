@@ -207,7 +207,6 @@ def _move(store: Store, entry: ModelEntry, directory: Path, listing: str) -> Pat
     if place.exists():
         shutil.rmtree(place)  # No manifest names it: left behind by a pull that was killed between two renames.
     directory.rename(place)
-    shutil.rmtree(place / ".parts", ignore_errors=True)  # a hub's
     return place
 
 

@@ -17,6 +17,13 @@ async def test_a_hub_repository_is_pulled_without_its_pickles(store, hub, hub_en
     assert not [request for request in hub.requests if ".bin" in request]
 
 
+async def test_a_token_is_sent_to_the_hub_and_not_to_where_it_sends_us(store, hub, hub_entry, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    await pull(store, hub_entry, ignore)
+    assert hub.credentials[f"/someone/toy/resolve/{hub.commit}/config.json"] == "Bearer hf_secret"
+    assert hub.credentials["/cdn/model.safetensors"] is None
+
+
 async def test_a_hub_pull_that_was_killed_goes_on_where_it_was(store, hub, hub_entry):
     hub.files["model.safetensors"] = safetensors(30_000_000)
     hub.stop_after_bytes = 20_000_000
@@ -31,8 +38,17 @@ async def test_a_hub_pull_that_was_killed_goes_on_where_it_was(store, hub, hub_e
     installed = await pull(store, hub_entry, ignore)
     assert store.verify(installed) == ()
     assert not [request for request in hub.requests if "config.json" in request]
-    (resumed,) = [request for request in hub.requests if "GET" in request and "model.safetensors" in request]
+    (resumed,) = [request for request in hub.requests if "GET /cdn/" in request]
     assert int(resumed.partition("bytes=")[2].rstrip("-")) > 0
+
+
+async def test_a_revision_that_moved_on_between_two_pulls_mixes_nothing(store, hub, hub_entry):
+    hub.lies["model.safetensors"] = "0" * 64
+    await reason_of(store, hub_entry)  # small files have arrived
+    hub.commit, hub.lies = "d" * 40, {}
+    hub.files["config.json"] = b'{"moved": "on"}'
+    installed = await pull(store, hub_entry, ignore)
+    assert (installed.path / "config.json").read_bytes() == b'{"moved": "on"}'
 
 
 @pytest.mark.parametrize(("gated", "status"), [(True, 200), (False, 401), (False, 403)])
