@@ -205,8 +205,8 @@ class ModelNotInstalled(MlzooError):
 class PullFailed(MlzooError):
     """The network's, the disk's or the source's fault, as ``data.reason`` says.
 
-    It is offline, gated, licence, disk, digest, source (nothing usable is there), conversion, or busy (it is being pulled
-    while it should be removed).
+    It is offline, gated, licence, disk, digest, source (nothing usable is there), conversion, or busy (it is being
+    pulled while it should be removed).
     """
 
     code = 1017
