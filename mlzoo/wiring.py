@@ -69,7 +69,14 @@ async def build(services: Services, engine: Mailbox[EngineMessage], *, observe: 
 
     def make_engine() -> Engine:
         return Engine(
-            ledger, registry=registry, workers=workers, show=show, leave=services.leave, report=services.report
+            ledger,
+            registry=registry,
+            workers=workers,
+            show=show,
+            leave=services.leave,
+            report=services.report,
+            free_bytes=partial(services.world.disk.free_bytes, log.path),
+            reserve_bytes=config.limits.disk_reserve_bytes,
         )
 
     def make_registry() -> Registry:

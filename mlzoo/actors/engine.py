@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlzoo.events.types import Event
     from mlzoo.frames import ToWorker
 
+DISK_EVERY_MS = 1000  # the room on the disk is looked at no more often
 BATCH = 64  # commands that share one write
 
 
@@ -55,6 +56,8 @@ class Engine:
         show: called with the groups just written, so that those who read them wake up.
         leave: called once everything has ended.
         report: called with each incident's traceback, for the process's own log.
+        free_bytes: returns the room on the log's disk.
+        reserve_bytes: what must be free for new work to be let in, so that what runs can still be recorded.
     """
 
     def __init__(
@@ -66,7 +69,12 @@ class Engine:
         show: Callable[[list[Group]], None],
         leave: Callable[[], None],
         report: Callable[[str], None],
+        free_bytes: Callable[[], int],
+        reserve_bytes: int,
     ) -> None:
+        self._free_bytes = free_bytes
+        self._reserve_bytes = reserve_bytes
+        self._disk_seen_ms: int | None = None
         self._ledger = ledger
         self._registry = registry
         self._workers = workers
@@ -93,11 +101,25 @@ class Engine:
         return math.inf if at_ms is None else self._ledger.awake_at_s(at_ms)
 
     def _carry_out(self, orders: list[Order]) -> None:
+        if any(isinstance(order.command, cmd.Submit) for order in orders):
+            orders = [*self._look_at_the_disk(), *orders]
         decided = [step for order in orders for step in self._decide(order)]
         self._ledger.log.commit()
         self._show([step.group for step in decided])
         for step in decided:
             self._act(step)
+
+    def _look_at_the_disk(self) -> list[Order]:
+        """Return what there is to decide about the room on the log's disk; before work is let in, and not too often."""
+        now_ms = self._ledger.now_ms()
+        if self._disk_seen_ms is not None and now_ms - self._disk_seen_ms < DISK_EVERY_MS:
+            return []
+        self._disk_seen_ms = now_ms
+        free_bytes = self._free_bytes()
+        low = free_bytes < self._reserve_bytes
+        return (
+            [] if low == self._ledger.state.storage_low else [Order(cmd.ReportStorage(low=low, free_bytes=free_bytes))]
+        )
 
     def _decide(self, order: Order) -> list[Decided]:
         """Decide a command; one that cannot be decided becomes an incident for each request that it was about.

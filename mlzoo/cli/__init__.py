@@ -21,7 +21,7 @@ COMMANDS = {
     "chat": "talk to a model, on a terminal or for one answer",
     "models": "the model store: list, pull, info, remove",
     "devices": "what hardware was found, and what fits on it",
-    "log": "the event log: stat, verify, tail, cat, export, repair",
+    "log": "the event log: stat, verify, tail, cat, repair",
     "schema": "the OpenRPC document of the protocol",
     "doctor": "check the installation, devices, store and log, and say what to do",
 }
