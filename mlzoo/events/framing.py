@@ -187,14 +187,3 @@ def _after_damage(data: bytes, offset: int, cut_seq: int) -> tuple[int, int]:
         records += 1
         synced = max(synced, int(match[6] or 0))
         offset = end
-
-
-def lines(data: bytes, offset: int, end: int) -> list[memoryview]:
-    """Return the lines between two places of verified bytes, without their newlines."""
-    view = memoryview(data)
-    found = []
-    while offset < end:
-        after = offset + int(bytes(view[offset + 26 : offset + 34]), 16)
-        found.append(view[offset : after - 1])
-        offset = after
-    return found

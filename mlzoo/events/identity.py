@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mlzoo.errors import LogUnusable
+from mlzoo.errors import LogUnusable, StorageFailed
 from mlzoo.events.segments import FORMAT
 
 if TYPE_CHECKING:
@@ -81,4 +81,11 @@ def unwritable(path: Path, error: OSError) -> LogUnusable:
         reason="unwritable",
         path=str(path),
         remedy="choose a directory that this user can write to, with --log",
+    )
+
+
+def failed(path: Path, why: str) -> StorageFailed:
+    """Return the error for a log whose disk failed while it was written."""
+    return StorageFailed(
+        f"the log {path} could not be written ({why}); nothing more is recorded until a restart", reason="failed"
     )

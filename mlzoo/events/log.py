@@ -5,9 +5,8 @@ inline, since a write to the page cache costs microseconds. ``run_flusher``, one
 that was written meanwhile. Two watermarks say how far each got: ``written`` (survives the death of this process) and
 ``synced`` (survives a power cut; with durability ``process`` it follows ``written`` and nothing is ever synced).
 
-A group lies in one segment. When a segment is full, ``commit`` begins the next one, whose header holds the folded
-state: so a start reads one segment, and retention is removing files. The new segment is synced by the flusher after
-the old one, in order; recovery knows what to do where a crash came between (``recovery``).
+A group lies in one segment. When it is full, ``commit`` begins the next one, whose header holds the folded state: so a
+start reads one segment, and retention is removing files. ``recovery`` knows what a crash in between leaves.
 
 An error of the disk is final for this log: nothing more is appended, no fsync is retried, since the kernel drops what
 it could not write and calls it clean. Knows nothing of who appends, of JSON-RPC, or of what commands and events mean.
@@ -15,22 +14,23 @@ it could not write and calls it clean. Knows nothing of who appends, of JSON-RPC
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
-from mlzoo.errors import OutOfRange, StorageFailed
+from mlzoo.errors import OutOfRange
 from mlzoo.events.asides import AsideLog
 from mlzoo.events.blobs import Blobs
 from mlzoo.events.codec import encode_group
-from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable
+from mlzoo.events.identity import LOCK, failed, give_identity, locked, read_identity, unwritable
 from mlzoo.events.index import RequestIndex, Tail
 from mlzoo.events.reading import GroupReader
 from mlzoo.events.records import Aside, Group, durable
 from mlzoo.events.recovery import recover
 from mlzoo.events.retention import Retention
-from mlzoo.events.segments import FORMAT, Header, Segments, damaged
+from mlzoo.events.segments import FORMAT, Header, Segments
 from mlzoo.events.writing import SegmentWriter
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlzoo.config.schema import LogConfig
-    from mlzoo.errors import Failure
+    from mlzoo.errors import Failure, StorageFailed
     from mlzoo.events.commands import Command, JsonObject
     from mlzoo.events.types import Event
     from mlzoo.world import Lock, World
@@ -77,8 +77,9 @@ class Log:
         self._needed_from: Callable[[], int] = lambda: 1
         self._failure: str | None = None
         self._wants_sync = False
+        self._told_synced = 0
         self._work = trio.Event()
-        self._moved = trio.Event()
+        self._sync_moved = trio.Event()
 
     @classmethod
     async def open(cls, path: Path, world: World, config: LogConfig, *, version: str) -> Log:
@@ -95,13 +96,13 @@ class Log:
             lock = world.disk.lock(path / LOCK)
             if lock is None:
                 raise locked(path)
-            try:
+            with ExitStack() as undo:
+                undo.callback(lock.release)
                 identity = read_identity(world, path) or await give_identity(world, path)
                 log = cls(path, world, config, lock, identity, version)
+                undo.callback(log._close_files)
                 await log._recover()
-            except BaseException:
-                lock.release()
-                raise
+                undo.pop_all()
         except OSError as error:
             raise unwritable(path, error) from error
         return log
@@ -136,28 +137,20 @@ class Log:
         return self._base.state if self._base is not None else None
 
     def replay(self) -> Iterator[Group]:
-        """Yield the groups after ``base_state`` that were there at the start, verified, and index their requests.
+        """Yield the groups after ``base_state`` that are written, verified, and index their requests.
 
         Raises:
             LogUnusable: Damaged, or written by a newer version.
         """
         assert self._base is not None
-        first, last_seq = self._base.segment, self.written
-        found = self._segments.scan(first)
-        if found.last_seq < last_seq:
-            raise damaged(self._segments.path(first), found.whole_bytes)
-        for group in self._reader.from_seq(first):
-            if group.first_seq > last_seq:
-                return
+        for group in self._reader.whole_segment(self._base.segment, self.written):
             self._index.add(group)
             yield group
 
     def bind_state(self, snapshot: Callable[[], JsonObject], needed_from: Callable[[], int]) -> None:
-        """Say where the folded state comes from. Without it no second segment is begun.
+        """Say where the folded state after all that was appended comes from; without it no second segment is begun.
 
-        Args:
-            snapshot: Returns the state after all that was appended, as JSON.
-            needed_from: Returns the lowest log_seq that a live request still needs; retention keeps it.
+        Retention keeps what follows ``needed_from``, the lowest log_seq that a live request still needs.
         """
         self._snapshot = snapshot
         self._needed_from = needed_from
@@ -171,8 +164,7 @@ class Log:
             StorageFailed: The log has failed before (reason failed).
             TypeError: Something in it is no JSON; the log is as it was.
         """
-        if self._failure is not None:
-            raise self._storage_failed()
+        self._check()
         group = Group(
             first_seq=self.last_seq + 1,
             at_ms=at_ms,
@@ -197,14 +189,12 @@ class Log:
         Raises:
             StorageFailed: The disk would not (reason failed); final.
         """
-        if self._failure is not None:
-            raise self._storage_failed()
+        self._check()
         try:
             if not self._writer.write():
                 return
             self.written = self.last_seq
-            if not self._syncs:
-                self.synced = self.written
+            self.synced = self.synced if self._syncs else self.written
             if self._writer.end_bytes >= self._settings.segment_bytes and self._snapshot is not None:
                 self._begin_segment()
                 self._work.set()
@@ -245,17 +235,18 @@ class Log:
         await self._blobs.measure()
         while True:
             await self._work.wait()
+            # Whom the last sync woke writes before the next one begins, which then serves them too.
+            await trio.lowlevel.checkpoint()
             self._work = trio.Event()
             await self._flush()
 
     async def _flush(self) -> None:
         target, dropped = self.written, self._retention.dropped
         try:
-            if self._syncs:
-                await self._writer.sync()
-            else:
+            if not self._syncs:
                 self._writer.close_sealed()
-            if target > self.synced:
+            elif target > self.synced or dropped:
+                await self._writer.sync()
                 self.synced = target
                 self._progress()
             await self._retention.remove(dropped)
@@ -265,13 +256,11 @@ class Log:
     @property
     def failed(self) -> StorageFailed | None:
         """Why this log takes nothing more; None while it does. ``on_progress`` is called when it changes."""
-        return None if self._failure is None else self._storage_failed()
+        return None if self._failure is None else failed(self.path, self._failure)
 
     def is_shown(self, group: Group) -> bool:
         """Whether a group may be spoken of: it is durable, or written where it needs no more than that."""
-        if group.last_seq <= self.synced:
-            return True
-        return group.last_seq <= self.written and not durable(group.events)
+        return group.last_seq <= (self.synced if durable(group.events) else self.written)
 
     async def wait_synced(self, seq: int) -> None:
         """Wait until all up to seq is as durable as the log promises.
@@ -280,27 +269,26 @@ class Log:
             StorageFailed: The log has failed (reason failed).
         """
         while self.synced < seq:
-            if self._failure is not None:
-                raise self._storage_failed()
+            self._check()
             self._work.set()
-            await self._moved.wait()
+            await self._sync_moved.wait()
 
     def _progress(self) -> None:
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
+        if self._failure is not None or self.synced > self._told_synced:  # a write alone wakes no waiter
+            self._told_synced = self.synced
+            self._sync_moved.set()
+            self._sync_moved = trio.Event()
         for call in self.on_progress:
             call()
 
     def _fail(self, error: OSError) -> NoReturn:
         self._failure = str(error)
         self._progress()
-        raise self._storage_failed() from error
+        raise failed(self.path, str(error)) from error
 
-    def _storage_failed(self) -> StorageFailed:
-        return StorageFailed(
-            f"the log {self.path} could not be written ({self._failure}); nothing more is recorded until a restart",
-            reason="failed",
-        )
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise failed(self.path, self._failure)
 
     # ------------------------------------------------------------------------------------------------ asides
 
@@ -316,24 +304,18 @@ class Log:
         """Number an aside and buffer it; the next ``commit_asides`` writes it. None of its parts is a secret.
 
         Raises:
-            StorageFailed: The log has failed before, or its disk would not now (reason failed).
+            StorageFailed: The disk would not, now or before (reason failed).
             TypeError: Something in it is no JSON; the log is as it was.
         """
-        if self._failure is not None:
-            raise self._storage_failed()
+        self._check()
         try:
             return self._asides.append(self.last_seq, connection, method, rpc, params, result, failure)
         except OSError as error:
             self._fail(error)
 
     def commit_asides(self) -> None:
-        """Write the asides that are buffered, in one call, so that their replies may be emitted.
-
-        Raises:
-            StorageFailed: The disk would not (reason failed); final.
-        """
-        if self._failure is not None:
-            raise self._storage_failed()
+        """Write the asides that are buffered, in one call, so that their replies may be emitted; fails as commit."""
+        self._check()
         try:
             if self._asides.commit():
                 self._retention.drop_asides()
@@ -367,24 +349,15 @@ class Log:
         """
         if after_seq > self.written:
             raise OutOfRange(f"the log ends at {self.written}, before {after_seq}", type="ahead", durable=self.synced)
-        if after_seq < self.oldest_seq - 1:
-            raise self._reader.expired(after_seq)
-        return list(islice(self._reader.from_seq(after_seq + 1), limit)) if after_seq < self.written else []
+        return list(islice(self._reader.after(after_seq), limit))
 
     def forget_index(self, request: str) -> None:
         """Drop what memory holds of a request's places, once its last reader is done."""
         self._index.forget(request)
 
-    # ------------------------------------------------------------------------------------------------ blobs, size, end
-
     async def put_blob(self, data: bytes) -> str:
-        """Keep a large value and return its name, which begins with its SHA-256; durable before this returns.
-
-        Raises:
-            StorageFailed: The disk would not (reason failed); final.
-        """
-        if self._failure is not None:
-            raise self._storage_failed()
+        """Keep a large value durably and return its name, which begins with its SHA-256; fails as commit does."""
+        self._check()
         try:
             return await self._blobs.put(data)
         except OSError as error:
@@ -415,6 +388,9 @@ class Log:
                 self.commit()
                 await self._flush()
         finally:
-            self._writer.close()
-            self._asides.close()
+            self._close_files()
             self._lock.release()
+
+    def _close_files(self) -> None:
+        self._writer.close()
+        self._asides.close()

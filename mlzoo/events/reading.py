@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mlzoo.errors import OutOfRange
 from mlzoo.events.codec import groups_in
 from mlzoo.events.records import request_of
+from mlzoo.events.segments import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,15 +28,32 @@ class GroupReader:
         self._tail = tail
         self._index = index
 
-    def from_seq(self, seq: int) -> Iterator[Group]:
-        """Yield the written groups from the one that holds seq on.
+    def after(self, seq: int) -> Iterator[Group]:
+        """Yield the written groups that end after a log_seq.
 
         Raises:
+            OutOfRange: The place lies before what is kept (type expired).
             LogUnusable: What was read is damaged.
         """
-        for group in groups_in(self._segments.lines_from(seq)):
-            if group.last_seq >= seq:
+        if seq < next(iter(self._segments.sizes)) - 1:
+            raise self._expired(seq)
+        for group in groups_in(self._segments.lines_from(seq + 1)):
+            if group.last_seq > seq:
                 yield group
+
+    def whole_segment(self, first: int, last_seq: int) -> Iterator[Group]:
+        """Yield the groups of a segment up to last_seq; it is verified as a whole before the first.
+
+        Raises:
+            LogUnusable: Damaged, or written by a newer version.
+        """
+        found, lines = self._segments.load(first)
+        if found.last_seq < last_seq:
+            raise damaged(self._segments.path(first), found.whole_bytes)
+        for group in groups_in(lines):
+            if group.first_seq > last_seq:
+                return
+            yield group
 
     def of_request(self, request: str, after_seq: int) -> Iterator[Group]:
         """Yield the groups that speak of a request and start after a log_seq.
@@ -44,7 +62,8 @@ class GroupReader:
         on disk.
         """
         if not self._index.knows(request):
-            for group in self.from_seq(after_seq + 1):
+            oldest = next(iter(self._segments.sizes))
+            for group in self.after(max(after_seq, oldest - 1)):
                 if group.first_seq > after_seq and any(request_of(event) == request for event in group.events):
                     yield group
             return
@@ -53,12 +72,11 @@ class GroupReader:
             after_seq = place
 
     def _at(self, seq: int) -> Group:
-        group = next(self.from_seq(seq), None)
+        group = next(self.after(seq - 1), None)
         if group is None or group.first_seq != seq:
-            raise self.expired(seq)
+            raise self._expired(seq)
         return group
 
-    def expired(self, seq: int) -> OutOfRange:
-        """Return the error for a place before what is kept."""
+    def _expired(self, seq: int) -> OutOfRange:
         oldest = next(iter(self._segments.sizes))
         return OutOfRange(f"the log begins at {oldest}; what was at {seq} is gone", oldest=oldest)

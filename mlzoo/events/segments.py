@@ -134,7 +134,17 @@ class Segments:
 
     def scan(self, first: int) -> framing.Scan:
         """Read and verify a whole segment, and keep where its groups lie."""
-        found = framing.scan(self.disk.read(self.path(first), 0, self.sizes[first]), first)
+        return self._scanned(first, self.disk.read(self.path(first), 0, self.sizes[first]))
+
+    def load(self, first: int) -> tuple[framing.Scan, list[bytes]]:
+        """Read and verify a whole segment, and return the lines of its whole groups too."""
+        data = self.disk.read(self.path(first), 0, self.sizes[first])
+        found = self._scanned(first, data)
+        # No line holds a newline within: JSON escapes it.
+        return found, data[found.header_bytes : found.whole_bytes].split(b"\n")[:-1]
+
+    def _scanned(self, first: int, data: bytes) -> framing.Scan:
+        found = framing.scan(data, first)
         self._marks[first] = list(found.marks)
         return found
 
