@@ -34,9 +34,11 @@ from mlzoo.transport.stderr import StderrLog
 from mlzoo.world import real_world
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from mlzoo.actors.messages import EngineMessage
+    from mlzoo.actors.process import Spawn
+    from mlzoo.actors.services import Probe
     from mlzoo.config import Config
     from mlzoo.transport.stdio import ClaimedStdio
     from mlzoo.transport.stream import ByteStream
@@ -71,11 +73,21 @@ def serve(
 class Sidecar:
     """One life of the process."""
 
-    def __init__(self, config: Config, world: World) -> None:
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        *,
+        probe: Probe = probe,
+        spawn: Spawn | None = None,
+        stderr: StderrLog | None = None,
+    ) -> None:
         self._config = config
         self._world = world
+        self._probe = probe
+        self._spawn = spawn
         self._engine: Mailbox[EngineMessage] = Mailbox("engine", Backpressure(ENGINE_ORDERS))
-        self._stderr = StderrLog()
+        self._stderr = StderrLog() if stderr is None else stderr
         self._leaving = trio.Event()
         self._flushing = trio.CancelScope()
         self._patient = False  # whether the host has closed its end and waits for what is due
@@ -83,15 +95,28 @@ class Sidecar:
         self._services: Services
 
     async def run(self, claimed: ClaimedStdio, *, log: Path | None, parent_pid: int | None, socket: Path | None) -> int:
-        """Take up the log, listen, work, leave."""
-        self._services = await self._open(log)
+        """Live on the stdio of this process, under its signals and its parent's eyes."""
         stdio = BlockingStream(claimed.stdin_fd, claimed.stdout_fd)
+        beside = [self._obey_signals]
+        if parent_pid is not None:
+            beside.append(partial(self._watch_parent, parent_pid))
+        return await self.live(stdio, log=log, socket=socket, beside=beside)
+
+    async def live(
+        self,
+        stdio: ByteStream,
+        *,
+        log: Path | None,
+        socket: Path | None = None,
+        beside: Sequence[Callable[[], Awaitable[None]]] = (),
+    ) -> int:
+        """Take up the log, listen, work, leave; what is ``beside`` runs for as long."""
+        self._services = await self._open(log)
         async with trio.open_nursery() as nursery:
             host = self._connection(stdio)
             nursery.start_soon(self._serve_host, host)
-            nursery.start_soon(self._obey_signals)
-            if parent_pid is not None:
-                nursery.start_soon(self._watch_parent, parent_pid)
+            for task in beside:
+                nursery.start_soon(task)
             if socket is not None:
                 nursery.start_soon(self._serve_clients, socket)
             if self._services.unusable is None:
@@ -131,6 +156,7 @@ class Sidecar:
             log=log,
             hub=Hub(log),
             engine=self._engine,
+            probe=self._probe,
             report=self._incident,
             leave=self._leaving.set,
             pid=os.getpid(),
@@ -159,7 +185,7 @@ class Sidecar:
         from mlzoo.wiring import build  # noqa: PLC0415 (the first line is answered before all this is imported)
 
         try:
-            supervisor = await build(self._services, self._engine, observe=self._stderr.log)
+            supervisor = await build(self._services, self._engine, observe=self._stderr.log, spawn=self._spawn)
         except LogUnusable as error:
             self._services.unusable = error
             self._stderr.log("error", "log unusable", message=error.message, **error.data)
@@ -184,9 +210,7 @@ class Sidecar:
         limit_bytes = self._config.limits.line_bytes
         handler = Handler(services)
         outbox = Outbox(name, stream, services.log, services.hub, lambda a: handler.again(connection, a), limit_bytes)
-        connection = Connection(
-            name, stream, outbox, handler, services.log, services.engine, limit_bytes, services.report
-        )
+        connection = Connection(name, stream, outbox, handler, services)
         services.connections[name] = connection
         return connection
 

@@ -22,12 +22,11 @@ from mlzoo.transport.ndjson import LineReader, TooLong
 
 if TYPE_CHECKING:
     from mlzoo.actors.handler import Handler
-    from mlzoo.actors.mailbox import Ref
-    from mlzoo.actors.messages import EngineMessage, Order
+    from mlzoo.actors.messages import Order
     from mlzoo.actors.outbox import Outbox
+    from mlzoo.actors.services import Services
     from mlzoo.errors import Failure
     from mlzoo.events.commands import JsonObject
-    from mlzoo.events.log import Log
     from mlzoo.transport.jsonrpc import Id
     from mlzoo.transport.stream import ByteStream
 
@@ -71,32 +70,20 @@ class Connection:
         stream: where lines come from.
         outbox: where answers go.
         handler: what the methods do.
-        log: where asides are recorded.
-        engine: where orders go.
-        line_bytes: the longest line.
-        report: called with each incident's traceback, for the process's own log.
+        services: the log where asides are recorded, the engine where orders go, the limits.
     """
 
-    def __init__(
-        self,
-        name: str,
-        stream: ByteStream,
-        outbox: Outbox,
-        handler: Handler,
-        log: Log,
-        engine: Ref[EngineMessage],
-        line_bytes: int,
-        report: Callable[[str], None],
-    ) -> None:
-        self._report = report
+    def __init__(self, name: str, stream: ByteStream, outbox: Outbox, handler: Handler, services: Services) -> None:
         self.name = name
-        self._stream = stream
         self.outbox = outbox
+        self._stream = stream
         self._handler = handler
-        self._log = log
-        self._engine = engine
-        self._line_bytes = line_bytes
-        self._lines = LineReader(line_bytes)
+        self._log = services.log
+        self._engine = services.engine
+        self._report = services.report
+        self._line_bytes = services.config.limits.line_bytes
+        self._batch_members = services.config.limits.batch_members
+        self._lines = LineReader(self._line_bytes)
         self._due: list[bytes] = []  # answers of this chunk, recorded but not sent
         self._due_from = 0  # the aside of the first of them
         self._orders: list[Order] = []
@@ -150,7 +137,7 @@ class Connection:
         if isinstance(line, TooLong):
             self._refuse(jsonrpc.too_long(line, self._line_bytes), None)
             return
-        message = jsonrpc.parse(line)
+        message = jsonrpc.parse(line, self._batch_members)
         match message:
             case Call():
                 self._call(message, None)

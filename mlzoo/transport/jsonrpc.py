@@ -27,10 +27,9 @@ Id = str | int
 Params = dict[str, Any] | list[Any] | None
 
 LINE_BYTES = 16 * 1024 * 1024  # The protocol's limit for a line in either direction, without its end.
-DEPTH = (
-    128  # How deep values may nest. orjson reads 1024 levels but writes 254: what it could not write must not come in.
-)
-BATCH_MEMBERS = 1024  # How many members a batch may have.
+# How deep values may nest. orjson reads 1024 levels but writes 254: what it could not write must not come in.
+DEPTH = 128
+BATCH_MEMBERS = 1000  # How many members a batch may have.
 ID_MAX = 2**53  # Beyond it a reader that keeps numbers as doubles would send another id back.
 
 # A string, also one that never ends: a pattern that could fail there would try again at each quote inside it.
@@ -77,7 +76,7 @@ Message = Call | Notification | Batch | Bad
 # -------------------------------------------------------------------------------------------------- line -> request
 
 
-def parse(line: bytes) -> Message:
+def parse(line: bytes, batch_members: int = BATCH_MEMBERS) -> Message:
     """Return what one line says. Any bytes give a value; nothing is raised."""
     if len(line) > DEPTH and _is_too_deep(line):
         return Bad(None, ParseError(f"not accepted: arrays and objects nest deeper than {DEPTH}").failure())
@@ -89,9 +88,9 @@ def parse(line: bytes) -> Message:
         return _parse_request(value)
     if not value:
         return _invalid("a batch must have at least one member")
-    if len(value) > BATCH_MEMBERS:
-        message = f"the batch has {len(value)} members: send at most {BATCH_MEMBERS} at once"
-        return Bad(None, TooLarge(message, limit=BATCH_MEMBERS, got=len(value)).failure())
+    if len(value) > batch_members:
+        message = f"the batch has {len(value)} members: send at most {batch_members} at once"
+        return Bad(None, TooLarge(message, limit=batch_members, got=len(value)).failure())
     return Batch(tuple([_parse_request(member) for member in value]))
 
 

@@ -130,7 +130,7 @@ def test_a_batch_within_a_batch_is_an_invalid_member():
 def test_a_batch_with_too_many_members_is_one_error():
     line = b"[" + b",".join([b"1"] * (jsonrpc.BATCH_MEMBERS + 1)) + b"]"
     assert jsonrpc.parse(line) == Bad(
-        None, TooLarge("the batch has 1025 members: send at most 1024 at once", limit=1024, got=1025).failure()
+        None, TooLarge("the batch has 1001 members: send at most 1000 at once", limit=1000, got=1001).failure()
     )
 
 
