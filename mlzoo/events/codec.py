@@ -13,7 +13,7 @@ bytes are those that were written. Knows nothing of files and segments.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin
 
 import attrs
@@ -206,22 +206,28 @@ def encode_aside(aside: Aside) -> bytes:
     Raises:
         TypeError: Something in it is no JSON; nothing was written.
     """
-    data: Data = {
-        "aside_seq": aside.aside_seq,
-        "after_seq": aside.after_seq,
-        "time_ms": aside.time_ms,
-        "connection": aside.connection,
-        "method": aside.method,
-        "rpc": aside.rpc,
-    }
+    dumps = orjson.dumps
+    head = _aside_head(aside.connection, aside.method)
+    body = b'"aside_seq":%d,"after_seq":%d,"time_ms":%d,%b%b' % (
+        aside.aside_seq,
+        aside.after_seq,
+        aside.time_ms,
+        head,
+        dumps(aside.rpc),
+    )
     if aside.params is not None:
-        data["params"] = aside.params
+        body += b',"params":' + dumps(aside.params)
     if aside.result is not None:
-        data["result"] = aside.result
+        body += b',"result":' + dumps(aside.result)
     if aside.failure is not None:
         failure = aside.failure
-        data["failure"] = {"code": failure.code, "message": failure.message, "data": failure.data}
-    return seal(orjson.dumps(data)[1:])
+        body += b',"failure":' + dumps({"code": failure.code, "message": failure.message, "data": failure.data})
+    return seal(body + b"}")
+
+
+@lru_cache(maxsize=1024)
+def _aside_head(connection: str, method: str) -> bytes:
+    return b'"connection":%b,"method":%b,"rpc":' % (orjson.dumps(connection), orjson.dumps(method))
 
 
 def decode_aside(line: bytes | memoryview) -> Aside:
