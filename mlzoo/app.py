@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
     from mlzoo.actors.messages import EngineMessage
     from mlzoo.actors.process import Spawn
-    from mlzoo.actors.services import Probe
+    from mlzoo.actors.services import ProbeDevices
     from mlzoo.config import Config
+    from mlzoo.devices import Device
     from mlzoo.transport.stdio import ClaimedStdio
     from mlzoo.transport.stream import ByteStream
     from mlzoo.world import World
@@ -70,15 +71,30 @@ def serve(
     return trio.run(partial(sidecar.run, claimed, log=log, parent_pid=parent_pid, socket=socket))
 
 
+async def probe_devices() -> tuple[Device, ...]:
+    """Look at the devices; in a thread, since drivers take their time, and one that hangs is left to itself."""
+    from mlzoo.devices import probe  # noqa: PLC0415 (not on the way to the first ping)
+
+    return await trio.to_thread.run_sync(probe, abandon_on_cancel=True)
+
+
 class Sidecar:
-    """One life of the process."""
+    """One life of the process.
+
+    Args:
+        config: how it is to work.
+        world: clock, ids, seeds and disk.
+        probe: looks at the devices.
+        spawn: starts worker processes; without it the real ones.
+        stderr: where it tells of itself; without it the process's stderr.
+    """
 
     def __init__(
         self,
         config: Config,
         world: World,
         *,
-        probe: Probe = probe,
+        probe: ProbeDevices = probe_devices,
         spawn: Spawn | None = None,
         stderr: StderrLog | None = None,
     ) -> None:

@@ -15,7 +15,6 @@ import trio
 
 import mlzoo
 from mlzoo.actors.engine import Engine
-from mlzoo.actors.inventory import probe
 from mlzoo.actors.ledger import Ledger, recover
 from mlzoo.actors.mailbox import Mailbox, Refuse
 from mlzoo.actors.metrics import Metrics
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
+    from mlzoo.actors.process import Spawn
     from mlzoo.actors.services import Services
     from mlzoo.actors.specs import SupervisorEvent
     from mlzoo.events.records import Group
@@ -43,14 +43,22 @@ WORKER_FRAMES = 16384
 QUEUED_BYTES = 256 * 1024 * 1024  # of text that requests in flight may hold
 
 
-async def build(services: Services, engine: Mailbox[EngineMessage], *, observe: Callable[..., None]) -> Supervisor:
+async def build(
+    services: Services, engine: Mailbox[EngineMessage], *, observe: Callable[..., None], spawn: Spawn | None = None
+) -> Supervisor:
     """Recover the state and return the supervisor of all actors, ready to run.
+
+    Args:
+        services: what connections share; completed here.
+        engine: where orders go.
+        observe: hears of crashes.
+        spawn: starts worker processes; without it the real ones.
 
     Raises:
         LogUnusable: the log is damaged where it was read just now.
     """
     config, log = services.config, services.log
-    services.devices = await probe()
+    services.devices = await services.probe()
     state = await trio.to_thread.run_sync(recover, log)
     ledger = Ledger(log, state, services.world.clock, start_of(services))
     log.bind_state(ledger.snapshot, ledger.needed_from)
@@ -61,7 +69,8 @@ async def build(services: Services, engine: Mailbox[EngineMessage], *, observe: 
     }
     metrics = services.metrics = Metrics()
     progress = Progress(ledger, services.world.clock, services.connections)
-    spawn = SpawnWorker(Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy)
+    if spawn is None:
+        spawn = SpawnWorker(Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy)
 
     def show(groups: list[Group]) -> None:
         metrics.observe(groups)
@@ -80,7 +89,14 @@ async def build(services: Services, engine: Mailbox[EngineMessage], *, observe: 
         )
 
     def make_registry() -> Registry:
-        return Registry(config=config, store=services.store, engine=engine, workers=workers, progress=progress)
+        return Registry(
+            config=config,
+            store=services.store,
+            probe=services.probe,
+            engine=engine,
+            workers=workers,
+            progress=progress,
+        )
 
     def make_worker(device: Device) -> Worker:
         return Worker(device, spawn=spawn, engine=engine, log=log, progress=progress)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
 from mlzoo.core.placement import Place, choose
 from mlzoo.core.state import ModelState, State, WorkerState, calls_on
@@ -100,7 +99,7 @@ async def estimate(services: Services, name: str) -> JsonObject:
     """
     entry = services.config.model(name)
     needs = services.store.estimate(entry)
-    found = tuple(map(facts_of, await probe()))
+    found = tuple(map(facts_of, await services.probe()))
     wanted = ModelFacts(name=entry.name, kind=entry.kind, memory_bytes=needs.memory_bytes)
     return attrs.asdict(needs) | {"fits": isinstance(choose(services.state, wanted, found, None), Place)}
 
@@ -109,7 +108,7 @@ async def devices(services: Services) -> JsonObject:
     """Return every device as it is now, those that cannot be used too, with the reason."""
     state = services.state
     shown = []
-    for device in await probe():
+    for device in await services.probe():
         fields: JsonObject = {
             "name": device.name,
             "kind": device.kind,
@@ -130,13 +129,6 @@ async def devices(services: Services) -> JsonObject:
 def providers(services: Services) -> JsonObject:
     """Return what can answer requests."""
     return {"providers": [{"name": "local", "usable": True, "models": list(services.config.models)}]}
-
-
-async def probe() -> tuple[Device, ...]:
-    """Look at the devices; in a thread, since drivers take their time."""
-    from mlzoo.devices import probe as look  # noqa: PLC0415 (not on the way to the first ping)
-
-    return await trio.to_thread.run_sync(look)
 
 
 def facts_of(device: Device) -> DeviceFacts:

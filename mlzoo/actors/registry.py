@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 
 from mlzoo import errors
-from mlzoo.actors.inventory import facts_of, probe
+from mlzoo.actors.inventory import facts_of
 from mlzoo.actors.messages import AbandonPull, LoadOn, Order, Probe, Pull, Remove, Send
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Load
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
     from mlzoo.actors.progress import Progress
     from mlzoo.actors.runtime import Inbox
+    from mlzoo.actors.services import ProbeDevices
     from mlzoo.config import Config
     from mlzoo.store import Store
     from mlzoo.store.layout import Progress as PullProgress
@@ -35,6 +36,7 @@ class Registry:
     Args:
         config: the models there are, and how devices are used.
         store: their weights.
+        probe: looks at the devices.
         engine: hears what came of it.
         workers: the worker actor of each device.
         progress: hears how far pulls are.
@@ -45,12 +47,14 @@ class Registry:
         *,
         config: Config,
         store: Store,
+        probe: ProbeDevices,
         engine: Ref[EngineMessage],
         workers: Mapping[str, Ref[WorkerMessage]],
         progress: Progress,
     ) -> None:
         self._config = config
         self._store = store
+        self._probe_devices = probe
         self._engine = engine
         self._workers = workers
         self._progress = progress
@@ -101,7 +105,11 @@ class Registry:
 
     async def _probe(self, message: Probe) -> None:
         order = {kind: place for place, kind in enumerate(self._config.devices.auto)}
-        found = [facts_of(d) for d in await probe() if d.kind in order and (d.name in self._workers or not d.usable)]
+        found = [
+            facts_of(d)
+            for d in await self._probe_devices()
+            if d.kind in order and (d.name in self._workers or not d.usable)
+        ]
         found.sort(key=lambda facts: order[facts.kind])
         await self._tell(cmd.ReportDevices(model=message.model, devices=tuple(found)))
 

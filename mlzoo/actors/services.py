@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from mlzoo.actors.connection import Connection
     from mlzoo.actors.hub import Hub
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mlzoo.store import Store
     from mlzoo.world import World
 
+    ProbeDevices = Callable[[], Awaitable[tuple[Device, ...]]]
+
 
 @attrs.define(kw_only=True, eq=False)
 class Services:
@@ -39,6 +41,7 @@ class Services:
     log: Log
     hub: Hub
     engine: Ref[EngineMessage]
+    probe: ProbeDevices
     report: Callable[[str], None]
     leave: Callable[[], None]
     pid: int
