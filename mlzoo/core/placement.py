@@ -1,7 +1,8 @@
 """Where a model goes: a pure choice from probed memory.
 
-Knows no device library. Devices come fastest first; the first with room is taken. A slower one than the first is
-never taken silently, and one that a request requires is the only one considered.
+Knows no device library. Devices come fastest first; the first that has room, or would have it without models that
+nobody uses, is taken. A slower one than the first is never taken silently, and one that a request requires is the only
+one considered.
 """
 
 from __future__ import annotations
@@ -61,20 +62,20 @@ def choose(
     if not usable:
         return Unusable(failure=_unusable(facts, devices, required))
     skipped = [f"{d.name}: {d.reason}" for d in devices if not d.usable and d.kind != "cpu"]
-    for device in usable:
-        if _free_bytes(state, device) >= facts.memory_bytes:
-            degraded = None if not skipped or required else "; ".join(skipped)
-            return Place(device=device.name, degraded=degraded)
-        skipped.append(f"{device.name}: not enough free memory")
     idle = idle_models(state)
     for device in usable:
+        free_bytes = _free_bytes(state, device)
+        if free_bytes >= facts.memory_bytes:
+            degraded = None if not skipped or required else "; ".join(skipped)
+            return Place(device=device.name, degraded=degraded)
         on_device = [m for m in state.models.values() if m.device == device.name]
-        soon_free = _free_bytes(state, device) + sum(m.memory_bytes for m in on_device if m.phase == "unloading")
+        soon_free = free_bytes + sum(m.memory_bytes for m in on_device if m.phase == "unloading")
         if soon_free >= facts.memory_bytes:
             return Wait()
         victims = [m for m in idle if m.device == device.name]
         if soon_free + sum(m.memory_bytes for m in victims) >= facts.memory_bytes:
             return Evict(victim=victims[0].facts.name)
+        skipped.append(f"{device.name}: not enough free memory")
     best = max(usable, key=lambda d: _free_bytes(state, d))
     free_bytes = _free_bytes(state, best)
     return NoRoom(

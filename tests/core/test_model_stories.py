@@ -184,6 +184,13 @@ def test_the_least_recently_used_model_makes_room_and_then_the_load_goes_on():
     assert kinds(core.loaded(OTHER)) == ["ModelReady", "RequestDispatched"]
 
 
+def test_an_idle_model_makes_room_on_the_fastest_device_before_a_slower_one_is_taken():
+    core = a_core_with(CHAT, on="cuda:0")
+    core.chat("r1", OTHER)
+    evicted = only(core.devices(device("cuda:0", 30), device("cpu", 1000), model=OTHER), ev.ModelUnloadStarted)
+    assert (evicted.model, evicted.device) == ("chatty", "cuda:0")
+
+
 def test_what_runs_or_is_pinned_is_never_evicted():
     core = a_core_with(CHAT)
     core.load("pin", EMBED, pin=True)
