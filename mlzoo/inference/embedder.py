@@ -109,6 +109,8 @@ class Embedder:
 
     def submit(self, frame: Embed) -> list[FromWorker]:
         """Take in a request; return what is to be said of it at once: its failure, or the answer to no texts."""
+        if not frame.texts:
+            return [_embedded(Job(frame, [], deque(), []))]
         try:
             encoded = self._model.tokenizer(
                 list(frame.texts), truncation=True, max_length=self._model.max_tokens, verbose=False
@@ -117,10 +119,7 @@ class Embedder:
             return [broken(frame.request, error)]
         tokens: list[list[int]] = encoded["input_ids"]
         order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
-        job = Job(frame, tokens, deque(order), [None] * len(tokens))
-        if not order:
-            return [_embedded(job)]
-        self._jobs[frame.request] = job
+        self._jobs[frame.request] = Job(frame, tokens, deque(order), [None] * len(tokens))
         return []
 
     def abandon(self, request: str) -> None:

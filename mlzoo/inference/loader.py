@@ -156,8 +156,6 @@ def _decoder(found: Weights, load: Load, device: torch.device) -> tuple[Decoder,
 def _slots(module: Any, load: Load, device: torch.device) -> tuple[Decoder, int, list[str]]:
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
-    if _has_experts(module):
-        why.append("a row's last bits may depend on its company: experts are computed over all rows that chose them")
     heads = _heads(module)
     grain = kernels.row_grain(module, size.slots, heads)
     why = [f"slots: {size.slots} rows in one forward", size.why]
@@ -165,6 +163,8 @@ def _slots(module: Any, load: Load, device: torch.device) -> tuple[Decoder, int,
         why.append("a row's last bits may depend on its company: no padding of rows helps on this machine")
     elif grain > 1:
         why.append(f"rows padded to multiples of {grain}, so that a row's result does not depend on its company")
+    if _has_experts(module):
+        why.append("a row's last bits may depend on its company: experts are computed over all rows that chose them")
     joined = 2 if heads is not None and kernels.joins_chunks(module, CHUNK, heads) else 1
     return SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1), joined, why
 

@@ -155,8 +155,9 @@ def test_a_row_whose_logits_are_not_numbers_fails_alone_and_leaves_nothing_behin
     decode = tiny.decoder.decode
 
     def poisoned(slots, tokens, positions):
-        for layer in tiny.decoder.cache.layers:
-            layer.values[: tiny.decoder.context] = math.nan  # slot 0
+        with torch.inference_mode():
+            for layer in tiny.decoder.cache.layers:
+                layer.values[: tiny.decoder.context] = math.nan  # slot 0
         return decode(slots, tokens, positions)
 
     monkeypatch.setattr(tiny.decoder.__class__, "decode", lambda _self, *rest: poisoned(*rest))

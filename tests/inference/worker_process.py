@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mlzoo.frames import Leave, Up
 from mlzoo.frames_codec import decode, encode
@@ -34,7 +34,11 @@ class WorkerProcess:
         self.lines = self.sock.makefile("rb")
         self.up: Any = None
 
-    def __enter__(self) -> WorkerProcess:
+    def __enter__(self) -> Self:
+        return self
+
+    def start(self) -> Self:
+        """Wait until it is up."""
         self.up = self.receive()
         assert isinstance(self.up, Up)
         return self

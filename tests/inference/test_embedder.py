@@ -1,0 +1,139 @@
+"""Embeddings: pooled as the model's files say, the same whatever the batch."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import load, save_encoder
+from transformers import AutoModel, AutoTokenizer
+
+from mlzoo.errors import ModelLoadFailed
+from mlzoo.frames import Embed, Embedded, WorkFailed
+from mlzoo.inference import embedder as embedder_module
+from mlzoo.inference.embedder import POOLINGS, Embedder, load_embed, pool
+
+pytestmark = pytest.mark.torch
+CPU = torch.device("cpu")
+TEXTS = ("one", "the quick brown fox", "", "größer als Köln", "one two three four five six seven", "x")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return load_embed(load(directory, kind="embed", dtype="auto"), CPU)
+
+
+def embed(model, *texts, normalize=True):
+    embedder = Embedder(model)
+    said = embedder.submit(Embed(request="e", model="tiny", texts=texts, normalize=normalize))
+    while not embedder.idle:
+        said += embedder.step()
+    (frame,) = said
+    assert isinstance(frame, Embedded), frame
+    return frame
+
+
+def vectors(frame):
+    return np.frombuffer(base64.b64decode(frame.vectors), "<f4").reshape(frame.count, frame.dimensions)
+
+
+def test_vectors_are_the_mean_of_the_last_layer_of_unit_length_in_the_order_of_the_texts(model, directory):
+    module, tokenizer = AutoModel.from_pretrained(directory).eval(), AutoTokenizer.from_pretrained(directory)
+    found = vectors(embed(model, *TEXTS[:2], *TEXTS[3:]))
+    for text, vector in zip((*TEXTS[:2], *TEXTS[3:]), found, strict=True):
+        with torch.no_grad():
+            mean = module(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(vector, mean / mean.norm(), atol=1e-5)
+
+
+def test_embeddings_are_computed_in_full_precision_unless_asked_otherwise(model):
+    assert model.dtype == torch.float32
+
+
+def test_lengths_are_kept_where_normalising_is_not_wanted(model):
+    plain = vectors(embed(model, "one", normalize=False))
+    assert np.linalg.norm(plain) != pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(plain / np.linalg.norm(plain), vectors(embed(model, "one")), atol=1e-6)
+
+
+def test_many_texts_go_in_several_batches_of_like_length(model, monkeypatch):
+    monkeypatch.setattr(embedder_module, "BATCH_TOKENS", 20)
+    texts = [TEXTS[n % 6] or "y" for n in range(40)]
+    embedder = Embedder(model)
+    embedder.submit(Embed(request="e", model="tiny", texts=tuple(texts)))
+    steps = []
+    while not embedder.idle:
+        steps.append(embedder.step())
+    assert len(steps) > 5
+    (frame,) = steps[-1]
+    monkeypatch.undo()
+    alone = np.concatenate([vectors(embed(model, text)) for text in texts])
+    np.testing.assert_allclose(vectors(frame), alone, atol=1e-5)
+
+
+def test_long_texts_are_cut_at_the_models_length(model):
+    assert model.max_tokens == 64
+    frame = embed(model, "x " * 500)
+    assert frame.prompt_tokens == 64
+
+
+def test_no_texts_are_no_vectors(model):
+    frame = embed(model)
+    assert (frame.count, frame.vectors, frame.prompt_tokens) == (0, "", 0)
+
+
+def test_an_abandoned_request_is_silent_and_the_next_is_answered(model):
+    embedder = Embedder(model)
+    embedder.submit(Embed(request="a", model="tiny", texts=("x",)))
+    embedder.submit(Embed(request="b", model="tiny", texts=("y",)))
+    embedder.abandon("a")
+    (frame,) = embedder.step()
+    assert frame.request == "b"
+    assert embedder.idle
+
+
+def test_a_text_that_cannot_be_embedded_fails_its_request_alone(model):
+    embedder = Embedder(model)
+    embedder.submit(Embed(request="bad", model="tiny", texts=("",)))
+    embedder.submit(Embed(request="good", model="tiny", texts=("y",)))
+    first, second = embedder.step() + embedder.step()
+    assert isinstance(first, (WorkFailed, Embedded))
+    assert first.request == "bad"
+    assert isinstance(second, Embedded)
+
+
+def test_each_pooling_is_what_its_name_says():
+    hidden = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    expected = {
+        "cls_token": hidden[1, 0],
+        "max_tokens": hidden[1, 1],
+        "mean_tokens": hidden[1, :2].mean(0),
+        "mean_sqrt_len_tokens": hidden[1, :2].sum(0) / 2**0.5,
+        "lasttoken": hidden[1, 1],
+    }
+    assert set(expected) == set(POOLINGS)
+    for pooling, vector in expected.items():
+        torch.testing.assert_close(pool(hidden, mask, pooling)[1], vector)
+
+
+def test_pooling_and_length_come_from_the_models_files(tmp_path):
+    save_encoder(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    settings = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 16}')
+    model = load_embed(load(tmp_path, kind="embed"), CPU)
+    assert (model.pooling, model.max_tokens) == ("cls_token", 16)
+    settings["pooling_mode_mean_tokens"] = True
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelLoadFailed, match="cls_token and mean_tokens"):
+        load_embed(load(tmp_path, kind="embed"), CPU)
