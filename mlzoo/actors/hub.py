@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from mlzoo.events.records import request_of
+from mlzoo.events.records import is_terminal, request_of
 
 if TYPE_CHECKING:
     from mlzoo.events.log import Log
@@ -68,10 +68,12 @@ class Hub:
     def _wake(self, group: Group) -> None:
         for event in group.events:
             request = request_of(event)
-            reader = self._readers.get(request) if request is not None else None
             if request is None:
                 continue
+            reader = self._readers.get(request)
             if reader is not None:
                 reader.wake(request)
+            elif is_terminal(event):
+                self._log.forget_index(request)  # Whoever asked has gone; nobody will read it.
         for subscriber in self._subscribers:
             subscriber.wake_all()

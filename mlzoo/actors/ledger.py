@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlzoo.core.apply import fold
+from mlzoo.core.apply import apply_group
 from mlzoo.core.state import State, needed_from
 from mlzoo.events.codec import Codec
+from mlzoo.events.records import is_terminal, request_of
 
 STATES = Codec(lambda: {"State": ("event", State)}, {})  # how a segment's header holds the state before it
 
@@ -62,4 +63,9 @@ def recover(log: Log) -> State:
     """
     base = log.base_state()
     state = State() if base is None else STATES.decode("State", 1, base)
-    return fold(state, log.replay())
+    for group in log.replay():
+        state = apply_group(state, group)
+        for event in group.events:
+            if is_terminal(event):
+                log.forget_index(request_of(event) or "")  # It has no reader in this life.
+    return state

@@ -70,3 +70,8 @@ def request_of(event: Event) -> str | None:
 def durable(events: Sequence[Event]) -> bool:
     """Whether a group must reach the disk before its answers are shown."""
     return not all(getattr(event, "TRANSIENT", False) for event in events)
+
+
+def is_terminal(event: Event) -> bool:
+    """Whether an event is the last of its request."""
+    return getattr(event, "TERMINAL", False)

@@ -4,7 +4,7 @@ Events hold structure only; where one brings text to a host, it points into the 
 Several events are instructions as well: the shell carries out what they say once they are written. The docstring
 says so with the word "instructs". An event that is TRANSIENT is written at once and synced with the next group that
 must be; every other takes in work, ends it or changes state, and nobody hears of it before it is durable. The schema
-rules are those of ``mlzoo.events.commands``.
+rules are those of ``mlzoo.events.commands``. One that is TERMINAL is the last of its request.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class RequestAccepted:
 @attrs.frozen(kw_only=True)
 class RequestRefused:
     """Terminal: turned away at the door; nothing was started."""
+
+    TERMINAL: ClassVar[bool] = True
 
     request: str
     caller: Caller
@@ -98,6 +100,8 @@ class Timing:
 class RequestCompleted:
     """Terminal: an answer is whole. digest is the SHA-256 of its text, which the deltas concatenate to."""
 
+    TERMINAL: ClassVar[bool] = True
+
     request: str
     device: str
     finish_reason: FinishReason | None
@@ -116,6 +120,8 @@ class RequestCompleted:
 class RequestReplied:
     """Terminal: a call other than inference is answered."""
 
+    TERMINAL: ClassVar[bool] = True
+
     request: str
     caller: Caller | None
     result: dict[str, Any]
@@ -125,12 +131,16 @@ class RequestReplied:
 class RequestCancelled:
     """Terminal: the host wanted it so."""
 
+    TERMINAL: ClassVar[bool] = True
+
     request: str
 
 
 @attrs.frozen(kw_only=True)
 class RequestFailed:
     """Terminal: it cannot be finished, and the failure says why."""
+
+    TERMINAL: ClassVar[bool] = True
 
     request: str
     caller: Caller | None
