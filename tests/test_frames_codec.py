@@ -14,7 +14,7 @@ SAMPLING = frames.Sampling(temperature=0.5, seed=2**53, top_logprobs=2)
 EXAMPLES = [
     frames.Load(model="m", path="/p", kind="chat"),
     frames.Unload(model="m"),
-    frames.Generate(request="r", model="m", messages=({"role": "user", "content": [{"type": "text"}]},), sampling=SAMPLING),
+    frames.Generate(request="r", model="m", messages=({"role": "user", "content": [{"a": 1}]},), sampling=SAMPLING),
     frames.Generate(request="r", model="m", prompt="é\n", sampling=frames.Sampling(), stop=("a", "b"), max_tokens=3),
     frames.Embed(request="r", model="m", texts=("a", "")),
     frames.Tokenize(request="r", model="m", text="x"),

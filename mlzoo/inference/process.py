@@ -32,6 +32,8 @@ def prepare(parent_pid: int, threads: int, wait_policy: str) -> None:
     os.environ["OMP_WAIT_POLICY"] = wait_policy.upper()
     if wait_policy == "passive":
         os.environ["KMP_BLOCKTIME"] = "0"  # the same for LLVM's and Intel's OpenMP (macOS, Windows)
+    # GPUs are named by their place on the bus, as the sidecar probes them; CUDA by itself would sort them by speed.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"

@@ -147,10 +147,15 @@ def test_an_embedding_model_beside_a_chat_model(worker, tmp_path):
     assert worker.receive().code == 1003
 
 
-def test_leave_ends_the_process_with_nothing_on_stdout():
-    with WorkerProcess() as worker:
-        worker.start()
-        code, out, _ = worker.leave()
+def test_an_interrupt_is_the_sidecars_business(worker):
+    os.kill(worker.process.pid, signal.SIGINT)
+    worker.send(Tokenize(request="t", model="nobody", text="x"))
+    assert worker.receive().code == 1003
+
+
+def test_leave_ends_the_process_with_nothing_on_stdout(worker):
+    # The last test of this worker.
+    code, out, _ = worker.leave()
     assert (code, out) == (0, b"")
 
 
@@ -161,14 +166,6 @@ def test_the_process_ends_when_its_socket_closes_in_the_middle_of_a_generation(t
         worker.until(lambda frame: isinstance(frame, Stepped))
         worker.sock.shutdown(2)
         assert worker.process.wait(ENDS_WITHIN_S) == 0
-
-
-def test_an_interrupt_is_the_sidecars_business(tiny_directory):
-    with WorkerProcess() as worker:
-        worker.start()
-        os.kill(worker.process.pid, signal.SIGINT)
-        worker.send(Tokenize(request="t", model="nobody", text="x"))
-        assert worker.receive().code == 1003
 
 
 def test_garbage_ends_the_process_with_a_traceback():
