@@ -1,0 +1,118 @@
+import pytest
+from log_driver import DIRECTORY, append_end, append_tokens, open_log
+
+from mlzoo.errors import Failure, LogUnusable, NotFound, OutOfRange
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize("tail_bytes", [0, 1000, 1 << 20])
+async def test_the_groups_of_a_request_are_read_from_memory_or_disk_alike(world, tail_bytes):
+    log = await open_log(world, tail_bytes=tail_bytes, durability="process")
+    mine, others = [], []
+    for number in range(30):
+        others.append(append_tokens(log, number, request="req-b"))
+        mine.append(append_tokens(log, number))
+        log.commit()
+    assert list(log.groups_of("req-a", 0)) == mine
+    assert list(log.groups_of("req-a", mine[9].last_seq)) == mine[10:]
+    assert list(log.groups_of("req-b", 0)) == others
+
+
+async def test_a_forgotten_request_is_still_found_on_disk(world):
+    log = await open_log(world)
+    groups = [append_tokens(log, number) for number in range(3)]
+    append_end(log, 9, request="req-b")
+    log.commit()
+    log.forget_index("req-a")
+    assert list(log.groups_of("req-a", groups[0].last_seq)) == groups[1:]
+    assert list(log.groups_of("never", 0)) == []
+
+
+async def test_groups_that_are_appended_while_reading_are_read_too(world):
+    log = await open_log(world)
+    first = append_tokens(log, 0)
+    reading = log.groups_of("req-a", 0)
+    assert next(reading) == first
+    assert next(log.groups_of("req-a", first.last_seq), None) is None
+    second = append_tokens(log, 1)
+    assert list(reading) == [second]
+
+
+async def test_reading_by_place_gives_the_groups_that_end_after_it(world):
+    log = await open_log(world)
+    groups = [append_end(log, number) for number in range(5)]
+    log.commit()
+    assert log.read(0, 2) == groups[:2]
+    assert log.read(4, 10) == groups[1:]  # 4 is in the middle of the second
+    assert log.read(15, 10) == []
+    with pytest.raises(OutOfRange) as caught:
+        log.read(16, 10)
+    assert caught.value.failure().data["type"] == "ahead"
+
+
+async def test_a_record_that_decayed_is_not_given_out(world, disk):
+    log = await open_log(world, tail_bytes=0)
+    for number in range(3):
+        append_tokens(log, number)
+    log.commit()
+    (name,) = disk.names(DIRECTORY / "segments")
+    disk.corrupt(DIRECTORY / "segments" / name, disk.sizes(DIRECTORY / "segments")[name] - 50)
+    with pytest.raises(LogUnusable):
+        list(log.groups_of("req-a", 0))
+
+
+# ------------------------------------------------------------------------------------------------ asides and blobs
+
+
+async def test_asides_are_numbered_apart_and_know_their_place_in_the_story(world):
+    log = await open_log(world)
+    first = log.aside("con-1", "ping", 1, None, {})
+    append_end(log, 1)
+    second = log.aside("con-2", "models.load", "x", {"model": "m"}, None, Failure(1012, "no", {"what": "model"}))
+    assert [(aside.aside_seq, aside.after_seq) for aside in (first, second)] == [(1, 0), (2, 3)]
+    log.commit_asides()
+    assert list(log.read_asides("con-1", 0)) == [first]
+    assert list(log.read_asides("con-2", 0)) == [second]
+    assert list(log.read_asides("con-2", 2)) == []
+
+
+async def test_asides_are_read_over_many_segments_and_a_restart(world):
+    log = await open_log(world, asides_segment_bytes=1000)
+    asides = []
+    for number in range(50):
+        asides.append(log.aside(f"con-{number % 2}", "ping", number, None, {}))
+        log.commit_asides()
+    assert list(log.read_asides("con-1", 5)) == asides[5::2]
+    await log.close()
+    again = await open_log(world)
+    assert list(again.read_asides("con-0", 0)) == asides[::2]
+    assert again.aside("con-0", "ping", 1).aside_seq == 51
+
+
+async def test_damaged_asides_are_cut_and_kept_beside(world, disk):
+    log = await open_log(world)
+    for number in range(10):
+        log.aside("con-1", "ping", number)
+    log.commit_asides()
+    await log.close()
+    (name,) = disk.names(DIRECTORY / "asides")
+    disk.corrupt(DIRECTORY / "asides" / name, 800)
+    again = await open_log(world)
+    assert len(again.repaired) == 1
+    last = max(aside.aside_seq for aside in again.read_asides("con-1", 0))
+    assert again.aside("con-1", "ping", 99).aside_seq == last + 1
+    assert len(disk.names(DIRECTORY / "asides")) == 2
+
+
+async def test_a_blob_is_known_by_its_digest_and_checked_by_it(world, disk):
+    log = await open_log(world)
+    name = await log.put_blob(b"vectors")
+    assert name != await log.put_blob(b"vectors")
+    assert log.get_blob(name) == b"vectors"
+    disk.corrupt(DIRECTORY / "blobs" / name[:2] / f"{name}.bin", 0)
+    with pytest.raises(LogUnusable):
+        log.get_blob(name)
+    for absent in ("0" * 64 + "-b-0", "../log.json"):
+        with pytest.raises(NotFound):
+            log.get_blob(absent)
