@@ -20,7 +20,7 @@ from anyio.from_thread import start_blocking_portal
 from mlzoo.client import RemoteError, spawn
 from mlzoo.client import serve_command as client_command
 
-PATIENCE_S = 120  # Only ever waited for by a test that fails.
+PATIENCE_S = 300  # Only ever waited for by a test that fails.
 
 
 def serve_command(*arguments):

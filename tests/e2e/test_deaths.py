@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.usefixtures("weights"),
 ]
 
-COUNT = {"messages": user("Count from one to a thousand."), "temperature": 0}
+LONG = {"messages": user("Tell me about the sea."), "temperature": 0}
 SHORT = {"messages": user("What is the capital of France?"), "temperature": 0, "max_tokens": 12}
 
 
@@ -27,7 +27,7 @@ async def worker_pids(client):
 
 def test_killing_the_worker_fails_only_what_ran_there_and_the_next_chat_works(log):
     async def main(client):
-        async with client.stream("chat", COUNT) as answer:
+        async with client.stream("chat", LONG) as answer:
             pieces = [(await anext(answer))["content"] for _ in range(3)]
             (first,) = await worker_pids(client)
             os.kill(first, signal.SIGKILL)
@@ -51,7 +51,7 @@ def test_killing_the_worker_fails_only_what_ran_there_and_the_next_chat_works(lo
 
 def test_killing_the_sidecar_leaves_no_process_and_a_whole_log_that_the_next_one_goes_on_with(log):
     async def main(client):
-        async with client.stream("chat", COUNT) as answer:
+        async with client.stream("chat", LONG) as answer:
             pieces = [(await anext(answer))["content"] for _ in range(3)]
             descendants = [child.pid for child in psutil.Process(client.pid).children(recursive=True)]
             os.kill(client.pid, signal.SIGKILL)
@@ -90,7 +90,7 @@ def first_piece(sidecar):
 @pytest.mark.parametrize("how", ["end of stdin", "SIGTERM", "SIGINT", "shutdown"])
 def test_leaving_lets_what_runs_finish(log, how):
     with RawSidecar("--log", log, "limits.drain_s=60") as sidecar:
-        sidecar.send(call("chat", 1, **COUNT, max_tokens=30, stream=True))
+        sidecar.send(call("chat", 1, **LONG, max_tokens=30, stream=True))
         first_piece(sidecar)
         leave(sidecar, how)
         status, lines = sidecar.leave()
@@ -106,7 +106,7 @@ def test_leaving_lets_what_runs_finish(log, how):
 @pytest.mark.parametrize("how", ["end of stdin", "SIGTERM"])
 def test_leaving_ends_with_1008_what_does_not_finish_in_time(log, how):
     with RawSidecar("--log", log, "limits.drain_s=0.2") as sidecar:
-        sidecar.send(call("chat", 1, **COUNT, stream=True))
+        sidecar.send(call("chat", 1, **LONG, stream=True))
         pieces = [first_piece(sidecar)]
         leave(sidecar, how)
         status, lines = sidecar.leave()
