@@ -5,6 +5,7 @@ Apart from ``app`` so that a sidecar can answer its first line before any of thi
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import random
 import traceback
@@ -101,26 +102,34 @@ async def build(
     def make_worker(device: Device) -> Worker:
         return Worker(device, spawn=spawn, engine=engine, log=log, progress=progress)
 
-    spec = SupervisorSpec(
+    actors: list[ChildSpec[Any]] = [
+        ChildSpec(mailbox, partial(_run, partial(make_worker, Device(name))), shutdown_s=10.0)
+        for name, mailbox in workers.items()
+    ]
+    spec = _tree(
+        actors, ChildSpec(registry, partial(_run, make_registry)), ChildSpec(engine, partial(_run, make_engine))
+    )
+    return Supervisor(spec, random=random.Random(), observe=partial(_observe, observe))  # noqa: S311 (jitter)
+
+
+def _tree(workers: list[ChildSpec[Any]], registry: ChildSpec[Any], engine: ChildSpec[Any]) -> SupervisorSpec:
+    """Return who starts after whom: the engine last, so that whom it sends to is there; it is also the first to stop."""
+    return SupervisorSpec(
         "sidecar",
         (
             SupervisorSpec(
                 "workers",
-                tuple(
-                    ChildSpec(mailbox, partial(_run, partial(make_worker, Device(name))), shutdown_s=10.0)
-                    for name, mailbox in workers.items()
-                ),
+                tuple(workers),
                 # A worker that crashes at every request must not take the sidecar with it: with this backoff no more
                 # than a dozen restarts fit into a minute.
                 intensity=Intensity(restarts=30, within_s=60.0),
                 backoff=Backoff(first_s=0.1, most_s=10.0),
             ),
-            ChildSpec(registry, partial(_run, make_registry)),
-            ChildSpec(engine, partial(_run, make_engine)),
+            registry,
+            engine,
         ),
         intensity=Intensity(restarts=10, within_s=60.0),
     )
-    return Supervisor(spec, random=random.Random(), observe=partial(_observe, observe))  # noqa: S311 (jitter)
 
 
 async def _run(make: Callable[[], Any], inbox: Any) -> None:
@@ -146,6 +155,7 @@ def start_of(services: Services) -> Start:
             queued_bytes=QUEUED_BYTES,
             drain_ms=round(limits.drain_s * 1000),
         ),
+        config_digest=hashlib.sha256(repr(services.config).encode()).hexdigest(),
         platform=platform.platform(),
         python=platform.python_version(),
     )
