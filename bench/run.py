@@ -1,8 +1,8 @@
 """Every benchmark, one after the other, each in a process of its own; what they found goes to bench/RESULTS.md.
 
-``python bench/run.py [--only NAME]... [--rounds N] [--quick] [--output FILE]``. A run of all writes RESULTS.md; a partial
-or a quick one prints the same page instead, unless ``--output`` names a file. A benchmark that cannot run says why in its
-section. The status is 0 where every target was met, 1 where one was missed or could not be measured.
+``python bench/run.py [--only NAME]... [--rounds N] [--quick] [--output FILE]``. A run of all writes RESULTS.md; a
+partial or a quick one prints the same page instead, unless ``--output`` names a file. A benchmark that cannot run says
+why in its section. The status is 0 where every target was met, 1 where one was missed or could not be measured.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ BENCHMARKS = (
         title="Event log",
         rounds=5,
         how=(
-            "Records of the real schema, about 200 bytes each, numbered, encoded and sealed with a CRC, on the disk that "
-            "the project lies on; the peers get bytes that are encoded already. `/CPU s` counts the process's CPU time, "
-            "where nothing is waited for; `/s` counts wall time, where the disk is. The 32 clients each wait until "
-            "their group of two records is durable; meanwhile a task of the same event loop notes how late its sleeps "
-            "of 1 ms end."
+            "Records of the real schema, about 200 bytes each, numbered, encoded and sealed with a CRC, on the disk "
+            "that the project lies on; the peers get bytes that are encoded already. `/CPU s` counts the process's CPU "
+            "time, where nothing is waited for; `/s` counts wall time, where the disk is. The 32 clients each wait "
+            "until their group of two records is durable; meanwhile a task of the same event loop notes how late its "
+            "sleeps of 1 ms end."
         ),
     ),
     Benchmark(
@@ -185,10 +185,11 @@ def machine() -> list[str]:
         except metadata.PackageNotFoundError:
             versions.append(f"{package}: not installed")
     busy = psutil.cpu_percent(interval=2)
+    memory_gib = psutil.virtual_memory().total / 2**30
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
     return [
         f"- {datetime.now(UTC):%Y-%m-%d}, commit {commit()}",
-        f"- {processor()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB of memory, "
-        f"{platform.system()} {platform.release().split('-')[0]}",
+        f"- {processor()}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB of memory, {system}",
         f"- {platform.python_implementation()} {platform.python_version()}; {', '.join(versions)}",
         f"- {busy:.0f} % of the cores were busy with other work when the run began.",
     ]
@@ -226,9 +227,9 @@ def page(facts: list[str], outcomes: list[Outcome]) -> str:
         "Written by `make bench`; how to run a part of it is in README.md beside this page.",
         "\n".join([*facts, f"- The run took {total_min:.0f} min."]),
         (
-            "Figures of one machine mean little, ratios within one run mean much: each round measures everybody once, a "
-            "ratio is taken within each round, and the median over the rounds is given. The first round warms up and is "
-            "dropped. Where an absolute figure was promised, the peer is that promise."
+            "Figures of one machine mean little, ratios within one run mean much: each round measures everybody once, "
+            "a ratio is taken within each round, and the median over the rounds is given. The first round warms up and "
+            "is dropped. Where an absolute figure was promised, the peer is that promise."
         ),
         "## What was promised",
         table(wanted) if wanted else "Nothing of it was measured.",
