@@ -1,0 +1,252 @@
+"""``mlzoo doctor``: checks the installation, devices, store, logs and a sidecar's start, and says what to do.
+
+It reads, it does not mend; the sidecar that it starts keeps its log in a temporary directory.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from mlzoo.config import Config, ModelEntry
+    from mlzoo.store import Store
+
+LOCAL_EXTRA = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "huggingface-hub", "jinja2")
+_START_S = 30.0  # From spawn to the first reply; a healthy one takes a fraction of a second.
+_MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
+
+
+@attrs.frozen
+class Finding:
+    """What one check found. A warning can be lived with; a fault makes the exit status 1."""
+
+    topic: str
+    state: Literal["ok", "warning", "fault"]
+    text: str
+    remedy: str = ""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``doctor`` to the commands of ``mlzoo``."""
+    from pathlib import Path
+
+    parser = subparsers.add_parser(
+        "doctor",
+        help="check the installation, devices, store and log, and say what to do",
+        description="Check installation, devices, store, logs and a sidecar's start. Exits 1 if something is wrong.",
+    )
+    parser.add_argument("--log", metavar="DIR", type=Path, help="check this log; without it, the user's own ones")
+    parser.add_argument("--config-dir", metavar="DIR", type=Path, help="searched before the built-in configuration")
+    parser.add_argument("--json", action="store_true", help="for programs: JSON, a finding a line")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="key=value, such as store=/models")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything; return the exit status."""
+    faulty = False
+    for finding in _findings(args.overrides, args.config_dir, args.log):
+        faulty = faulty or finding.state == "fault"
+        _show(finding, as_json=args.json)
+    return 1 if faulty else 0
+
+
+def _show(finding: Finding, *, as_json: bool) -> None:
+    if as_json:
+        import orjson
+
+        sys.stdout.write(orjson.dumps(attrs.asdict(finding)).decode() + "\n")
+    else:
+        print(f"{_MARKS[finding.state]}  {finding.topic}: {finding.text}")
+        if finding.remedy:
+            print(f"{'':9}-> {finding.remedy}")
+    sys.stdout.flush()  # Some checks take seconds.
+
+
+def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | None) -> Iterator[Finding]:
+    from mlzoo import config
+    from mlzoo.errors import ConfigError
+
+    yield from installation()
+    try:
+        settings = config.load(overrides, config_dir=config_dir)
+    except ConfigError as error:
+        yield Finding("configuration", "fault", error.message, "correct it; without it nothing else can be checked")
+        return
+    yield Finding("configuration", "ok", f"{len(settings.models)} models are configured")
+    yield from devices()
+    yield from store(settings)
+    yield from logs(log, settings.log.budget_bytes)
+    yield sidecar(overrides, config_dir)
+
+
+# ------------------------------------------------------------------------------------------------- installation
+
+
+def installation() -> Iterator[Finding]:
+    """Look at Python and at what is installed beside mlzoo; nothing is imported for it."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from mlzoo import __version__
+
+    yield Finding("mlzoo", "ok", f"{__version__}, Python {platform.python_version()} at {sys.executable}")
+    found, missing = [], []
+    for package in LOCAL_EXTRA:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        text = f"local models cannot run without {', '.join(missing)}"
+        yield Finding("local models", "fault", text, "pip install 'mlzoo[local]'")
+    else:
+        yield Finding("local models", "ok", ", ".join(found))
+
+
+def devices() -> Iterator[Finding]:
+    """Look for hardware, and say why what cannot be used cannot."""
+    from mlzoo.cli.columns import size
+    from mlzoo.devices import probe
+
+    found = probe()
+    for device in found:
+        if device.usable:
+            memory = f"{size(device.memory_free_bytes)} of {size(device.memory_total_bytes)} free"
+            yield Finding(device.name, "ok", f"{device.description}, {memory}")
+        else:
+            yield Finding(device.name, "warning", f"{device.description}: {device.reason}", device.remedy)
+    if not any(device.usable for device in found):
+        yield Finding("devices", "fault", "there is none that can be used", "see above")
+
+
+# -------------------------------------------------------------------------------------------------------- store
+
+
+def store(settings: Config) -> Iterator[Finding]:
+    """Look at the store's disk and at every model that is installed; reads all weights."""
+    import shutil
+
+    from mlzoo.cli.columns import size
+    from mlzoo.store import open_store
+
+    kept = open_store(settings)
+    existing = next(path for path in (kept.root, *kept.root.parents) if path.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < settings.limits.disk_reserve_bytes:
+        text = f"{kept.root} has only {size(free_bytes)} left, and no new work is accepted"
+        yield Finding("store", "fault", text, "make room, or choose another directory with store=DIR")
+    else:
+        yield Finding("store", "ok", f"{kept.root}, {size(free_bytes)} free")
+    for name, entry in sorted(settings.models.items()):
+        is_default = name in {settings.defaults.chat, settings.defaults.embed}
+        yield from _model(kept, entry, is_default=is_default, free_bytes=free_bytes)
+
+
+def _model(kept: Store, entry: ModelEntry, *, is_default: bool, free_bytes: int) -> Iterator[Finding]:
+    from mlzoo.cli.columns import size
+
+    installed = kept.find(entry)
+    if installed is None:
+        needed_bytes = kept.estimate(entry).disk_bytes
+        if needed_bytes > free_bytes:
+            text = f"is not installed, and its {size(needed_bytes)} would not fit on the disk"
+            yield Finding(entry.name, "warning", text, "make room, then `mlzoo models pull` it")
+        elif is_default:
+            yield Finding(entry.name, "warning", "is not installed", f"mlzoo models pull {entry.name}")
+        return
+    wrong = kept.verify(installed)
+    if wrong:
+        remedy = f"mlzoo models remove {entry.name} && mlzoo models pull {entry.name}"
+        yield Finding(entry.name, "fault", "; ".join(wrong), remedy)
+    else:
+        yield Finding(entry.name, "ok", f"{size(installed.size_bytes)}, every file is as it was installed")
+
+
+# --------------------------------------------------------------------------------------------------------- logs
+
+
+def logs(path: Path | None, budget_bytes: int) -> Iterator[Finding]:
+    """Verify one log, or all that belong to sidecars that were started without ``--log``."""
+    from pathlib import Path
+
+    import platformdirs
+
+    from mlzoo.events.story import is_log
+    from mlzoo.world import RealDisk
+
+    state = Path(platformdirs.user_state_dir("mlzoo"))
+    paths = sorted(state.glob("log-*")) if path is None else [path]
+    found = [path for path in paths if is_log(RealDisk(), path)]
+    for one in found:
+        yield _log(one, budget_bytes)
+    if not found:
+        yield Finding("log", "ok", f"there is none yet in {state if path is None else path}")
+
+
+def _log(path: Path, budget_bytes: int) -> Finding:
+    from mlzoo.cli.columns import size
+    from mlzoo.errors import LogUnusable
+    from mlzoo.events.story import is_written, verify
+    from mlzoo.world import real_world
+
+    topic = f"log {path}"
+    try:
+        found = verify(real_world(), path)
+        is_in_use = is_written(real_world().disk, path)
+    except LogUnusable as error:
+        return Finding(topic, "fault", error.message, str(error.data.get("remedy", "")))
+    except OSError as error:
+        return Finding(topic, "fault", f"cannot be read: {error}", "give this user access to it")
+    if found.faults:
+        return Finding(topic, "fault", "; ".join(found.faults), f"mlzoo log repair {path}")
+    used = f"{found.records} records, {size(found.size_bytes)} of {size(budget_bytes)}"
+    if is_in_use:
+        return Finding(topic, "ok", f"{used}, all whole; a sidecar writes it just now")
+    if found.torn:
+        return Finding(topic, "warning", f"{used}; {'; '.join(found.torn)}", "the next start cuts that off by itself")
+    return Finding(topic, "ok", f"{used}, all whole")
+
+
+# ------------------------------------------------------------------------------------------------------ sidecar
+
+
+def sidecar(overrides: Sequence[str], config_dir: Path | None) -> Finding:
+    """Start a sidecar, talk to it, and end it."""
+    import time
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    import anyio
+
+    from mlzoo import __version__
+    from mlzoo.client import ProtocolViolation, RemoteError, SidecarDied, serve_command, spawn
+
+    async def start(directory: Path) -> Finding:
+        begin = time.perf_counter()
+        async with spawn(serve_command(overrides, log=directory / "log", config_dir=config_dir)) as client:
+            with anyio.fail_after(_START_S):
+                await client.call("ping")
+                first_ms = (time.perf_counter() - begin) * 1000
+                result = await client.initialize("mlzoo doctor", __version__)
+            status = await client.close()
+        if status != 0:
+            return Finding("sidecar", "fault", f"it answers, but left with exit status {status}", "see its stderr")
+        methods = len(result["capabilities"]["methods"])
+        return Finding("sidecar", "ok", f"first reply after {first_ms:.0f} ms, {methods} methods, left in order")
+
+    with TemporaryDirectory(prefix="mlzoo-doctor-") as directory:
+        try:
+            return anyio.run(start, Path(directory), backend="trio")
+        except TimeoutError:
+            return Finding(
+                "sidecar", "fault", f"no reply within {_START_S:.0f} s", "run `mlzoo serve` and see its stderr"
+            )
+        except (RemoteError, SidecarDied, ProtocolViolation, OSError) as error:
+            return Finding("sidecar", "fault", str(error), "run `mlzoo serve` and see its stderr")
