@@ -100,7 +100,13 @@ def _parse(arguments: Sequence[str]) -> Namespace:
             import_module(f"mlzoo.cli.{name}").add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=explanation)
-    return parser.parse_args(list(arguments))
+    args, rest = parser.parse_known_args(list(arguments))
+    # argparse takes positional arguments up to the first option that follows one, so an override after it is left over.
+    if any(word.startswith("-") or "=" not in word for word in rest) or (rest and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def _drop_stdout() -> None:

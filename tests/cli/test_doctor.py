@@ -1,0 +1,113 @@
+"""``mlzoo doctor``: what it finds, and what it says to do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mlzoo.cli import main
+
+
+def doctor(capsys, *arguments):
+    """Run it on a store of its own; return the exit status and the findings by topic."""
+    status = main(["doctor", "--json", *map(str, arguments)])
+    findings = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return status, {finding["topic"]: finding for finding in findings}
+
+
+@pytest.fixture
+def place(tmp_path):
+    return ["--log", tmp_path / "log", f"store={tmp_path / 'models'}"]
+
+
+def make_log(path):
+    """Have a sidecar write a log."""
+    ping = b'{"jsonrpc":"2.0","id":1,"method":"chat","params":{"messages":[{"role":"user","content":"hi"}]}}\n' * 20
+    command = [sys.executable, "-m", "mlzoo", "serve", "--log", path, f"store={path.with_name('models')}"]
+    subprocess.run(command, input=ping, capture_output=True, check=True, timeout=120)
+
+
+def test_a_sound_machine_without_models_is_told_which_to_pull(capsys, place):
+    status, findings = doctor(capsys, *place)
+    assert status == 0
+    assert findings["smollm2"]["state"] == "warning"
+    assert findings["smollm2"]["remedy"] == "mlzoo models pull smollm2"
+    assert findings["cpu"]["state"] == "ok"
+    assert findings["store"]["state"] == "ok"
+    assert "torch" in findings["local models"]["text"]
+    assert "left in order" in findings["sidecar"]["text"]
+
+
+def test_people_get_lines_with_what_to_do_below(capsys, place):
+    main(["doctor", *map(str, place)])
+    told = capsys.readouterr().out
+    assert "warning  smollm2: is not installed\n         -> mlzoo models pull smollm2\n" in told
+
+
+def test_a_whole_log_is_fine(capsys, place, tmp_path):
+    make_log(tmp_path / "log")
+    status, findings = doctor(capsys, *place)
+    assert status == 0
+    assert findings[f"log {tmp_path / 'log'}"]["text"].endswith("all whole")
+
+
+def test_a_damaged_log_is_a_fault_with_the_way_on(capsys, place, tmp_path):
+    make_log(tmp_path / "log")
+    segment = min((tmp_path / "log" / "segments").iterdir())
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    status, findings = doctor(capsys, *place)
+    assert status == 1
+    finding = findings[f"log {tmp_path / 'log'}"]
+    assert (finding["state"], finding["remedy"]) == ("fault", f"mlzoo log repair {tmp_path / 'log'}")
+
+
+def test_a_configuration_that_does_not_hold_is_a_fault(capsys, place):
+    status, findings = doctor(capsys, *place, "limits.max_runing=1")
+    assert status == 1
+    assert "max_running" in findings["configuration"]["text"]
+
+
+def test_a_sidecar_that_cannot_start_is_a_fault_with_its_last_words(capsys, place, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['trio'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    status, findings = doctor(capsys, *place)
+    assert status == 1
+    assert findings["sidecar"]["state"] == "fault"
+    assert "trio" in findings["sidecar"]["text"]
+
+
+def test_a_model_whose_files_changed_is_a_fault(capsys, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    (weights / "model.safetensors").write_bytes(b"weights")
+    configs = tmp_path / "configs" / "model"
+    configs.mkdir(parents=True)
+    (configs / "mine.yaml").write_text(
+        f"name: mine\nkind: chat\nsource: path:{weights}\nlicence: {{spdx: MIT, url: https://example.org}}\n"
+    )
+    place = [
+        "--config-dir",
+        tmp_path / "configs",
+        "--log",
+        tmp_path / "log",
+        f"store={tmp_path / 'models'}",
+        "model=mine",
+    ]
+    options = ["--config-dir", str(tmp_path / "configs"), f"store={tmp_path / 'models'}", "model=mine"]
+    pulled = subprocess.run(
+        [sys.executable, "-m", "mlzoo", "models", "pull", "mine", *options],
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert pulled.returncode == 0, pulled.stderr
+    assert doctor(capsys, *place)[1]["mine"]["state"] == "ok"
+    (weights / "model.safetensors").write_bytes(b"wEights")
+    status, findings = doctor(capsys, *place)
+    assert status == 1
+    assert findings["mine"]["state"] == "fault"
+    assert findings["mine"]["remedy"] == "mlzoo models remove mine && mlzoo models pull mine"
