@@ -113,7 +113,7 @@ async def build(
 
 
 def _tree(workers: list[ChildSpec[Any]], registry: ChildSpec[Any], engine: ChildSpec[Any]) -> SupervisorSpec:
-    """Return who starts after whom: the engine last, so that whom it sends to is there; it is also the first to stop."""
+    """Return who starts after whom: the engine last, as whom it sends to must be there; it is the first to stop."""
     return SupervisorSpec(
         "sidecar",
         (
