@@ -5,13 +5,13 @@ import pytest
 from mlzoo.api.methods import METHODS
 
 
-async def test_a_ping_is_answered(lives):
+async def test_a_ping_is_answered(lives, autojump_clock):
     async with lives.begin() as sidecar:
         assert await sidecar.host.call("ping") == {}
     assert sidecar.status == 0
 
 
-async def test_initialize_names_the_methods_the_devices_and_the_log(lives):
+async def test_initialize_names_the_methods_the_devices_and_the_log(lives, autojump_clock):
     async with lives.begin() as sidecar:
         client = {"name": "test", "version": "1"}
         agreed = await sidecar.host.call("initialize", {"protocol_version": "1", "client": client})
@@ -19,7 +19,7 @@ async def test_initialize_names_the_methods_the_devices_and_the_log(lives):
         assert agreed["log"]["id"] == sidecar.services.log.id
 
 
-async def test_another_protocol_version_is_refused_with_the_versions_served(lives):
+async def test_another_protocol_version_is_refused_with_the_versions_served(lives, autojump_clock):
     async with lives.begin() as sidecar:
         client = {"name": "test", "version": "1"}
         error = await sidecar.host.refused("initialize", {"protocol_version": "2", "client": client})
@@ -27,7 +27,7 @@ async def test_another_protocol_version_is_refused_with_the_versions_served(live
         assert "1" in str(error["data"]["expected"])
 
 
-async def test_a_chat_streams_its_answer_and_then_gives_the_whole(lives):
+async def test_a_chat_streams_its_answer_and_then_gives_the_whole(lives, autojump_clock):
     async with lives.begin() as sidecar:
         chat = sidecar.chat("hello", stream=True, seed=5)
         result = await sidecar.host.result(chat)
@@ -37,24 +37,24 @@ async def test_a_chat_streams_its_answer_and_then_gives_the_whole(lives):
         assert result["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cached_tokens": 0}
 
 
-async def test_without_stream_a_chat_gives_its_answer_alone(lives):
+async def test_without_stream_a_chat_gives_its_answer_alone(lives, autojump_clock):
     async with lives.begin() as sidecar:
         await sidecar.host.result(sidecar.chat("hello"))
         assert sidecar.host.notifications("stream") == []
 
 
-async def test_a_completion_continues_its_prompt(lives):
+async def test_a_completion_continues_its_prompt(lives, autojump_clock):
     async with lives.begin() as sidecar:
         assert (await sidecar.host.call("complete", {"model": "toy", "prompt": "abc"}))["text"] == "abc"
 
 
-async def test_embeddings_are_those_that_the_worker_gave(lives):
+async def test_embeddings_are_those_that_the_worker_gave(lives, autojump_clock):
     async with lives.begin() as sidecar:
         result = await sidecar.host.call("embed", {"input": ["abc", "d"]})
         assert result["embeddings"] == [[3.0, 0.5], [1.0, 0.5]]
 
 
-async def test_text_becomes_tokens_and_tokens_become_text(lives):
+async def test_text_becomes_tokens_and_tokens_become_text(lives, autojump_clock):
     async with lives.begin() as sidecar:
         assert await sidecar.host.call("tokenize", {"text": "ab"}) == {"tokens": [97, 98], "count": 2}
         assert await sidecar.host.call("detokenize", {"tokens": [104, 105]}) == {"text": "hi"}
@@ -75,14 +75,14 @@ async def test_text_becomes_tokens_and_tokens_become_text(lives):
         ("rpc.discover", None),
     ],
 )
-async def test_what_one_may_look_at_keeps_to_its_schema(lives, method, params, loaded):
+async def test_what_one_may_look_at_keeps_to_its_schema(lives, autojump_clock, method, params, loaded):
     async with lives.begin() as sidecar:
         if loaded:
             await sidecar.host.result(sidecar.chat("hello"))
         await sidecar.host.call(method, params)
 
 
-async def test_a_model_is_loaded_told_of_and_unloaded(lives):
+async def test_a_model_is_loaded_told_of_and_unloaded(lives, autojump_clock):
     async with lives.begin() as sidecar:
         loaded = await sidecar.host.call("models.load", {"model": "toy", "pin": True})
         assert loaded == {"model": "toy", "state": "ready", "device": "cpu", "bytes": 100}
@@ -92,7 +92,7 @@ async def test_a_model_is_loaded_told_of_and_unloaded(lives):
         await (await sidecar.worker()).ended()
 
 
-async def test_a_removed_model_is_absent_and_says_what_brings_it_back(lives):
+async def test_a_removed_model_is_absent_and_says_what_brings_it_back(lives, autojump_clock):
     async with lives.begin() as sidecar:
         assert await sidecar.host.call("models.remove", {"model": "toy"}) == {"model": "toy"}
         [toy] = [m for m in (await sidecar.host.call("models.list"))["models"] if m["name"] == "toy"]
@@ -116,13 +116,13 @@ async def test_a_removed_model_is_absent_and_says_what_brings_it_back(lives):
         ("events.unsubscribe", {"subscription": "sub-0"}, 1012),
     ],
 )
-async def test_what_cannot_be_done_is_refused_and_the_next_call_works(lives, method, params, code):
+async def test_what_cannot_be_done_is_refused_and_the_next_call_works(lives, autojump_clock, method, params, code):
     async with lives.begin() as sidecar:
         assert (await sidecar.host.refused(method, params))["code"] == code
         assert await sidecar.host.call("ping") == {}
 
 
-async def test_an_unlucky_line_gets_one_error_and_the_next_works(lives):
+async def test_an_unlucky_line_gets_one_error_and_the_next_works(lives, autojump_clock):
     async with lives.begin() as sidecar:
         for line in (b"{", b"\xff\xfe", b"[" * 200, b"{}", b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}'):
             sidecar.host.feed(line + b"\n")
@@ -130,7 +130,7 @@ async def test_an_unlucky_line_gets_one_error_and_the_next_works(lives):
         assert [m["error"]["code"] for m in sidecar.host.messages[:-1]] == [-32700, -32700, -32700, -32600, -32600]
 
 
-async def test_the_shutdown_method_is_answered_after_what_runs_has_ended(lives):
+async def test_the_shutdown_method_is_answered_after_what_runs_has_ended(lives, autojump_clock):
     async with lives.begin() as sidecar:
         sidecar.workshop.answer = None
         chat = sidecar.chat("hello")
