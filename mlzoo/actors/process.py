@@ -105,13 +105,14 @@ def _popen(command: Sequence[str], pass_socket: socket.socket) -> subprocess.Pop
             creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
             close_fds=False,
         )
-    return subprocess.Popen(
-        [*command, "--fd", str(pass_socket.fileno())],
-        stdin=subprocess.DEVNULL,
-        stdout=2,
-        pass_fds=[pass_socket.fileno()],
-        start_new_session=True,  # Ctrl-C in a terminal is for the sidecar, which then tells its workers.
-    )
+    else:
+        return subprocess.Popen(
+            [*command, "--fd", str(pass_socket.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            pass_fds=[pass_socket.fileno()],
+            start_new_session=True,  # Ctrl-C in a terminal is for the sidecar, which then tells its workers.
+        )
 
 
 @attrs.define(eq=False)
