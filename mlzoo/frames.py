@@ -244,7 +244,7 @@ class Detokenized:
 
 @attrs.frozen(kw_only=True)
 class WorkFailed:
-    """One request failed; the others go on. code is one of the wire's: 1003 (not loaded here), 1005, 1006, 1010, -32602 or -32603."""
+    """One request failed; the others go on. code is one of the wire's: 1003, 1005, 1006, 1010, -32602 or -32603."""
 
     request: str
     code: int

@@ -105,7 +105,7 @@ def _popen(command: Sequence[str], pass_socket: socket.socket) -> subprocess.Pop
             creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
             close_fds=False,
         )
-    else:
+    else:  # noqa: RET505 (without it mypy calls the rest unreachable on Windows)
         return subprocess.Popen(
             [*command, "--fd", str(pass_socket.fileno())],
             stdin=subprocess.DEVNULL,

@@ -278,7 +278,13 @@ def _logprob(token: frames.TokenLogprob) -> cmd.JsonObject:
 
 _BY_CODE: dict[int, Callable[..., errors.MlzooError]] = {
     error.code: error
-    for error in (errors.OutOfMemory, errors.ContextLengthExceeded, errors.Unsupported, errors.InvalidParams)
+    for error in (
+        errors.ModelNotFound,
+        errors.OutOfMemory,
+        errors.ContextLengthExceeded,
+        errors.Unsupported,
+        errors.InvalidParams,
+    )
 }
 
 
