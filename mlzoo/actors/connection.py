@@ -238,8 +238,8 @@ class Connection:
         """See ``Notified``."""
         if not self.outbox.cursors.waits_for(request):
             return
-        aside = self._log.aside(self.name, method, None, params)
-        self._send_later(jsonrpc.notification_line(method, params), aside.aside_seq)
+        aside_seq = self._log.aside(self.name, method, None, params)
+        self._send_later(jsonrpc.notification_line(method, params), aside_seq)
         self._send_due()
 
     def _record(
@@ -254,16 +254,16 @@ class Connection:
         recorded: bool = True,
     ) -> None:
         """Record an answer that changes nothing, and have it sent with the rest of this chunk's."""
-        aside = self._log.aside(self.name, method, rpc, params, result if recorded else None, failure)
+        aside_seq = self._log.aside(self.name, method, rpc, params, result if recorded else None, failure)
         if failure is not None:
             line = jsonrpc.error_line(rpc, failure, self._line_bytes)
         else:
             assert rpc is not None, "only a call has a result"
             line = jsonrpc.result_line(rpc, result, self._line_bytes)
         if batch is not None:
-            self.outbox.into_batch(batch, rpc, line, aside.aside_seq)
+            self.outbox.into_batch(batch, rpc, line, aside_seq)
         else:
-            self._send_later(line, aside.aside_seq)
+            self._send_later(line, aside_seq)
 
     def _send_later(self, line: bytes, aside_seq: int) -> None:
         if not self._due:

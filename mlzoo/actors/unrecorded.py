@@ -39,8 +39,8 @@ class Unrecorded:
         params: Any = None,
         result: Any = None,
         failure: Failure | None = None,
-    ) -> Aside:
-        """Number an aside and remember it."""
+    ) -> int:
+        """Remember an aside and return its number."""
         self._count += 1
         aside = Aside(
             aside_seq=self._count,
@@ -54,7 +54,7 @@ class Unrecorded:
             failure=failure,
         )
         self._asides.append(aside)
-        return aside
+        return self._count
 
     def commit_asides(self) -> None:
         """Write nothing."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mlzoo.events.codec import decode_aside, encode_aside
-from mlzoo.events.records import Aside
 from mlzoo.events.recovery import recover
 from mlzoo.events.segments import Header, Segments
 from mlzoo.events.writing import SegmentWriter
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlzoo.errors import Failure
+    from mlzoo.events.records import Aside
     from mlzoo.world import World
 
 
@@ -55,25 +55,15 @@ class AsideLog:
         params: Any,
         result: Any,
         failure: Failure | None,
-    ) -> Aside:
-        """Number and encode an aside; it is written by the next commit."""
-        aside = Aside(
-            aside_seq=self.last_seq + 1,
-            after_seq=after_seq,
-            time_ms=self._clock.wall_ms(),
-            connection=connection,
-            method=method,
-            rpc=rpc,
-            params=params,
-            result=result,
-            failure=failure,
-        )
-        line = encode_aside(aside)
+    ) -> int:
+        """Number and encode an aside, and return its number; it is written by the next commit."""
+        seq = self.last_seq + 1
+        line = encode_aside(seq, after_seq, self._clock.wall_ms(), connection, method, rpc, params, result, failure)
         if not self._writer.first:
             self._begin_segment()
-        self._writer.add(aside.aside_seq, line)
-        self.last_seq = aside.aside_seq
-        return aside
+        self._writer.add(seq, line)
+        self.last_seq = seq
+        return seq
 
     def commit(self) -> bool:
         """Write what was appended, in one call; return whether a new segment was begun after it."""

@@ -200,27 +200,32 @@ def decode_group(lines: Sequence[bytes | memoryview]) -> Group:
     )
 
 
-def encode_aside(aside: Aside) -> bytes:
-    """Return the line of an aside; written by hand, since every ping passes here.
+def encode_aside(
+    aside_seq: int,
+    after_seq: int,
+    time_ms: int,
+    connection: str,
+    method: str,
+    rpc: str | int | None,
+    params: Any,
+    result: Any,
+    failure: Failure | None,
+) -> bytes:
+    """Return the line of an aside that has these fields.
+
+    Written by hand, and without an ``Aside``, which takes as long to make as its line: every ping passes here.
 
     Raises:
         TypeError: Something in it is no JSON; nothing was written.
     """
     dumps = orjson.dumps
-    head = _aside_head(aside.connection, aside.method)
-    body = b'"aside_seq":%d,"after_seq":%d,"time_ms":%d,%b%b' % (
-        aside.aside_seq,
-        aside.after_seq,
-        aside.time_ms,
-        head,
-        dumps(aside.rpc),
-    )
-    if aside.params is not None:
-        body += b',"params":' + dumps(aside.params)
-    if aside.result is not None:
-        body += b',"result":' + dumps(aside.result)
-    if aside.failure is not None:
-        failure = aside.failure
+    head = _aside_head(connection, method)
+    body = b'"aside_seq":%d,"after_seq":%d,"time_ms":%d,%b%b' % (aside_seq, after_seq, time_ms, head, dumps(rpc))
+    if params is not None:
+        body += b',"params":' + dumps(params)
+    if result is not None:
+        body += b',"result":' + dumps(result)
+    if failure is not None:
         body += b',"failure":' + dumps({"code": failure.code, "message": failure.message, "data": failure.data})
     return seal(body + b"}")
 

@@ -300,8 +300,8 @@ class Log:
         params: Any = None,
         result: Any = None,
         failure: Failure | None = None,
-    ) -> Aside:
-        """Number an aside and buffer it; the next ``commit_asides`` writes it. None of its parts is a secret.
+    ) -> int:
+        """Buffer an aside and return its number; the next ``commit_asides`` writes it. None of its parts is a secret.
 
         Raises:
             StorageFailed: The disk would not, now or before (reason failed).

@@ -67,13 +67,17 @@ async def test_a_record_that_decayed_is_not_given_out(world, disk):
 
 async def test_asides_are_numbered_apart_and_know_their_place_in_the_story(world):
     log = await open_log(world)
-    first = log.aside("con-1", "ping", 1, None, {})
+    failure = Failure(1012, "no", {"what": "model"})
+    assert log.aside("con-1", "ping", 1, None, {}) == 1
     append_end(log, 1)
-    second = log.aside("con-2", "models.load", "x", {"model": "m"}, None, Failure(1012, "no", {"what": "model"}))
-    assert [(aside.aside_seq, aside.after_seq) for aside in (first, second)] == [(1, 0), (2, 3)]
+    assert log.aside("con-2", "models.load", "x", {"model": "m"}, None, failure) == 2
     log.commit_asides()
-    assert list(log.read_asides("con-1", 0)) == [first]
-    assert list(log.read_asides("con-2", 0)) == [second]
+    (first,) = log.read_asides("con-1", 0)
+    (second,) = log.read_asides("con-2", 0)
+    assert [(aside.aside_seq, aside.after_seq) for aside in (first, second)] == [(1, 0), (2, 3)]
+    assert (first.method, first.rpc, first.params, first.result, first.failure) == ("ping", 1, None, {}, None)
+    assert (second.method, second.rpc, second.params, second.result) == ("models.load", "x", {"model": "m"}, None)
+    assert second.failure == failure
     assert list(log.read_asides("con-2", 2)) == []
 
 
@@ -83,11 +87,13 @@ async def test_asides_are_read_over_many_segments_and_a_restart(world):
     for number in range(50):
         asides.append(log.aside(f"con-{number % 2}", "ping", number, None, {}))
         log.commit_asides()
-    assert list(log.read_asides("con-1", 5)) == asides[5::2]
+    assert [aside.aside_seq for aside in log.read_asides("con-1", 5)] == asides[5::2]
     await log.close()
     again = await open_log(world)
-    assert list(again.read_asides("con-0", 0)) == asides[::2]
-    assert again.aside("con-0", "ping", 1).aside_seq == 51
+    assert [(aside.aside_seq, aside.rpc) for aside in again.read_asides("con-0", 0)] == list(
+        zip(asides[::2], range(0, 50, 2), strict=True)
+    )
+    assert again.aside("con-0", "ping", 1) == 51
 
 
 async def test_damaged_asides_are_cut_and_kept_beside(world, disk):
@@ -101,7 +107,7 @@ async def test_damaged_asides_are_cut_and_kept_beside(world, disk):
     again = await open_log(world)
     assert len(again.repaired) == 1
     last = max(aside.aside_seq for aside in again.read_asides("con-1", 0))
-    assert again.aside("con-1", "ping", 99).aside_seq == last + 1
+    assert again.aside("con-1", "ping", 99) == last + 1
     assert len(disk.names(DIRECTORY / "asides")) == 2
 
 
