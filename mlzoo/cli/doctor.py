@@ -193,22 +193,19 @@ def logs(path: Path | None, budget_bytes: int) -> Iterator[Finding]:
 def _log(path: Path, budget_bytes: int) -> Finding:
     from mlzoo.cli.columns import size
     from mlzoo.errors import LogUnusable
-    from mlzoo.events.story import is_written, verify
+    from mlzoo.events.story import verify
     from mlzoo.world import real_world
 
     topic = f"log {path}"
     try:
         found = verify(real_world(), path)
-        is_in_use = is_written(real_world().disk, path)
     except LogUnusable as error:
         return Finding(topic, "fault", error.message, str(error.data.get("remedy", "")))
     except OSError as error:
         return Finding(topic, "fault", f"cannot be read: {error}", "give this user access to it")
-    if found.faults:
-        return Finding(topic, "fault", "; ".join(found.faults), f"mlzoo log repair {path}")
     used = f"{found.records} records, {size(found.size_bytes)} of {size(budget_bytes)}"
-    if is_in_use:
-        return Finding(topic, "ok", f"{used}, all whole; a sidecar writes it just now")
+    if damage := [fault for fault in found.faults if fault not in found.torn]:
+        return Finding(topic, "fault", "; ".join(damage), f"mlzoo log repair {path}")
     if found.torn:
         return Finding(topic, "warning", f"{used}; {'; '.join(found.torn)}", "the next start cuts that off by itself")
     return Finding(topic, "ok", f"{used}, all whole")

@@ -64,6 +64,17 @@ def test_a_damaged_log_is_a_fault_with_the_way_on(capsys, place, tmp_path):
     assert (finding["state"], finding["remedy"]) == ("fault", f"mlzoo log repair {tmp_path / 'log'}")
 
 
+def test_a_torn_tail_is_no_fault_since_the_next_start_cuts_it(capsys, place, tmp_path):
+    make_log(tmp_path / "log")
+    segment = max((tmp_path / "log" / "segments").iterdir())
+    segment.write_bytes(segment.read_bytes()[:-10])
+    status, findings = doctor(capsys, *place)
+    assert status == 0
+    assert findings[f"log {tmp_path / 'log'}"]["state"] == "warning"
+    make_log(tmp_path / "log")
+    assert doctor(capsys, *place)[1][f"log {tmp_path / 'log'}"]["state"] == "ok"
+
+
 def test_a_configuration_that_does_not_hold_is_a_fault(capsys, place):
     status, findings = doctor(capsys, *place, "limits.max_runing=1")
     assert status == 1

@@ -3,11 +3,14 @@
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
+from contextlib import suppress
 
+import psutil
 import pytest
-from conftest import RawSidecar, call, mlzoo, serve_command
+from conftest import PATIENCE_S, RawSidecar, call, is_whole, mlzoo, serve_command, story
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 PONG = {"jsonrpc": "2.0", "id": 1, "result": {}}
@@ -88,6 +91,59 @@ def test_a_host_that_never_reads_stderr_is_served(log):
             assert json.loads(process.stdout.readline()) == PONG
         process.stdin.close()
         assert process.wait() == 0
+
+
+def test_a_host_that_does_not_read_costs_no_memory_and_misses_nothing(sidecar):
+    count = 50_000
+    assert sidecar.ping()
+    process = psutil.Process(sidecar.process.pid)
+    before = process.memory_info().rss
+    for start in range(0, count, 1000):  # Far more answers than the pipe holds.
+        sidecar.send(*(call("ping", request) for request in range(start, start + 1000)))
+    assert process.memory_info().rss - before < 48 * 1024 * 1024
+    assert [sidecar.receive()["id"] for _ in range(count)] == list(range(count))
+    assert sidecar.leave() == (0, [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+def test_a_socket_serves_several_clients_of_this_user_alone(log, tmp_path):
+    path = tmp_path / "socket"
+    with RawSidecar("--log", log, "--socket", path) as sidecar:
+        assert "result" in sidecar.ask(call("models.list"))  # By then all of it runs.
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for client in clients:
+            client.connect(str(path))
+        for client in clients:
+            client.sendall(PING)
+        for client in clients:
+            with client, client.makefile("rb") as lines:
+                assert json.loads(lines.readline()) == PONG
+        assert sidecar.ping()
+        assert sidecar.leave() == (0, [])
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of the shell")
+def test_a_disk_that_takes_no_more_ends_the_sidecar_with_status_3_and_nothing_was_said_that_is_not_recorded(log):
+    """A limit on the size of files is what a full disk looks like: a short write, then an error."""
+    command = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *serve_command("--log", log)]
+    answered = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with suppress(BrokenPipeError):
+            while process.stdin.write(json.dumps(call("models.list", len(answered))).encode() + b"\n"):
+                process.stdin.flush()
+                line = process.stdout.readline()
+                if not line or "result" not in json.loads(line):
+                    break
+                answered.append(json.loads(line)["id"])
+        assert process.wait(PATIENCE_S) == 3
+        assert b"storage failed" in process.stderr.read()
+    assert mlzoo("serve", "--log", log).returncode == 0  # With room again the next start cuts off what was torn.
+    assert is_whole(log)
+    recorded = [record["rpc"] for record in story(log) if record.get("method") == "models.list"]
+    assert answered
+    assert recorded[: len(answered)] == answered == list(range(len(answered)))
 
 
 def test_a_host_that_closes_stdout_early_ends_the_sidecar(log):
