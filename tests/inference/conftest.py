@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -30,8 +29,18 @@ def tiny(tiny_directory):
 
 
 @pytest.fixture(scope="session")
-def weights_directory():
-    place = os.environ.get("MLZOO_TEST_WEIGHTS_DIR")
-    if not place:
-        pytest.skip("MLZOO_TEST_WEIGHTS_DIR does not name a directory with smollm2 and minilm")
-    return Path(place)
+def weights():
+    """Return where a model's weights lie, by its name."""
+    from mlzoo.config import load
+    from mlzoo.store import open_store
+
+    config = load()
+    store = open_store(config)
+
+    def find(name):
+        installed = store.find(config.model(name))
+        if installed is None:
+            pytest.skip(f"{name} is not installed: mlzoo models pull {name}")
+        return installed.path
+
+    return find

@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def smollm2(weights_directory):
-    return load_chat(load(weights_directory / "smollm2", model="smollm2", dtype="auto"), CPU)
+def smollm2(weights):
+    return load_chat(load(weights("smollm2"), model="smollm2", dtype="auto"), CPU)
 
 
 def test_smollm2_knows_the_capital_of_france(smollm2):
@@ -47,8 +47,8 @@ def test_smollm2_says_the_same_alone_and_in_company(smollm2):
         assert run(Engine(smollm2), frame).tokens(frame.request) == together.tokens(frame.request)
 
 
-def test_minilm_puts_like_texts_together(weights_directory):
-    model = load_embed(load(weights_directory / "minilm", model="minilm", kind="embed", dtype="auto"), CPU)
+def test_minilm_puts_like_texts_together(weights):
+    model = load_embed(load(weights("minilm"), model="minilm", kind="embed", dtype="auto"), CPU)
     texts = ("Paris is the capital of France.", "The French capital is Paris.", "I like cheese with onions.")
     embedder = Embedder(model)
     embedder.submit(Embed(request="e", model="minilm", texts=texts))
