@@ -21,6 +21,7 @@ class Decoder(Protocol):
     """Tokens to text, all at once; special tokens leave no text."""
 
     byte_tokens: frozenset[int]
+    silent_tokens: frozenset[int]  # special tokens: they leave no text, and do not even end a run of byte tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
@@ -43,7 +44,7 @@ class Detokenizer:
     def feed(self, token: int) -> str:
         """Take the next token; return the text that is certain now, which may be empty."""
         self._window.append(token)
-        if token in self._decoder.byte_tokens:
+        if token in self._decoder.byte_tokens or token in self._decoder.silent_tokens:
             return ""
         text = self._decoder.decode(self._window)
         if text.endswith(_REPLACEMENT):

@@ -23,6 +23,7 @@ class Text:
         self._tokenizer = tokenizer
         self._model = model
         self.byte_tokens = byte_tokens(tokenizer.get_vocab())
+        self.silent_tokens = frozenset(tokenizer.all_special_ids)
         self._single: dict[int, str] = {}
 
     def read(self, prompt: str | None, messages: Messages | None) -> tuple[int, ...]:

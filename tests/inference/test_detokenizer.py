@@ -68,6 +68,11 @@ def test_plain_text_is_given_out_token_by_token():
     assert pieces[-1] == ""
 
 
+def test_a_special_token_does_not_end_a_run_of_byte_tokens():
+    nul, unknown, lone = 3, 0, 131
+    assert "".join(stream(BYTE_FALLBACK, [nul, unknown, lone])) == BYTE_FALLBACK.decode([nul, unknown, lone])
+
+
 def test_special_tokens_leave_no_text():
     tokens = [*BYTE_LEVEL.encode("one"), END, *BYTE_LEVEL.encode(" two")]
     assert "".join(stream(BYTE_LEVEL, tokens)) == "one two"

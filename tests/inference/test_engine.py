@@ -228,7 +228,14 @@ def test_the_position_of_a_draw_counts_the_prompt_so_that_a_continued_text_goes_
     begun = tiny.text.encode("one two") + tuple(whole.tokens("r")[:5])
     engine = Engine(tiny)
     engine._text = type(
-        "Given", (), {"read": lambda *_: begun, "decode": tiny.text.decode, "byte_tokens": frozenset()}
+        "Given",
+        (),
+        {
+            "read": lambda *_: begun,
+            "decode": tiny.text.decode,
+            "byte_tokens": frozenset(),
+            "silent_tokens": frozenset(),
+        },
     )()
     rest = run(engine, ask("r", "", 7, temperature=1.0, seed=5))
     assert rest.tokens("r") == whole.tokens("r")[5:]
