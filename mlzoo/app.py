@@ -28,7 +28,6 @@ from mlzoo.actors.unrecorded import Unrecorded
 from mlzoo.config import load
 from mlzoo.errors import LogUnusable, StorageFailed
 from mlzoo.events.log import Log
-from mlzoo.store import open_store
 from mlzoo.transport.blocking import BlockingStream
 from mlzoo.transport.stderr import StderrLog
 from mlzoo.world import real_world
@@ -168,7 +167,6 @@ class Sidecar:
         return Services(
             config=self._config,
             world=self._world,
-            store=open_store(self._config),
             log=log,
             hub=Hub(log),
             engine=self._engine,

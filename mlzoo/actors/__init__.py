@@ -1,4 +1,11 @@
-"""Typed, supervised actors on trio; usable without the rest of mlzoo. The manual is docs/actors.md."""
+"""Typed, supervised actors on trio; usable without the rest of mlzoo. The manual is docs/actors.md.
+
+The names of supervision are imported when one is first asked for: a sidecar answers its first line without them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from mlzoo.actors.failures import (
     ActorCrashed,
@@ -11,19 +18,21 @@ from mlzoo.actors.failures import (
 from mlzoo.actors.mailbox import Backpressure, DeadLetter, DeadLetters, Down, Mailbox, Ref, Refuse
 from mlzoo.actors.reply import Reply
 from mlzoo.actors.runtime import Actor, Inbox, run
-from mlzoo.actors.specs import (
-    Backoff,
-    ChildCrashed,
-    ChildRestarting,
-    ChildSpec,
-    ChildStarted,
-    ChildStatus,
-    ChildStopped,
-    Intensity,
-    SupervisorEvent,
-    SupervisorSpec,
-)
-from mlzoo.actors.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from mlzoo.actors.specs import (
+        Backoff,
+        ChildCrashed,
+        ChildRestarting,
+        ChildSpec,
+        ChildStarted,
+        ChildStatus,
+        ChildStopped,
+        Intensity,
+        SupervisorEvent,
+        SupervisorSpec,
+    )
+    from mlzoo.actors.supervisor import Supervisor
 
 __all__ = [
     "Actor",
@@ -55,3 +64,13 @@ __all__ = [
     "SupervisorSpec",
     "run",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    from mlzoo.actors import specs, supervisor  # noqa: PLC0415 (that is the point)
+
+    found = globals()[name] = getattr(supervisor if name == "Supervisor" else specs, name)
+    return found

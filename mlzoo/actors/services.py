@@ -37,7 +37,6 @@ class Services:
 
     config: Config
     world: World
-    store: Store
     log: Log
     hub: Hub
     engine: Ref[EngineMessage]
@@ -52,6 +51,13 @@ class Services:
     metrics: Metrics | None = None
     actors: Callable[[], tuple[ChildStatus, ...]] = tuple
     connections: dict[str, Connection] = attrs.field(factory=dict)
+
+    @property
+    def store(self) -> Store:
+        """The weights on this machine, as the configuration places them."""
+        from mlzoo.store import open_store  # noqa: PLC0415 (not on the way to the first ping)
+
+        return open_store(self.config)
 
     @property
     def state(self) -> State:
