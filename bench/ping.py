@@ -25,6 +25,7 @@ MCP = "mcp==2.3.0"
 MCP_HELLO = PEERS / "mcp_hello.ndjson"
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 MEMORY_MB = 60  # What an idle sidecar may take.
+SETTLED_S = 1.5  # After this, all that a server imports behind its first reply is there.
 PINGS = {1: 10_000, 64: 50_000}
 MCP_PINGS = {1: 500, 64: 2_000}
 
@@ -102,7 +103,7 @@ class Servers:
         return duration_s * 1e3
 
     def memory_mb(self, command: list[str]) -> float:
-        """Return what a server takes after one reply: its proportional set size, or what is resident."""
+        """Return what an idle server takes: its proportional set size, or what is resident."""
         if not command:
             raise PeerMissing
         with self._spawn(command) as server:
@@ -111,6 +112,7 @@ class Servers:
             server.stdin.write(PING)
             server.stdin.flush()
             server.stdout.readline()
+            time.sleep(SETTLED_S)
             memory = psutil.Process(server.pid).memory_full_info()
             server.stdin.close()
         return float(getattr(memory, "pss", memory.rss)) / 1e6
