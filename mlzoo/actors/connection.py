@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, assert_never
 
 import attrs
+import orjson
 import trio
 
 from mlzoo import errors
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from mlzoo.transport.jsonrpc import Id
     from mlzoo.transport.stream import ByteStream
 
+SLOW_CALL_S = 60.0  # that such a call may take: a driver may hang
+RETRY_MS = 100  # after which what was refused here may be tried again
 SLOW_CALLS = 64  # calls of one connection that are being looked up outside the event loop
 
 
@@ -86,6 +89,7 @@ class Connection:
         self._lines = LineReader(self._line_bytes)
         self._due: list[bytes] = []  # answers of this chunk, recorded but not sent
         self._due_from = 0  # the aside of the first of them
+        self._batched: list[tuple[Batch, Id | None, bytes, int]] = []  # the same for those that go into batches
         self._orders: list[Order] = []
         self._nursery: trio.Nursery
         self._slow = 0
@@ -104,10 +108,8 @@ class Connection:
                 self._nursery = nursery
                 nursery.start_soon(self.outbox.run)
                 await self._read()
-                await self._none_slow.wait()
                 await on_eof()
-                await self.outbox.wait_drained()
-                await self._stream.flush()
+                await self.drain()
                 nursery.cancel_scope.cancel()
         except* trio.BrokenResourceError:
             pass  # The host no longer reads: nobody is left to tell.
@@ -116,6 +118,7 @@ class Connection:
 
     async def drain(self) -> None:
         """Return once everything that is due has been sent; nothing new may come."""
+        await self._none_slow.wait()
         await self.outbox.wait_drained()
         await self._stream.flush()
 
@@ -151,6 +154,10 @@ class Connection:
                 assert_never(message)
 
     def _take_batch(self, message: jsonrpc.Batch) -> None:
+        if self.outbox.holds_much:
+            busy = errors.Overloaded("Batches wait to be read: read what is due first.", retry_after_ms=RETRY_MS)
+            self._refuse(Bad(None, busy.failure()), None)
+            return
         batch = Batch(open=1)  # Held open until each member has been looked at.
         for member in message.members:
             match member:
@@ -189,7 +196,11 @@ class Connection:
                 if outcome.then is not None:
                     self._send_due()
                     outcome.then()
+            case Ask() if self._log.failed is not None:
+                self._say_unrecorded(call.id, self._log.failed.failure(), batch)
             case Ask():
+                if batch is not None:
+                    batch.open += 1
                 self.outbox.follow(outcome.request, call.id, stream=outcome.stream, batch=batch)
                 self._orders.append(outcome.order)
             case Later():
@@ -199,11 +210,12 @@ class Connection:
 
     def _start_slow(self, call: Call, later: Later, batch: Batch | None) -> None:
         if self._slow >= SLOW_CALLS:
-            busy = errors.Overloaded(f"{self._slow} such calls are open.", retry_after_ms=100, limit=SLOW_CALLS)
+            busy = errors.Overloaded(f"{self._slow} such calls are open.", retry_after_ms=RETRY_MS, limit=SLOW_CALLS)
             self._record(call.method, call.id, call.params, None, busy.failure(), batch)
             return
+        if self._slow == 0:
+            self._none_slow = trio.Event()
         self._slow += 1
-        self._none_slow = trio.Event()
         self.outbox.in_flight[call.id] = ""
         if batch is not None:
             batch.open += 1
@@ -220,7 +232,10 @@ class Connection:
     async def _find(self, call: Call, later: Later, batch: Batch | None) -> None:
         result, failure = None, None
         try:
-            result = await later.find()
+            with trio.fail_after(SLOW_CALL_S):
+                result = await later.find()
+        except trio.TooSlowError:
+            failure = errors.DeadlineExceeded(f"{call.method} was not answered within {SLOW_CALL_S} s.").failure()
         except Exception as error:  # noqa: BLE001 (contained, as above)
             failure = self._failure(error)
         self._slow -= 1
@@ -231,12 +246,10 @@ class Connection:
             batch.open -= 1
         self._record(call.method, call.id, call.params, result, failure, batch, recorded=later.recorded)
         self._send_due()
-        if batch is not None:
-            self.outbox.close_batch(batch)
 
     def notify(self, request: str, method: str, params: JsonObject) -> None:
         """See ``Notified``."""
-        if not self.outbox.cursors.waits_for(request):
+        if self._log.failed is not None or not self.outbox.cursors.waits_for(request):
             return
         aside_seq = self._log.aside(self.name, method, None, params)
         self._send_later(jsonrpc.notification_line(method, params), aside_seq)
@@ -254,14 +267,19 @@ class Connection:
         recorded: bool = True,
     ) -> None:
         """Record an answer that changes nothing, and have it sent with the rest of this chunk's."""
-        aside_seq = self._log.aside(self.name, method, rpc, params, result if recorded else None, failure)
+        try:
+            aside_seq = self._log.aside(self.name, method, rpc, params, result if recorded else None, failure)
+        except errors.StorageFailed as failed:
+            self._say_unrecorded(rpc, failed.failure(), batch)
+            return
         if failure is not None:
             line = jsonrpc.error_line(rpc, failure, self._line_bytes)
         else:
             assert rpc is not None, "only a call has a result"
             line = jsonrpc.result_line(rpc, result, self._line_bytes)
         if batch is not None:
-            self.outbox.into_batch(batch, rpc, line, aside_seq)
+            batch.open += 1
+            self._batched.append((batch, rpc, line, aside_seq))
         else:
             self._send_later(line, aside_seq)
 
@@ -272,7 +290,27 @@ class Connection:
 
     def _send_due(self) -> None:
         """Write what was recorded, then send it."""
-        self._log.commit_asides()
-        if self._due:
-            due, self._due = self._due, []
-            self.outbox.asides(due, self._due_from)
+        due, self._due = self._due, []
+        batched, self._batched = self._batched, []
+        try:
+            self._log.commit_asides()
+        except errors.StorageFailed as failed:
+            failure = failed.failure()
+            for rpc in [orjson.loads(line).get("id") for line in due]:
+                self._say_unrecorded(rpc, failure, None)
+            for batch, rpc, _, _ in batched:
+                batch.open -= 1
+                self._say_unrecorded(rpc, failure, batch)
+            return
+        for batch, rpc, line, aside_seq in batched:
+            self.outbox.into_batch(batch, rpc, line, aside_seq)
+        self.outbox.asides(due, self._due_from)
+
+    def _say_unrecorded(self, rpc: Id | None, failure: Failure, batch: Batch | None) -> None:
+        """Tell a host that the log has failed, which that log cannot take."""
+        line = jsonrpc.error_line(rpc, failure, self._line_bytes)
+        if batch is not None:
+            batch.open += 1
+            self.outbox.into_batch(batch, rpc, line, None)
+        else:
+            self.outbox.unrecorded([line])

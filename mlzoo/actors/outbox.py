@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
+from mlzoo.errors import TooLarge
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Id
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlzoo.transport.stream import ByteStream
 
 CHUNK_BYTES = 64 * 1024
+BATCHES_BYTES = 1024 * 1024  # of answers in batches that wait to go out, above which no more batches are taken
 
 
 @attrs.define(eq=False)
@@ -35,6 +37,7 @@ class Batch:
 
     open: int = 0
     answers: list[tuple[Id | None, bytes]] = attrs.field(factory=list)
+    size_bytes: int = 0
 
 
 class Outbox:
@@ -67,10 +70,12 @@ class Outbox:
         self._line_bytes = line_bytes
         self._opened: Cursors | None = None
         self._whole: deque[bytes] = deque()  # finished batches, which cannot be read from the log as one line
+        self._batches_bytes = 0  # of answers in batches, finished or not
         self._lag_after: int | None = None  # the last aside that went out, while later ones wait in the log
-        self._skip: set[int] = set()  # asides that went into a batch, while some wait
+        self._skip: set[int] = set()  # asides that went into a batch, for when the log is read
         self._news = trio.Event()
         self._drained = trio.Event()
+        self._closed = False
 
     @property
     def cursors(self) -> Cursors:
@@ -90,15 +95,12 @@ class Outbox:
     def follow(self, request: str, rpc: Id, *, stream: bool, batch: Batch | None) -> None:
         """Read a request from now on, and answer the host's call ``rpc`` with what comes of it."""
         self.in_flight[rpc] = request
-        if batch is not None:
-            batch.open += 1
 
         def end(line: bytes) -> bytes:
             self.in_flight.pop(rpc, None)
             if batch is None:
                 return line
-            batch.open -= 1
-            batch.answers.append((rpc, line))
+            self._add(batch, rpc, line)
             self.close_batch(batch)
             return b""
 
@@ -106,30 +108,62 @@ class Outbox:
 
     def asides(self, lines: list[bytes], first_seq: int) -> None:
         """Send answers that are in the log already; those for which there is no room stay there."""
-        if self._lag_after is None and not self._stream.send_nowait(b"".join(lines)):
+        if lines and self._lag_after is None and not self._is_taken(b"".join(lines)):
             self._lag_after = first_seq - 1
             self._news.set()
+        if self._lag_after is None:
+            self._skip.clear()
 
-    def into_batch(self, batch: Batch, rpc: Id | None, line: bytes, aside_seq: int) -> None:
-        """Keep an answer for its batch."""
-        batch.answers.append((rpc, line))
-        if self._lag_after is not None:
+    def _is_taken(self, data: bytes) -> bool:
+        try:
+            return self._stream.send_nowait(data)
+        except trio.BrokenResourceError:
+            return False  # The sending task finds that out as well, and it is the one to end the connection.
+
+    @property
+    def holds_much(self) -> bool:
+        """Whether so much of batches waits here that another one would be too many: they are held in memory."""
+        return self._batches_bytes > BATCHES_BYTES
+
+    def into_batch(self, batch: Batch, rpc: Id | None, line: bytes, aside_seq: int | None) -> None:
+        """Put an answer into its batch, of which a place was held open for it; aside_seq is where it is recorded."""
+        self._add(batch, rpc, line)
+        if aside_seq is not None:
             self._skip.add(aside_seq)
+        self.close_batch(batch)
+
+    def _add(self, batch: Batch, rpc: Id | None, line: bytes) -> None:
+        if batch.size_bytes + len(line) > self._line_bytes:  # Nor would they fit into the array.
+            message = "the answers of this batch do not fit into one line: ask for less at once"
+            got = batch.size_bytes + len(line)
+            line = jsonrpc.error_line(rpc, TooLarge(message, limit=self._line_bytes, got=got).failure())
+        batch.open -= 1
+        batch.answers.append((rpc, line))
+        batch.size_bytes += len(line)
+        self._batches_bytes += len(line)
 
     def close_batch(self, batch: Batch) -> None:
         """Send a batch's array once nothing of it is open."""
         if batch.open == 0 and batch.answers:
-            self._whole.append(jsonrpc.batch_line(batch.answers, self._line_bytes))
+            line = jsonrpc.batch_line(batch.answers, self._line_bytes)
+            self._batches_bytes += len(line) - batch.size_bytes
+            self._whole.append(line)
             self._news.set()
+
+    def unrecorded(self, lines: list[bytes]) -> None:
+        """Send what the log can no longer take: that it has failed."""
+        self._batches_bytes += sum(map(len, lines))
+        self._whole.extend(lines)
+        self._news.set()
 
     def fail(self, failure: Failure) -> None:
         """Answer every request with a failure that the log can no longer take."""
-        if self._opened is not None:
-            self._whole.extend(self._opened.fail(failure))
-        self._news.set()
+        self.unrecorded([] if self._opened is None else self._opened.fail(failure))
 
     def close(self) -> None:
         """Follow nothing any more."""
+        self._closed = True
+        self._drained.set()
         if self._opened is not None:
             self._opened.close()
 
@@ -145,28 +179,41 @@ class Outbox:
             await self._news.wait()
             self._news = trio.Event()
             for lines in self._due():
-                await self._stream.send_all(lines)
+                if lines:
+                    await self._stream.send_all(lines)
+                else:
+                    await trio.lowlevel.checkpoint()  # Much may have been read of which nothing is wanted.
             if not self._opened and not self._news.is_set():
                 self._drained.set()
 
     async def wait_drained(self) -> None:
         """Return when every request has been answered and every line was handed over. No new ones may come."""
-        if self._drained.is_set():  # That was so at an earlier moment; several may wait for the next one.
+        if self._drained.is_set() and not self._closed:  # That was so at an earlier moment; several may wait.
             self._drained = trio.Event()
         self._news.set()
         await self._drained.wait()
 
     def _due(self) -> Iterator[bytes]:
-        """Yield chunks of lines until nothing is due; what is yielded has been taken off its place."""
-        while self._lag_after is not None:
-            yield from self._waiting_asides(self._lag_after)
-        while self._whole or (self._opened is not None and self._opened.ready):
-            while self._whole:
-                yield self._whole.popleft()
-            if self._opened is not None and (lines := self._opened.read()):
-                yield lines
+        """Yield chunks of lines, a chunk of each kind in turn, until nothing is due.
 
-    def _waiting_asides(self, after_seq: int) -> Iterator[bytes]:
+        What is yielded has been taken off its place; a chunk may be empty.
+        """
+        more = True
+        while more:
+            more = False
+            if self._lag_after is not None:
+                yield self._waiting_asides(self._lag_after)
+                more = True
+            if self._whole:
+                line = self._whole.popleft()
+                self._batches_bytes -= len(line)
+                yield line
+                more = True
+            if self._opened is not None and self._opened.ready:
+                yield self._opened.read()
+                more = True
+
+    def _waiting_asides(self, after_seq: int) -> bytes:
         lines: list[bytes] = []
         size_bytes = 0
         for aside in self._log.read_asides(self._connection, after_seq):
@@ -177,12 +224,10 @@ class Outbox:
             lines.append(self._aside_line(aside))
             size_bytes += len(lines[-1])
             if size_bytes >= CHUNK_BYTES:
-                yield b"".join(lines)
-                return
+                return b"".join(lines)
         self._lag_after = None
         self._skip.clear()
-        if lines:
-            yield b"".join(lines)
+        return b"".join(lines)
 
     def _aside_line(self, aside: Aside) -> bytes:
         if aside.failure is not None:
