@@ -6,7 +6,7 @@ Codes are those of the wire protocol, version 1; they are part of the contract a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -217,3 +217,11 @@ class ConfigError(MlzooError):
     """The user's fault, before anything ran: a configuration does not hold. Commands exit with status 2."""
 
     type = "config_error"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the one that was probably meant, or nothing."""
+    import difflib  # noqa: PLC0415 (only errors need it)
+
+    close = difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -11,7 +11,7 @@ from functools import cache
 
 import attrs
 
-from mlzoo.errors import MethodNotFound
+from mlzoo.errors import MethodNotFound, nearest
 
 PROTOCOL_VERSION = "1"
 OWN = "_meta"  # The one key of params that belongs to the host alone; it is never looked at.
@@ -70,14 +70,6 @@ def find(name: str) -> MethodSpec:
         return spec
     available = list(METHODS)
     raise MethodNotFound(f"there is no such method{nearest(name, available)}", available=available)
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Return the end of a message about an unknown name: the one that was probably meant, or nothing."""
-    import difflib  # noqa: PLC0415 - only errors need it
-
-    close = difflib.get_close_matches(name[:64], known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 _TABLE = (

@@ -16,8 +16,7 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from mlzoo.api.fields import INTEGER_MAX, list_of
-from mlzoo.api.methods import nearest
-from mlzoo.errors import InvalidParams
+from mlzoo.errors import InvalidParams, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

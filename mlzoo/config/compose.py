@@ -19,10 +19,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mlzoo.config.loading import nearest
 from mlzoo.config.schema import Config
 from mlzoo.config.validate import structure
-from mlzoo.errors import ConfigError
+from mlzoo.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -30,7 +30,7 @@ from mlzoo.config.schema import (
     ModelEntry,
     SamplingDefaults,
 )
-from mlzoo.errors import ConfigError
+from mlzoo.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,16 +117,6 @@ def from_environment(environ: Mapping[str, str]) -> list[str]:
         setting, value = settings[variable], environ[variable]
         found.append(f"{setting}={_quoted(value) if setting == 'store' else value}")
     return found
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return the end of an error message about an unknown name: the nearest known one, or all of them."""
-    import difflib  # noqa: PLC0415 - only errors need it
-
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are: {', '.join(sorted(known))}" if known else ""
 
 
 def _variables() -> dict[str, str]:

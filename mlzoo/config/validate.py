@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 import attrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
 
-from mlzoo.config.loading import nearest
-from mlzoo.errors import ConfigError
+from mlzoo.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
