@@ -99,9 +99,7 @@ class _Asking:
 
     def once(self, prompt: str) -> int:
         """Ask one thing."""
-        result = _wait(self._portal.start_task_soon(self._talk.turn, prompt))
-        print()
-        self._tell_about(result)
+        self._turn(prompt)
         return 0
 
     def converse(self) -> int:
@@ -127,16 +125,17 @@ class _Asking:
                     self._turn(line)
             except RemoteError as error:
                 _note(error.message)
+            except KeyboardInterrupt:
+                print()
+                _note("cancelled")
 
     def _turn(self, text: str) -> None:
         turn = self._portal.start_task_soon(self._talk.turn, text)
         try:
             result = _wait(turn)
         except KeyboardInterrupt:
-            turn.cancel()
-            print()
-            _note("cancelled")
-            return
+            turn.cancel()  # Here and thereby in the sidecar, which else would finish it before it leaves.
+            raise
         print()
         self._tell_about(result)
 

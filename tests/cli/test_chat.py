@@ -1,6 +1,7 @@
 """``mlzoo chat`` against a sidecar that answers with what it was asked."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,15 @@ def test_a_reader_that_leaves_ends_it_quietly():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(PATIENCE_S) == 141
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
+def test_an_interrupt_ends_one_answer_with_status_130_and_no_traceback():
+    with subprocess.Popen(chat_command("for ever"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.read(len("on and on")) == b"on and on"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b""
+        assert process.wait(PATIENCE_S) == 130
 
 
 # -------------------------------------------------------------------------------------------------- a terminal
