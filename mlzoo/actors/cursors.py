@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mlzoo.errors import MlzooError, TooLarge
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Id
 from mlzoo.views import Delta, Refusal, RequestView, Result, event_params
@@ -19,6 +20,7 @@ from mlzoo.views import Delta, Refusal, RequestView, Result, event_params
 if TYPE_CHECKING:
     from mlzoo.actors.hub import Hub
     from mlzoo.errors import Failure
+    from mlzoo.events.commands import JsonObject
     from mlzoo.events.log import Log
 
 TURN_GROUPS = 32  # of one request, before the next one gets its turn
@@ -146,6 +148,13 @@ class Cursors:
         if cursor is None:
             return 0
         before = len(lines)
+        try:
+            self._read_groups(request, cursor, lines)
+        except MlzooError as error:  # What the host did not take in time is not kept any more, or it is damaged.
+            self._end(request, cursor, jsonrpc.error_line(cursor.rpc, error.failure(), self._line_bytes), lines)
+        return sum(map(len, lines[before:]))
+
+    def _read_groups(self, request: str, cursor: Cursor, lines: list[bytes]) -> None:
         for turn, group in enumerate(self._log.groups_of(request, cursor.view.after_seq)):
             if not self._log.is_shown(group):
                 break
@@ -154,7 +163,7 @@ class Cursors:
                     case Delta():
                         if cursor.stream:
                             params = {"request": cursor.rpc, "seq": piece.seq, "delta": piece.delta}
-                            lines.append(jsonrpc.notification_line("stream", params))
+                            lines.append(jsonrpc.notification_line("stream", params, self._line_bytes))
                     case Result():
                         line = jsonrpc.result_line(cursor.rpc, piece.result, self._line_bytes)
                         self._end(request, cursor, line, lines)
@@ -166,7 +175,6 @@ class Cursors:
             if turn + 1 == TURN_GROUPS:
                 self._ready[request] = None  # There may be more; the others come first.
                 break
-        return sum(map(len, lines[before:]))
 
     def _end(self, request: str, cursor: Cursor, line: bytes, lines: list[bytes]) -> None:
         del self._cursors[request]
@@ -175,16 +183,35 @@ class Cursors:
 
     def _read_subscriptions(self, lines: list[bytes]) -> None:
         self._subscriptions_ready = False
-        for subscription in self._subscriptions.values():
-            for group in self._log.read(subscription.after_seq, SUBSCRIPTION_TURN_GROUPS):
-                if not self._log.is_shown(group):
-                    break
-                for index in range(len(group.events) + 1):
-                    params = event_params(group, index)
-                    if params["log_seq"] <= subscription.after_seq:
-                        continue
-                    if subscription.types is None or params["type"] in subscription.types:
-                        shown = {"subscription": subscription.name, **params}
-                        lines.append(jsonrpc.notification_line("event", shown))
-                subscription.after_seq = group.last_seq
-                self._subscriptions_ready = True  # There may be more.
+        for subscription in tuple(self._subscriptions.values()):
+            try:
+                self._read_events(subscription, lines)
+            except MlzooError as error:  # As above; nothing more can come of it, and the host hears so.
+                self.unsubscribe(subscription.name)
+                failure = error.failure()
+                shown = {"code": failure.code, "message": failure.message, "data": failure.data}
+                params = {"subscription": subscription.name, "error": shown}
+                lines.append(jsonrpc.notification_line("subscription_ended", params))
+
+    def _read_events(self, subscription: Subscription, lines: list[bytes]) -> None:
+        size_bytes = 0
+        for group in self._log.read(subscription.after_seq, SUBSCRIPTION_TURN_GROUPS):
+            if size_bytes >= CHUNK_BYTES or not self._log.is_shown(group):
+                break
+            for index in range(len(group.events) + 1):
+                params = event_params(group, index)
+                if params["log_seq"] <= subscription.after_seq:
+                    continue
+                if subscription.types is None or params["type"] in subscription.types:
+                    lines.append(self._event_line({"subscription": subscription.name, **params}))
+                    size_bytes += len(lines[-1])
+            subscription.after_seq = group.last_seq
+            self._subscriptions_ready = True  # There may be more.
+
+    def _event_line(self, shown: JsonObject) -> bytes:
+        """Return an event; one whose text makes it too long for a line goes without its text."""
+        try:
+            return jsonrpc.notification_line("event", shown, self._line_bytes)
+        except TooLarge:
+            shown.pop("text", None)
+            return jsonrpc.notification_line("event", shown, self._line_bytes)

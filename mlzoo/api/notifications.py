@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from mlzoo.api.fields import about
@@ -57,4 +59,17 @@ class Event(EventRecord):
     subscription: str
 
 
-NOTIFICATIONS: dict[str, type] = {"stream": Stream, "progress": Progress, "event": Event}
+@attrs.frozen(kw_only=True)
+class SubscriptionEnded:
+    """Nothing more comes of a subscription: what was next for it is not kept any more, or is damaged."""
+
+    subscription: str
+    error: dict[str, Any] = attrs.field(metadata=about("Code, message and data, as in a response."))
+
+
+NOTIFICATIONS: dict[str, type] = {
+    "stream": Stream,
+    "progress": Progress,
+    "event": Event,
+    "subscription_ended": SubscriptionEnded,
+}

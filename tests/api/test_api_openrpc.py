@@ -145,7 +145,9 @@ def test_every_error_of_the_protocol_is_listed_with_code_type_and_retryable():
 
 def test_notifications_are_listed():
     assert (
-        [shown["name"] for shown in made()["x-notifications"]] == list(NOTIFICATIONS) == ["stream", "progress", "event"]
+        [shown["name"] for shown in made()["x-notifications"]]
+        == list(NOTIFICATIONS)
+        == ["stream", "progress", "event", "subscription_ended"]
     )
 
 
