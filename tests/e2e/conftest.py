@@ -162,10 +162,10 @@ class Host:
 
 
 @contextmanager
-def hosting(log, *overrides):
+def hosting(log, *overrides, config_dir=None):
     with (
         start_blocking_portal("trio") as portal,
-        portal.wrap_async_context_manager(spawn(client_command(overrides, log=log))) as client,
+        portal.wrap_async_context_manager(spawn(client_command(overrides, log=log, config_dir=config_dir))) as client,
     ):
         yield Host(portal, client, log)
 

@@ -2,9 +2,11 @@
 
 import anyio
 import pytest
-from conftest import story, user
+from conftest import RawSidecar, call, hosting, story, user
 
 from mlzoo.client import RemoteError
+from mlzoo.config import load
+from mlzoo.store import open_store
 
 pytestmark = pytest.mark.weights
 
@@ -108,8 +110,6 @@ def test_a_deadline_ends_a_request_with_its_partial_text(host):
 
 
 def test_an_id_that_is_in_flight_is_refused(host):
-    from conftest import RawSidecar, call
-
     with RawSidecar("--log", host.log.with_name("raw")) as sidecar:
         sidecar.send(call("chat", 1, messages=user("Tell me about the sea."), stream=True))
         sidecar.receive()  # Progress of loading, or the first piece.
@@ -191,8 +191,6 @@ def test_a_host_that_gives_up_frees_the_place_of_its_request(host):
 
 
 def test_what_does_not_fit_is_refused_at_the_door_and_the_rest_is_served(host):
-    from conftest import hosting
-
     outcomes = []
 
     async def ask(client):
@@ -213,3 +211,23 @@ def test_what_does_not_fit_is_refused_at_the_door_and_the_rest_is_served(host):
     assert {refusal.code for refusal in refusals} == {1001}
     assert {"retry_after_ms", "queued", "limit"} <= refusals[0].data.keys()
     assert 0 < len(refusals) < 8
+
+
+def test_weights_that_are_truncated_fail_to_load_with_a_clear_message_and_the_next_request_works(weights, tmp_path):
+    config = load(())
+    installed = open_store(config).find(config.model("smollm2")).path
+    broken = tmp_path / "weights"
+    broken.mkdir()
+    for file in installed.iterdir():
+        data = file.read_bytes()
+        (broken / file.name).write_bytes(data[: len(data) // 2] if file.suffix == ".safetensors" else data)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "broken.yaml").write_text(
+        f"name: broken\nkind: chat\nsource: path:{broken}\nlicence: {{spdx: Apache-2.0, url: https://example.org}}\n"
+    )
+    overrides = [f"store={tmp_path / 'store'}", "model=broken"]
+    with hosting(tmp_path / "log", *overrides, config_dir=tmp_path) as other:
+        other.call("models.pull", model="broken")
+        error = other.refused("chat", messages=user("hi"))
+        assert (error.code, error.type) == (1004, "model_load_failed")
+        assert "truncated" in error.message
