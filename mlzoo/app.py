@@ -201,8 +201,7 @@ class Sidecar:
         try:
             supervisor = await build(self._services, self._engine, observe=self._stderr.log, spawn=self._spawn)
         except LogUnusable as error:
-            self._services.unusable = error
-            self._stderr.log("error", "log unusable", message=error.message, **error.data)
+            self._refuse_from_now_on(error)
             await self._leaving.wait()
             return
         try:
@@ -215,6 +214,19 @@ class Sidecar:
             self._incident("".join(traceback.format_exception(group)))
             if self._status == EXIT_DONE:
                 self._status = EXIT_BROKEN
+
+    def _refuse_from_now_on(self, error: LogUnusable) -> None:
+        """Say 1015 to those who wait already; if one of them had asked for the end, this is it."""
+        from mlzoo.actors.messages import Order  # noqa: PLC0415 (as above)
+        from mlzoo.events.commands import Shutdown  # noqa: PLC0415
+
+        self._services.unusable = error
+        self._stderr.log("error", "log unusable", message=error.message, **error.data)
+        for connection in self._services.connections.values():
+            connection.outbox.fail(error.failure())
+        while isinstance(order := self._engine.take({}), Order):
+            if isinstance(order.command, Shutdown):
+                self._leaving.set()
 
     # ---------------------------------------------------------------------------------------- hosts
 
@@ -237,8 +249,6 @@ class Sidecar:
 
         try:
             await connection.run(on_eof=ended)
-        except* StorageFailed:
-            pass  # ``_keep_durable`` tells everybody, and leaves.
         finally:
             del self._services.connections[connection.name]
         await self._shut_down("eof")
@@ -261,10 +271,9 @@ class Sidecar:
 
         try:
             await connection.run(on_eof=gone)
-        except* StorageFailed:
-            pass
         finally:
             del self._services.connections[connection.name]
+        await gone()  # Where the stream broke, instead of ending, nobody has said so yet.
 
     async def _shut_down(self, reason: Literal["eof", "signal", "parent"]) -> None:
         """Have the engine finish what runs; it says when that is done."""

@@ -74,8 +74,8 @@ async def build(
         spawn = SpawnWorker(Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy)
 
     def show(groups: list[Group]) -> None:
-        metrics.observe(groups)
         services.hub.show(groups)
+        metrics.observe(groups)
 
     def make_engine() -> Engine:
         return Engine(

@@ -18,6 +18,7 @@ import trio
 from mlzoo.actors.messages import AbandonPull, LoadOn, Order, Probe, Pull, Remove, Send
 from mlzoo.core.decide import decide
 from mlzoo.core.state import WorkerState, next_strike_ms
+from mlzoo.errors import StorageFailed
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 from mlzoo.events.records import Group, request_of
@@ -84,30 +85,37 @@ class Engine:
 
     async def run(self, inbox: Inbox[EngineMessage]) -> None:
         """Decide, write, act, until told to stop."""
-        if self._ledger.start is not None:
-            start, self._ledger.start = self._ledger.start, None
-            self._carry_out([Order(start)])
-        self._resume()
-        while True:
-            orders: list[Order] = []
-            with trio.move_on_at(self._next_strike_s()):
-                orders = await inbox.receive_batch(BATCH)
-                if not orders:
-                    return
-            self._carry_out(orders or [Order(cmd.Strike())])
+        try:
+            self._resume()
+            while True:
+                orders: list[Order] = []
+                with trio.move_on_at(self._next_strike_s()):
+                    orders = await inbox.receive_batch(BATCH)
+                    if not orders:
+                        return
+                self._carry_out(orders or [Order(cmd.Strike())])
+        except StorageFailed:
+            # That is final: nothing can be decided any more, and trying again would not help. ``app`` has heard of it.
+            await inbox.stopping.wait()
 
     def _next_strike_s(self) -> float:
         at_ms = next_strike_ms(self._ledger.state)
         return math.inf if at_ms is None else self._ledger.awake_at_s(at_ms)
 
     def _carry_out(self, orders: list[Order]) -> None:
+        """Do everything about some orders; what a crash leaves of it is in the ledger, for the next instance."""
+        ledger = self._ledger
         if any(isinstance(order.command, cmd.Submit) for order in orders):
-            orders = [*self._look_at_the_disk(), *orders]
-        decided = [step for order in orders for step in self._decide(order)]
-        self._ledger.log.commit()
-        self._show([step.group for step in decided])
-        for step in decided:
-            self._act(step)
+            ledger.orders.extend(self._look_at_the_disk())
+        ledger.orders.extend(orders)
+        while ledger.orders:
+            self._decide(ledger.orders.popleft())
+        ledger.log.commit()
+        unshown, ledger.unshown = ledger.unshown, []
+        self._show(unshown)
+        while ledger.decided:
+            self._act(ledger.decided[0])
+            ledger.decided.popleft()
 
     def _look_at_the_disk(self) -> list[Order]:
         """Return what there is to decide about the room on the log's disk; before work is let in, and not too often."""
@@ -121,7 +129,7 @@ class Engine:
             [] if low == self._ledger.state.storage_low else [Order(cmd.ReportStorage(low=low, free_bytes=free_bytes))]
         )
 
-    def _decide(self, order: Order) -> list[Decided]:
+    def _decide(self, order: Order) -> None:
         """Decide a command; one that cannot be decided becomes an incident for each request that it was about.
 
         What changes nothing (a report that came too late) is not recorded: there is nothing to tell or to fold.
@@ -130,35 +138,39 @@ class Engine:
         at_ms = ledger.now_ms()
         try:
             events, state = decide(ledger.state, order.command, ledger.log.last_seq + 1, at_ms)
+            group = ledger.log.append(order.command, events, order.text, at_ms) if events else None
+        except StorageFailed:
+            raise
         except Exception as error:
             if isinstance(order.command, cmd.ReportIncident):
                 raise  # Even saying so fails: this is for the supervisor.
             self._report(traceback.format_exc())
-            return [step for incident in _incidents(order.command, error) for step in self._decide(Order(incident))]
-        if not events:
-            return []
-        group = ledger.log.append(order.command, events, order.text, at_ms)
+            for incident in _incidents(order.command, error):
+                self._decide(Order(incident))
+            return
+        if group is None:
+            return
         ledger.state = state
         if isinstance(order.command, cmd.Submit) and order.command.request in state.requests:
             ledger.work[order.command.request] = (order.command, order.text)
-        return [Decided(group, state.workers)]
+        ledger.unshown.append(group)
+        ledger.decided.append(Decided(group, state.workers))
 
     def _resume(self) -> None:
-        """After a crash in the middle of acting: the request that it was about ends, everything else is carried out."""
-        acting = self._ledger.acting
-        if acting is None:
-            return
-        self._ledger.acting = None
-        step, index = acting
-        request = request_of(step.group.events[index])
-        if request is not None:
-            incident = cmd.ReportIncident(command=type(step.group.command).__name__, error="acting", request=request)
-            self._carry_out([Order(incident)])
-        self._act(step, index + 1)
+        """Go on where the last instance crashed: the request that it acted for ends, all else is carried out."""
+        orders: list[Order] = []
+        if self._ledger.acting is not None:
+            group = self._ledger.decided[0].group
+            request = request_of(group.events[self._ledger.acting])
+            if request is not None:
+                command = type(group.command).__name__
+                orders = [Order(cmd.ReportIncident(command=command, error="acting", request=request))]
+            self._ledger.acting += 1
+        self._carry_out(orders)
 
-    def _act(self, step: Decided, first: int = 0) -> None:
-        for index in range(first, len(step.group.events)):
-            self._ledger.acting = (step, index)
+    def _act(self, step: Decided) -> None:
+        for index in range(self._ledger.acting or 0, len(step.group.events)):
+            self._ledger.acting = index
             self._act_on(step.group.events[index], step.workers)
         self._ledger.acting = None
 

@@ -5,8 +5,10 @@ Only the engine appends. Everybody may read the state: it is frozen, and reading
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from mlzoo.actors.messages import Order
 from mlzoo.core.apply import apply_group
 from mlzoo.core.state import State, needed_from
 from mlzoo.events.codec import Codec
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.engine import Decided
     from mlzoo.events.commands import JsonObject, Start, Submit
     from mlzoo.events.log import Log
+    from mlzoo.events.records import Group
     from mlzoo.world import Clock
 
 
@@ -28,8 +31,11 @@ class Ledger:
         self.log = log
         self.state = state
         self.work: dict[str, tuple[Submit, Any]] = {}  # requests that live, with the text that their worker needs
-        self.acting: tuple[Decided, int] | None = None  # the event that is being carried out
-        self.start: Start | None = start  # decided before anything else, once
+        # What the engine has taken and not finished, should it crash.
+        self.orders: deque[Order] = deque([] if start is None else [Order(start)])  # not decided yet
+        self.unshown: list[Group] = []  # appended, not shown to their readers yet
+        self.decided: deque[Decided] = deque()  # appended, not carried out yet
+        self.acting: int | None = None  # the event of the first of them that is being carried out
         self._clock = clock
         self._began_ms = clock.awake_ms() - log.clock_ms
 

@@ -91,6 +91,11 @@ class Sidecar:
         message = {"role": "user", "content": prompt}
         return self.host.send("chat", {"model": "toy", "messages": [message], **params})
 
+    def stderr_text(self):
+        """What it has told of itself; its thread writes that, so it is closed first, and tells no more."""
+        assert self.app._stderr.close()
+        return self.stderr.read_text()
+
     async def worker(self, number=0):
         return await self.workshop.worker(number)
 

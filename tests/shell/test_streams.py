@@ -138,7 +138,7 @@ async def test_what_does_not_fit_into_the_queue_is_refused_at_the_door(lives, au
         sidecar.workshop.answer = None
         first = sidecar.chat("prompt 0")
         worker = await sidecar.worker()
-        [request] = await worker.given()
+        await worker.given()
         queued = [sidecar.chat(f"prompt {n}") for n in (1, 2)]
         error = await sidecar.host.error(sidecar.chat("one too many"))
         assert error["code"] == 1001

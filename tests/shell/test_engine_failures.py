@@ -1,0 +1,114 @@
+"""Faults of our own, planted: each is contained, told and numbered, and everybody else goes on."""
+
+import orjson
+import pytest
+
+import mlzoo.actors.engine
+from mlzoo.events import commands as cmd
+
+
+def chats(sidecar, *prompts):
+    """Send chats in one chunk, so that they are decided together."""
+    ids = []
+    lines = []
+    for prompt in prompts:
+        ids.append(len(sidecar.host.methods) + 500)
+        params = {"model": "toy", "messages": [{"role": "user", "content": prompt}]}
+        lines.append(orjson.dumps(sidecar.host.request("chat", params, ids[-1])))
+    sidecar.host.feed(b"\n".join(lines) + b"\n")
+    return ids
+
+
+@pytest.fixture
+def acting_fails(monkeypatch):
+    """The engine cannot make a frame of what was asked with the prompt "cursed"."""
+    made = mlzoo.actors.engine._frame_of
+
+    def frame_of(submit, text):
+        if text["messages"][-1]["content"] == "cursed":
+            raise ValueError("cannot be carried out")
+        return made(submit, text)
+
+    monkeypatch.setattr(mlzoo.actors.engine, "_frame_of", frame_of)
+
+
+@pytest.fixture
+def deciding_fails(monkeypatch):
+    """The core cannot decide about one kind of command, whichever the test names."""
+    decide = mlzoo.actors.engine.decide
+    failing = set()
+
+    def failing_decide(state, command, first_seq, at_ms):
+        if type(command) in failing:
+            raise KeyError("a bug")
+        return decide(state, command, first_seq, at_ms)
+
+    monkeypatch.setattr(mlzoo.actors.engine, "decide", failing_decide)
+    return failing
+
+
+@pytest.mark.usefixtures("acting_fails")
+async def test_an_engine_that_crashes_as_it_acts_loses_that_request_alone(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        await sidecar.host.call("models.load", {"model": "toy"})
+        ids = chats(sidecar, "a", "cursed", "b", "cursed", "c")
+        for id_, prompt in zip(ids, ("a", None, "b", None, "c"), strict=True):
+            if prompt is not None:
+                assert (await sidecar.host.result(id_))["message"]["content"] == prompt
+            else:
+                error = await sidecar.host.error(id_)
+                assert error["code"] == -32603
+                noted = await sidecar.host.call("events.read", {"types": ["IncidentNoted"]})
+                assert error["data"]["incident"] + 1 in {event["log_seq"] for event in noted["events"]}
+        [engine] = [a for a in (await sidecar.host.call("status"))["actors"] if a["name"] == "engine"]
+        assert engine["restarts"] >= 1
+
+
+async def test_what_cannot_be_decided_is_an_incident_and_the_next_call_works(lives, autojump_clock, deciding_fails):
+    async with lives.begin() as sidecar:
+        deciding_fails.add(cmd.Submit)
+        error = await sidecar.host.error(sidecar.chat("x"))
+        assert error["code"] == -32603
+        [noted] = (await sidecar.host.call("events.read", {"types": ["IncidentNoted"]}))["events"]
+        assert noted["data"] == {"command": "Submit", "error": "KeyError"}
+        assert noted["log_seq"] == error["data"]["incident"] + 1
+        assert "a bug" in sidecar.stderr_text()
+        deciding_fails.clear()
+        await sidecar.host.result(sidecar.chat("x"))
+
+
+async def test_a_report_that_cannot_be_decided_ends_its_request(lives, autojump_clock, deciding_fails):
+    async with lives.begin() as sidecar:
+        deciding_fails.add(cmd.ReportStep)
+        assert (await sidecar.host.error(sidecar.chat("x")))["code"] == -32603
+        deciding_fails.clear()
+        await sidecar.host.result(sidecar.chat("x"))
+
+
+async def test_what_cannot_be_written_as_json_is_an_incident(lives, autojump_clock, monkeypatch):
+    async with lives.begin() as sidecar:
+        await sidecar.host.call("ping")
+        append = sidecar.services.log.append
+
+        def cannot(command, *rest):
+            if isinstance(command, cmd.Submit):
+                raise TypeError("no JSON")
+            return append(command, *rest)
+
+        monkeypatch.setattr(sidecar.services.log, "append", cannot)
+        first, second = chats(sidecar, "a", "b")
+        assert (await sidecar.host.error(first))["code"] == -32603
+        assert (await sidecar.host.error(second))["code"] == -32603
+        monkeypatch.undo()
+        await sidecar.host.result(sidecar.chat("x"))
+
+
+async def test_a_method_that_fails_is_answered_with_an_incident_and_no_traceback(lives, autojump_clock, monkeypatch):
+    async with lives.begin() as sidecar:
+        await sidecar.host.call("ping")
+        monkeypatch.setattr("mlzoo.actors.inventory.providers", lambda _services: 1 / 0)
+        error = await sidecar.host.refused("providers.list")
+        assert error["code"] == -32603
+        assert "Traceback" not in str(error)
+        assert "ZeroDivisionError" in sidecar.stderr_text()
+        assert await sidecar.host.call("ping") == {}
