@@ -54,6 +54,7 @@ class Outcome:
     """What became of one benchmark: its rows, or why there are none."""
 
     benchmark: Benchmark
+    rounds: int
     rows: tuple[Row, ...]
     seconds: float
     why_not: str = ""
@@ -115,6 +116,7 @@ def main() -> int:
     arguments = parse()
     chosen = [one for one in BENCHMARKS if not arguments.only or one.name in arguments.only]
     whole = len(chosen) == len(BENCHMARKS) and not arguments.quick
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "mlzoo"], cwd=ROOT, check=True)  # As installed ones are.
     facts = machine()
     outcomes = [run(one, 1 if arguments.quick else arguments.rounds or one.rounds) for one in chosen]
     text = page(facts, outcomes)
@@ -156,7 +158,7 @@ def run(benchmark: Benchmark, rounds: int) -> Outcome:
         else:
             last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
             why_not = last.replace(str(ROOT), ".").replace(str(Path.home()), "~")
-    return Outcome(benchmark=benchmark, rows=rows, seconds=time.perf_counter() - start, why_not=why_not)
+    return Outcome(benchmark=benchmark, rounds=rounds, rows=rows, seconds=time.perf_counter() - start, why_not=why_not)
 
 
 def environment(benchmark: Benchmark) -> dict[str, str]:
@@ -241,7 +243,7 @@ def page(facts: list[str], outcomes: list[Outcome]) -> str:
 
 def section(outcome: Outcome) -> str:
     body = table(outcome.rows) if outcome.rows else f"It could not run: {outcome.why_not}"
-    return f"## {outcome.benchmark.title}\n\n{outcome.benchmark.how}\n\n{body}"
+    return f"## {outcome.benchmark.title}\n\n{outcome.benchmark.how} Rounds: {outcome.rounds}.\n\n{body}"
 
 
 if __name__ == "__main__":

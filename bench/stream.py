@@ -33,8 +33,8 @@ from mlzoo.store import open_store
 BENCH = Path(__file__).resolve().parent
 MODEL = "smollm2"
 MESSAGES = [{"role": "user", "content": "Write a long story about the keeper of a lighthouse."}]
-TOKENS = {1: 128, 4: 48, 16: 24}  # streams at once -> tokens of each
-LATENESS_ROUNDS = 3  # each starts a sidecar and loads the model
+TOKENS = {1: 128, 4: 32, 16: 16}  # streams at once -> tokens of each
+LATENESS_ROUNDS = 2  # each starts a sidecar and loads the model
 GENERATED = 96  # tokens of a stream during which lateness is measured
 IDLE_S = 1.5
 LATENESS_MS = 5.0  # allowed
