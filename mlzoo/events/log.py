@@ -15,7 +15,7 @@ it could not write and calls it clean. Knows nothing of who appends, of JSON-RPC
 from __future__ import annotations
 
 from contextlib import ExitStack
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
@@ -349,7 +349,8 @@ class Log:
         """
         if after_seq > self.written:
             raise OutOfRange(f"the log ends at {self.written}, before {after_seq}", type="ahead", durable=self.synced)
-        return list(islice(self._reader.after(after_seq), limit))
+        written = takewhile(lambda group: group.last_seq <= self.written, self._reader.after(after_seq))
+        return list(islice(written, limit))
 
     def forget_index(self, request: str) -> None:
         """Drop what memory holds of a request's places, once its last reader is done."""

@@ -1,6 +1,7 @@
 """Reading groups by place or by request: from memory where they are kept there, else from the segments.
 
-Knows nothing of who reads, nor of whether what it finds may be shown yet.
+What was read from a segment is remembered for a while, since readers that fell behind read the same groups, one after
+the other, each for its own request. Knows nothing of who reads, nor of whether what it finds may be shown yet.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from mlzoo.events.segments import Segments
 
 
+AHEAD_BYTES = 256 * 1024  # of records that are decoded at once where one is wanted that memory does not have
+
+
 class GroupReader:
     """Reads the groups of one log."""
 
@@ -27,9 +31,10 @@ class GroupReader:
         self._segments = segments
         self._tail = tail
         self._index = index
+        self._ahead: dict[int, Group] = {}  # read from a segment not long ago, by their first log_seq
 
     def after(self, seq: int) -> Iterator[Group]:
-        """Yield the written groups that end after a log_seq.
+        """Yield the groups that end after a log_seq; the last ones may not be written yet.
 
         Raises:
             OutOfRange: The place lies before what is kept (type expired).
@@ -37,9 +42,16 @@ class GroupReader:
         """
         if seq < next(iter(self._segments.sizes)) - 1:
             raise self._expired(seq)
-        for group in groups_in(self._segments.lines_from(seq + 1)):
-            if group.last_seq > seq:
-                yield group
+        if self._tail.get(seq + 1) is None:
+            for group in groups_in(self._segments.lines_from(seq + 1)):
+                if group.last_seq > seq:
+                    yield group
+                    seq = group.last_seq
+                    if self._tail.get(seq + 1) is not None:
+                        break
+        while (found := self._tail.get(seq + 1)) is not None:
+            yield found
+            seq = found.last_seq
 
     def whole_segment(self, first: int, last_seq: int) -> Iterator[Group]:
         """Yield the groups of a segment up to last_seq; it is verified as a whole before the first.
@@ -72,10 +84,30 @@ class GroupReader:
             after_seq = place
 
     def _at(self, seq: int) -> Group:
-        group = next(self.after(seq - 1), None)
-        if group is None or group.first_seq != seq:
+        if seq not in self._ahead:
+            self._ahead = {group.first_seq: group for group in self._some_from(seq)}
+        group = self._ahead.get(seq)
+        if group is None:
             raise self._expired(seq)
         return group
+
+    def _some_from(self, seq: int) -> Iterator[Group]:
+        """Yield the group that starts at seq, and some that follow it."""
+        if seq < next(iter(self._segments.sizes)):
+            return
+        read_bytes = 0
+
+        def lines() -> Iterator[bytes]:
+            nonlocal read_bytes
+            for line in self._segments.lines_from(seq):
+                read_bytes += len(line)
+                yield line
+
+        for group in groups_in(lines()):
+            if group.first_seq >= seq:
+                yield group
+                if read_bytes >= AHEAD_BYTES:
+                    return
 
     def _expired(self, seq: int) -> OutOfRange:
         oldest = next(iter(self._segments.sizes))

@@ -39,8 +39,9 @@ async def test_groups_that_are_appended_while_reading_are_read_too(world):
     assert list(reading) == [second]
 
 
-async def test_reading_by_place_gives_the_groups_that_end_after_it(world):
-    log = await open_log(world)
+@pytest.mark.parametrize("tail_bytes", [0, 500, 1 << 20])
+async def test_reading_by_place_gives_the_groups_that_end_after_it(world, tail_bytes):
+    log = await open_log(world, tail_bytes=tail_bytes)
     groups = [append_end(log, number) for number in range(5)]
     log.commit()
     assert log.read(0, 2) == groups[:2]
@@ -49,6 +50,14 @@ async def test_reading_by_place_gives_the_groups_that_end_after_it(world):
     with pytest.raises(OutOfRange) as caught:
         log.read(16, 10)
     assert caught.value.failure().data["type"] == "ahead"
+
+
+async def test_reading_by_place_gives_nothing_that_is_not_written(world):
+    log = await open_log(world)
+    written = append_end(log, 0)
+    log.commit()
+    append_end(log, 1)
+    assert log.read(0, 10) == [written]
 
 
 async def test_a_record_that_decayed_is_not_given_out(world, disk):
