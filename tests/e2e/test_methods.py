@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import anyio
 import psutil
 import pytest
 from conftest import RawSidecar, call, hosting, is_whole, mlzoo, user, wait_until_gone
@@ -33,8 +34,12 @@ def test_another_version_is_refused_with_the_versions_served(host):
 
 
 def test_status_answers_what_a_person_would_ask_first(host):
-    host.call("models.list")  # Answered once all actors run; status is answered from the first moment.
-    status = host.call("status")
+    async def main(client):
+        while not (status := await client.call("status"))["actors"]:  # It is answered from the first moment on.
+            await anyio.lowlevel.checkpoint()
+        return status
+
+    status = host.run(main)
     assert status["pid"] == host.client.pid
     assert status["requests"] == {"queued": 0, "running": 0, "suspended": 0}
     assert {actor["state"] for actor in status["actors"]} == {"running"}
