@@ -29,6 +29,8 @@ SAMPLING = {"temperature": 0.0, "repetition_penalty": 1.1}
 # Codes of the protocol -> exit status; of every other error it is 1.
 _STATUS = {-32602: 2, 1003: 2, 1010: 2, 1012: 2, 1014: 3, 1015: 3}
 _WINDOWS_POLL_S = 0.2
+# A terminal obeys control characters, and a model may write any. It keeps tab and newline.
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
 _HELP = """\
 /model        what models there are; /model NAME goes on with another one
 /clear        begin anew: the model forgets what was said
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             start_blocking_portal("trio") as portal,
             portal.wrap_async_context_manager(spawn(command)) as client,
         ):
-            talk = Talk(client, wishes, write=_write, note=_note, display=ProgressDisplay)
+            talk = Talk(client, wishes, write=_write, note=_note, display=_display)
             asking = _Asking(portal, talk, verbose=args.verbose)
             return asking.once(prompt) if prompt is not None else asking.converse()
     except RemoteError as error:
@@ -107,9 +109,10 @@ class _Asking:
         with suppress(ImportError):  # On Windows, where the console edits lines by itself.
             import readline  # noqa: F401 (gives input() its editing, and the lines of this session)
         _note("/help says what there is besides talking; Ctrl-D leaves")
+        prompt = "> " if sys.stdout.isatty() else ""
         while True:
             try:
-                line = input("> ").strip()
+                line = input(prompt).strip()
             except EOFError:
                 print()
                 return 0
@@ -192,8 +195,12 @@ def _wait(future: concurrent.futures.Future[Any]) -> Any:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def _display(title: str, lines: bool) -> ProgressDisplay:
+    return ProgressDisplay(title, lines=lines)
 
 
 def _note(text: str) -> None:

@@ -12,10 +12,16 @@ if TYPE_CHECKING:
 
 
 class ProgressDisplay:
-    """Shows the params of ``progress`` notifications, from the first one until ``clear``."""
+    """Shows the params of ``progress`` notifications, from the first one until ``clear``.
 
-    def __init__(self, title: str) -> None:
+    Args:
+        title: What the progress is of.
+        lines: Whether to tell it in lines where stderr is no terminal, or not at all.
+    """
+
+    def __init__(self, title: str, *, lines: bool = True) -> None:
         self._title = title
+        self._lines = lines
         self._on_terminal = sys.stderr.isatty()
         self._bars: Bars | None = None
         self._tasks: dict[str, Any] = {}
@@ -29,7 +35,7 @@ class ProgressDisplay:
             self._show_bar(what, done, total, in_bytes=progress["unit"] == "bytes")
             return
         tenth = done * 10 // total if total else 0
-        if (what, tenth) not in self._told:
+        if self._lines and (what, tenth) not in self._told:
             self._told.add((what, tenth))
             print(f"{what} {tenth * 10} %" if total else what, file=sys.stderr)
 

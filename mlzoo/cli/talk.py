@@ -32,7 +32,7 @@ class Talk:
         wishes: Fields of ``chat`` that every turn is sent with: model, sampling, persona.
         write: Takes the text of answers, piece by piece.
         note: Takes what the user should know besides.
-        display: Makes what shows progress under a title.
+        display: Makes what shows progress under a title: on a terminal, and if wished also elsewhere, in lines.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Talk:
         *,
         write: Callable[[str], None],
         note: Callable[[str], None],
-        display: Callable[[str], ProgressDisplay],
+        display: Callable[[str, bool], ProgressDisplay],
     ) -> None:
         self.client = client
         self.wishes = wishes
@@ -79,7 +79,7 @@ class Talk:
         return await self._stream(messages, shown)
 
     async def _stream(self, messages: list[dict[str, str]], shown: list[str]) -> Mapping[str, Any]:
-        display = self._display(self.wishes.get("model", "the model"))
+        display = self._display(self.wishes.get("model", "the model"), False)
         params = {**self.wishes, "messages": messages}
         try:
             async with self.client.stream("chat", params, on_progress=display.show) as answer:
@@ -98,11 +98,9 @@ class Talk:
         info = await self.client.call("models.info", {"model": model})
         estimate = await self.client.call("models.estimate", {"model": model})
         licence = info["licence"]
-        self._note(
-            f"{model} is not installed: pulling {size(estimate['download_bytes'])},"
-            f" under {licence['spdx']} ({licence['url']})"
-        )
-        display = self._display(model)
+        what = size(estimate["download_bytes"]) if estimate["download_bytes"] else "it"
+        self._note(f"{model} is not installed: pulling {what}, under {licence['spdx']} ({licence['url']})")
+        display = self._display(model, True)
         try:
             await self.client.call("models.pull", {"model": model}, on_progress=display.show)
         finally:

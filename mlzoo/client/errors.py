@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+_SHOWN_LINES, _SHOWN_CHARACTERS = 10, 500  # Of stderr, in a message; the attribute has more.
 _TYPES = {
     -32700: "parse_error",
     -32600: "invalid_request",
@@ -50,7 +51,7 @@ class SidecarDied(Exception):
             what = f"the sidecar was killed by signal {-status}"
         else:
             what = f"the sidecar left with exit status {status}"
-        super().__init__("\n  ".join([what, *stderr]))
+        super().__init__("\n  ".join([what, *(line[:_SHOWN_CHARACTERS] for line in stderr[-_SHOWN_LINES:])]))
         self.status = status
         self.stderr = stderr
 

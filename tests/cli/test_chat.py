@@ -241,3 +241,11 @@ def test_the_model_can_be_changed_to_one_that_there_is():
         terminal.expect("> ")
         terminal.type("/frob\n")
         terminal.expect("no such command")
+
+
+@needs_terminal
+def test_a_terminal_never_gets_the_control_characters_that_a_model_writes():
+    with Terminal("clear \x1b[2J the screen\tor not\x07") as terminal:
+        terminal.expect("you said clear \ufffd[2J the screen")
+        terminal.expect("or not\ufffd (1 messages)")
+    assert chat("clear \x1b[2J the screen").stdout == "you said clear \x1b[2J the screen (1 messages)\n"

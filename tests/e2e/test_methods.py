@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 
+import anyio
 import psutil
 import pytest
 from conftest import RawSidecar, call, hosting, is_whole, mlzoo, user, wait_until_gone
+
+from mlzoo.client import serve_command as client_command
+from mlzoo.client import spawn
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +28,18 @@ def test_initialize_tells_versions_limits_and_where_the_log_is(host):
     assert result["limits"]["line_bytes"] == 16 * 1024 * 1024
     assert {"chat", "embed", "cancel", "models.pull", "events.subscribe"} <= set(result["capabilities"]["methods"])
     assert result["log"]["id"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_client_speaks_to_it_under_either_event_loop(log, backend):
+    async def main():
+        async with spawn(client_command(log=log)) as client:
+            await client.initialize("test", "1.0")
+            async with client.subscribe(after=0) as events:
+                first = await anext(events)
+            return first["type"], await client.close()
+
+    assert anyio.run(main, backend=backend) == ("Start", 0)
 
 
 def test_another_version_is_refused_with_the_versions_served(host):
