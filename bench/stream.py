@@ -24,6 +24,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Self
 
 from measure import Row, compare, interleave, main
 
@@ -103,7 +104,15 @@ class Host:
             if not self._pings:
                 self.send("ping")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.kill()  # Where all went well, it has left by now.
+        self._process.wait()
+
     def leave(self) -> None:
+        """Close its stdin and read on to the end."""
         self._stdin.close()
         self._stdout.read()
         assert self._process.wait() == 0, "the sidecar did not leave well"
@@ -137,8 +146,12 @@ class Bare:
         rate, text = json.loads(self._process.stdout.readline())
         return rate, text
 
-    def leave(self) -> None:
-        self._process.communicate()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def rates(sidecar: Host, bare: Bare, rounds: int) -> list[Row]:
@@ -172,7 +185,7 @@ def rates(sidecar: Host, bare: Bare, rounds: int) -> list[Row]:
 def pinged(sidecar: Host) -> Row:
     """Ping an idle sidecar, then one that loads and generates."""
     done = threading.Event()
-    pinger = threading.Thread(target=sidecar.ping_until, args=(done,))
+    pinger = threading.Thread(target=sidecar.ping_until, args=(done,), daemon=True)
     pinger.start()
     until = time.perf_counter() + IDLE_S
     while time.perf_counter() < until:
@@ -196,17 +209,18 @@ def lateness(rounds: int) -> list[Row]:
     for _ in range(min(rounds, LATENESS_ROUNDS)):
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / "samples"
-            host = Host([sys.executable, str(BENCH / "peers" / "ticking_sidecar.py"), f"{directory}/log", str(file)])
-            host.call("status")
-            time.sleep(IDLE_S)  # The rest of the house is imported and its actors are up.
-            marks = [time.monotonic()]
-            time.sleep(IDLE_S)
-            marks.append(time.monotonic())
-            host.call("models.load", {"model": MODEL})
-            marks.append(time.monotonic())
-            host.chats(1, GENERATED)
-            marks.append(time.monotonic())
-            host.leave()
+            command = [sys.executable, str(BENCH / "peers" / "ticking_sidecar.py"), f"{directory}/log", str(file)]
+            with Host(command) as host:
+                host.call("status")
+                time.sleep(IDLE_S)  # The rest of the house is imported and its actors are up.
+                marks = [time.monotonic()]
+                time.sleep(IDLE_S)
+                marks.append(time.monotonic())
+                host.call("models.load", {"model": MODEL})
+                marks.append(time.monotonic())
+                host.chats(1, GENERATED)
+                marks.append(time.monotonic())
+                host.leave()
             samples = array("d", file.read_bytes())
         ends, lates = samples[::2], [late_s * 1e3 for late_s in samples[1::2]]
         phases = [
@@ -231,14 +245,13 @@ def measure(rounds: int) -> list[Row]:
     config = load(())
     if open_store(config).find(config.model(MODEL)) is None:
         sys.exit(f"The weights of {MODEL} are not in the store: mlzoo models pull {MODEL}")
-    with tempfile.TemporaryDirectory() as log:
-        sidecar = Host([sys.executable, "-m", "mlzoo", "serve", "--log", log])
-        late = lateness(rounds)
+    late = lateness(rounds)
+    serve = [sys.executable, "-m", "mlzoo", "serve", "--log"]
+    with tempfile.TemporaryDirectory() as log, Host([*serve, log]) as sidecar:
         pings = pinged(sidecar)
-        bare = Bare()
-        rows = rates(sidecar, bare, rounds)
+        with Bare() as bare:
+            rows = rates(sidecar, bare, rounds)
         sidecar.leave()
-        bare.leave()
     return [*rows, *late, pings]
 
 
