@@ -16,7 +16,8 @@ import orjson
 import trio
 
 from mlzoo import errors
-from mlzoo.actors.outbox import Batch
+from mlzoo.actors.outbox import BATCHES_BYTES, Batch
+from mlzoo.api.methods import METHODS
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Bad, Call, Notification
 from mlzoo.transport.ndjson import LineReader, TooLong
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mlzoo.transport.jsonrpc import Id
     from mlzoo.transport.stream import ByteStream
 
+METHOD_CHARS = 64  # of the name of a method that does not exist, as it is recorded
+OPEN_CALLS = 4096  # calls of one connection of which it has not taken the answer yet
 SLOW_CALL_S = 60.0  # that such a call may take: a driver may hang
 RETRY_MS = 100  # after which what was refused here may be tried again
 SLOW_CALLS = 64  # calls of one connection that are being looked up outside the event loop
@@ -154,8 +157,13 @@ class Connection:
                 assert_never(message)
 
     def _take_batch(self, message: jsonrpc.Batch) -> None:
-        if self.outbox.holds_much:
-            busy = errors.Overloaded("Batches wait to be read: read what is due first.", retry_after_ms=RETRY_MS)
+        if self.outbox.batches_bytes > BATCHES_BYTES:
+            busy = errors.Overloaded(
+                "Too many bytes of batches wait to be read: read what is due first.",
+                retry_after_ms=RETRY_MS,
+                queued=self.outbox.batches_bytes,
+                limit=BATCHES_BYTES,
+            )
             self._refuse(Bad(None, busy.failure()), None)
             return
         batch = Batch(open=1)  # Held open until each member has been looked at.
@@ -188,7 +196,7 @@ class Connection:
         try:
             outcome = self._handler.call(self, call)
         except Exception as error:  # noqa: BLE001 (contained: what is not the host's fault becomes an incident)
-            self._record(call.method, call.id, call.params, None, self._failure(error), batch)
+            self._record_refused(call, self._failure(error), batch)
             return
         match outcome:
             case Answer():
@@ -198,6 +206,8 @@ class Connection:
                     outcome.then()
             case Ask() if self._log.failed is not None:
                 self._say_unrecorded(call.id, self._log.failed.failure(), batch)
+            case Ask() if (refusal := self._door_closed()) is not None:
+                self._record_refused(call, refusal, batch)
             case Ask():
                 if batch is not None:
                     batch.open += 1
@@ -208,9 +218,30 @@ class Connection:
             case _:
                 assert_never(outcome)
 
+    def _door_closed(self) -> Failure | None:
+        """Return why nothing more is asked of the engine, or None."""
+        if self._engine.closed:
+            return errors.ShuttingDown("The sidecar is shutting down and takes no new work.").failure()
+        count = len(self.outbox.in_flight)
+        if count < OPEN_CALLS:
+            return None
+        message = f"{count} calls of this connection are open: read their answers first."
+        return errors.Overloaded(message, retry_after_ms=RETRY_MS, queued=count, limit=OPEN_CALLS).failure()
+
+    def _record_refused(self, call: Call, failure: Failure, batch: Batch | None) -> None:
+        """Record a call that came to nothing, without what a person may have written or what may be a secret."""
+        spec = METHODS.get(call.method)
+        params = None if spec is None or spec.group == "inference" else call.params
+        self._record(call.method[:METHOD_CHARS], call.id, params, None, failure, batch)
+
     def _start_slow(self, call: Call, later: Later, batch: Batch | None) -> None:
         if self._slow >= SLOW_CALLS:
-            busy = errors.Overloaded(f"{self._slow} such calls are open.", retry_after_ms=RETRY_MS, limit=SLOW_CALLS)
+            busy = errors.Overloaded(
+                f"{self._slow} such calls are open: wait for one of them.",
+                retry_after_ms=RETRY_MS,
+                queued=self._slow,
+                limit=SLOW_CALLS,
+            )
             self._record(call.method, call.id, call.params, None, busy.failure(), batch)
             return
         if self._slow == 0:

@@ -76,6 +76,11 @@ class Cursors:
         """Whether there may be something to read."""
         return bool(self._ready) or self._subscriptions_ready
 
+    @property
+    def subscribed(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._subscriptions)
+
     def follow(self, request: str, rpc: Id, *, stream: bool, end: Callable[[bytes], bytes]) -> None:
         """Read a request from now on.
 

@@ -6,9 +6,11 @@ Models and devices are in ``inventory`` beside this file.
 from __future__ import annotations
 
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import orjson
 import trio
 
 import mlzoo
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 FEATURES = ("stream", "logprobs", "deadline", "priority", "cancel", "progress", "events")
 PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset"})
+SUBSCRIPTIONS = 64  # of one connection
 TURN_GROUPS = 64  # read from the log before other tasks get their turn
 
 
@@ -156,26 +159,32 @@ async def _read_events(services: Services, params: api.EventsReadParams) -> Json
 
 
 def read_events(services: Services, params: api.EventsReadParams) -> Iterator[JsonObject]:
-    """Yield the answer to ``events.read`` as it grows, so that whoever has other things to do can do them between."""
+    """Yield the answer to ``events.read`` as it grows, so that whoever has other things to do can do them between.
+
+    It ends before what is not durable yet, and before it is too long for a line.
+    """
     log = services.log
-    after_seq = log.oldest_seq - 1 if params.after is None or params.after < 0 else params.after
+    last = log.oldest_seq - 1 if params.after is None or params.after < 0 else params.after
+    room_bytes = services.config.limits.line_bytes // 2
     events: list[JsonObject] = []
-    while True:
-        groups = [group for group in log.read(after_seq, TURN_GROUPS) if log.is_shown(group)]
-        for group in groups:
-            for index in range(len(group.events) + 1):
+    more = True
+    while more:
+        more = False
+        for group in takewhile(log.is_shown, log.read(last, TURN_GROUPS)):
+            for index in range(max(0, last + 1 - group.first_seq), len(group.events) + 1):
                 shown = event_params(group, index)
-                if shown["log_seq"] <= after_seq:
-                    continue
-                after_seq = shown["log_seq"]
                 if _wanted(shown, params):
+                    room_bytes -= len(orjson.dumps(shown))
+                    if events and room_bytes < 0:
+                        yield {"events": events, "last": last}
+                        return
                     events.append(shown)
+                last = shown["log_seq"]
                 if len(events) == params.limit:
-                    yield {"events": events, "last": after_seq}
+                    yield {"events": events, "last": last}
                     return
-        yield {"events": events, "last": after_seq}
-        if not groups:
-            return
+            more = True
+        yield {"events": events, "last": last}
 
 
 def _wanted(shown: JsonObject, params: api.EventsReadParams) -> bool:
@@ -192,6 +201,9 @@ def _subscribe(services: Services, connection: Connection, params: api.EventsSub
         raise errors.OutOfRange(message, type="ahead", durable=log.synced)
     if after_seq < log.oldest_seq - 1 and params.after is not None and params.after > 0:
         raise errors.OutOfRange(f"the log keeps what follows {log.oldest_seq - 1}", oldest=log.oldest_seq)
+    if connection.outbox.cursors.subscribed >= SUBSCRIPTIONS:
+        message = f"this connection has {SUBSCRIPTIONS} subscriptions: end one first"
+        raise errors.Overloaded(message, retry_after_ms=0, queued=SUBSCRIPTIONS, limit=SUBSCRIPTIONS)
     name = services.world.ids.new("sub")
     types = None if params.types is None else frozenset(params.types)
     connection.outbox.cursors.subscribe(Subscription(name, max(after_seq, log.oldest_seq - 1), types))

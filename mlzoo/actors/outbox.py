@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from mlzoo.errors import TooLarge
+from mlzoo.errors import MlzooError, TooLarge
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Id
 
@@ -70,7 +70,7 @@ class Outbox:
         self._line_bytes = line_bytes
         self._opened: Cursors | None = None
         self._whole: deque[bytes] = deque()  # finished batches, which cannot be read from the log as one line
-        self._batches_bytes = 0  # of answers in batches, finished or not
+        self.batches_bytes = 0  # of answers in batches, finished or not: they are held in memory
         self._lag_after: int | None = None  # the last aside that went out, while later ones wait in the log
         self._skip: set[int] = set()  # asides that went into a batch, for when the log is read
         self._news = trio.Event()
@@ -120,11 +120,6 @@ class Outbox:
         except trio.BrokenResourceError:
             return False  # The sending task finds that out as well, and it is the one to end the connection.
 
-    @property
-    def holds_much(self) -> bool:
-        """Whether so much of batches waits here that another one would be too many: they are held in memory."""
-        return self._batches_bytes > BATCHES_BYTES
-
     def into_batch(self, batch: Batch, rpc: Id | None, line: bytes, aside_seq: int | None) -> None:
         """Put an answer into its batch, of which a place was held open for it; aside_seq is where it is recorded."""
         self._add(batch, rpc, line)
@@ -140,19 +135,19 @@ class Outbox:
         batch.open -= 1
         batch.answers.append((rpc, line))
         batch.size_bytes += len(line)
-        self._batches_bytes += len(line)
+        self.batches_bytes += len(line)
 
     def close_batch(self, batch: Batch) -> None:
         """Send a batch's array once nothing of it is open."""
         if batch.open == 0 and batch.answers:
             line = jsonrpc.batch_line(batch.answers, self._line_bytes)
-            self._batches_bytes += len(line) - batch.size_bytes
+            self.batches_bytes += len(line) - batch.size_bytes
             self._whole.append(line)
             self._news.set()
 
     def unrecorded(self, lines: list[bytes]) -> None:
         """Send what the log can no longer take: that it has failed."""
-        self._batches_bytes += sum(map(len, lines))
+        self.batches_bytes += sum(map(len, lines))
         self._whole.extend(lines)
         self._news.set()
 
@@ -206,7 +201,7 @@ class Outbox:
                 more = True
             if self._whole:
                 line = self._whole.popleft()
-                self._batches_bytes -= len(line)
+                self.batches_bytes -= len(line)
                 yield line
                 more = True
             if self._opened is not None and self._opened.ready:
@@ -234,5 +229,8 @@ class Outbox:
             return jsonrpc.error_line(aside.rpc, aside.failure, self._line_bytes)
         if aside.rpc is None:
             return jsonrpc.notification_line(aside.method, aside.params)
-        result = self._again(aside) if aside.result is None else aside.result
+        try:
+            result = self._again(aside) if aside.result is None else aside.result
+        except MlzooError as error:  # What it showed is not kept any more.
+            return jsonrpc.error_line(aside.rpc, error.failure(), self._line_bytes)
         return jsonrpc.result_line(aside.rpc, result, self._line_bytes)

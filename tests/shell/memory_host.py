@@ -28,9 +28,9 @@ class Moves:
 class Host:
     """Both the ``ByteStream`` that a sidecar has, and the program behind it."""
 
-    def __init__(self):
+    def __init__(self, first_id=1):
         self._feed, self._fed = trio.open_memory_channel(math.inf)
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(first_id)
         self._waiting = bytearray()  # sent by the sidecar, not taken by the host
         self._open_line = b""
         self._reads = True
@@ -48,6 +48,7 @@ class Host:
         try:
             return await self._fed.receive()
         except trio.EndOfChannel:
+            await trio.lowlevel.checkpoint()
             return b""
 
     def send_nowait(self, data):

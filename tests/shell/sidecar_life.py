@@ -57,6 +57,7 @@ class Sidecar:
         self.workshop = workshop
         self.host = Host()
         self.watch = Watch(disk, LOG, self.host)
+        self.watches = [self.watch]
         self.host.on_line = self.watch.look
         self.stderr = stderr
         self.devices = (
@@ -103,6 +104,14 @@ class Sidecar:
         self.status = await self.app.live(self.host, log=LOG)
         self.ended.set()
 
+    def connect(self):
+        """Have another client come in, as one does over a socket; its ids are not those of the first host."""
+        client = Host(first_id=1_000_000 * (len(self.services.connections) + 1))
+        self.watches.append(Watch(self.disk, LOG, client))
+        client.on_line = self.watches[-1].look
+        self.nursery.start_soon(self.app._serve_client, client)
+        return client
+
     async def leave(self):
         """Close stdin, and wait for the end."""
         self.host.close()
@@ -142,13 +151,14 @@ class Lives:
         sidecar = Sidecar(self.config(), self.disk, Workshop(), self.stderr, self._seed)
         with trio.fail_after(FOR_EVER_S):
             async with trio.open_nursery() as nursery:
+                sidecar.nursery = nursery
                 nursery.start_soon(sidecar.live)
                 yield sidecar
                 if leave:
                     await sidecar.leave()
-                else:
-                    nursery.cancel_scope.cancel()
-        assert sidecar.watch.faults == [], "said and not recorded"
+                nursery.cancel_scope.cancel()
+        for watch in sidecar.watches:
+            assert watch.faults == [], "said and not recorded, or not what was promised"
         if leave and sidecar.status == mlzoo.app.EXIT_DONE and sidecar.services.unusable is None:
             await self.look_back(sidecar)
 
