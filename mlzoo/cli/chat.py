@@ -86,7 +86,10 @@ def run(args: argparse.Namespace) -> int:
         _note(error.message)
         locked = error.data.get("reason") == "locked"
         return 4 if locked else _STATUS.get(error.code, 1)
-    except (SidecarDied, ProtocolViolation) as error:
+    except SidecarDied as error:
+        _note(f"{error}\n`mlzoo doctor` looks for the reason")
+        return error.status if error.status in {2, 3} else 1  # Of the sidecar they mean what they mean here.
+    except ProtocolViolation as error:
         _note(f"{error}\n`mlzoo doctor` looks for the reason")
         return 1
 
