@@ -26,7 +26,7 @@ from mlzoo.actors.outbox import Outbox
 from mlzoo.actors.services import Services
 from mlzoo.actors.unrecorded import Unrecorded
 from mlzoo.config import load
-from mlzoo.errors import LogUnusable, StorageFailed
+from mlzoo.errors import ConfigError, LogUnusable, StorageFailed, Unsupported
 from mlzoo.events.log import Log
 from mlzoo.transport.blocking import BlockingStream
 from mlzoo.transport.stderr import StderrLog
@@ -44,9 +44,11 @@ if TYPE_CHECKING:
     from mlzoo.transport.stream import ByteStream
     from mlzoo.world import World
 
-EXIT_DONE, EXIT_BROKEN, EXIT_STORAGE_FAILED = 0, 1, 3
+EXIT_DONE, EXIT_BROKEN, EXIT_WRONG_USAGE, EXIT_STORAGE_FAILED = 0, 1, 2, 3
 FIRST_LINE_S = 0.05  # that the first lines get to be answered before the rest of the house is imported
 FLUSH_S = 5.0  # that a host gets to take what is due when the sidecar leaves
+PROBE_S = 10.0  # that looking at the devices may take: a driver may hang
+PROBES = 4  # threads that drivers may keep for themselves; those that sync the log are not among them
 ENGINE_ORDERS = 1024
 OWN_LOGS = 64  # sidecars of one user without --log that may run at once
 
@@ -72,9 +74,14 @@ def serve(
 
 async def probe_devices() -> tuple[Device, ...]:
     """Look at the devices; in a thread, since drivers take their time, and one that hangs is left to itself."""
-    from mlzoo.devices import probe  # noqa: PLC0415 (not on the way to the first ping)
+    from mlzoo import devices  # noqa: PLC0415 (not on the way to the first ping)
 
-    return await trio.to_thread.run_sync(probe, abandon_on_cancel=True)
+    with trio.move_on_after(PROBE_S):
+        return await trio.to_thread.run_sync(devices.probe, abandon_on_cancel=True, limiter=_PROBING)
+    return await trio.to_thread.run_sync(devices.without_drivers, f"its driver did not answer within {PROBE_S:.0f} s")
+
+
+_PROBING = trio.CapacityLimiter(PROBES)
 
 
 class Sidecar:
@@ -146,7 +153,11 @@ class Sidecar:
         with trio.move_on_after(FLUSH_S):
             await stdio.aclose()  # Cancelled, it closes at once.
         if self._services.unusable is None and self._services.log.failed is None:
-            await self._services.log.close()
+            try:
+                await self._services.log.close()
+            except StorageFailed as error:
+                self._stderr.log("error", "storage failed", message=error.message)
+                self._status = EXIT_STORAGE_FAILED
         self._stderr.close()
         return self._status
 
@@ -256,7 +267,12 @@ class Sidecar:
     async def _serve_clients(self, path: Path) -> None:
         from mlzoo.transport.socket import serve_socket  # noqa: PLC0415 (only a service needs it)
 
-        await serve_socket(path, self._serve_client)
+        try:
+            await serve_socket(path, self._serve_client)
+        except (ConfigError, Unsupported) as error:
+            self._stderr.log("error", "no socket", message=error.message)
+            self._status = EXIT_WRONG_USAGE
+            self._leaving.set()
 
     async def _serve_client(self, stream: ByteStream) -> None:
         """Serve one of several clients; its end is the end of what it asked for."""
@@ -293,10 +309,17 @@ class Sidecar:
         """
         self._flushing.deadline = math.inf if self._patient else trio.current_time() + FLUSH_S
         with self._flushing:
-            for connection in tuple(self._services.connections.values()):
-                await connection.drain()
+            async with trio.open_nursery() as nursery:
+                for connection in self._services.connections.values():
+                    nursery.start_soon(self._drain, connection)
         if self._flushing.cancelled_caught:
             self._stderr.log("warning", "host did not read", waited_s=FLUSH_S)
+
+    async def _drain(self, connection: Connection) -> None:
+        try:
+            await connection.drain()
+        except trio.BrokenResourceError:
+            return  # It does not read any more: nothing is due to it.
 
     # ---------------------------------------------------------------------------------------- the world outside
 
@@ -330,11 +353,13 @@ class Sidecar:
             kinds.append(signal.SIGBREAK)
         with trio.open_signal_receiver(*kinds) as signals:
             async for _ in signals:
-                self._flushing.deadline = trio.current_time() + FLUSH_S
+                self._patient = False
+                self._hurry()
                 if self._services.unusable is not None or self._leaving.is_set():
                     break
                 await self._shut_down("signal")
                 async for _again in signals:
+                    self._hurry()
                     break
                 break
         self._leaving.set()
@@ -343,7 +368,13 @@ class Sidecar:
         from mlzoo.actors.parent import wait_for_end  # noqa: PLC0415 (as above)
 
         await wait_for_end(pid)
+        self._hurry()
         await self._shut_down("parent")
+
+    def _hurry(self) -> None:
+        """Bound the wait for a host that does not read: whoever wants the end of the process now is not that host."""
+        self._patient = False
+        self._flushing.deadline = trio.current_time() + FLUSH_S
 
     def _incident(self, story: str) -> None:
         self._stderr.log("error", "incident", traceback=story)

@@ -21,7 +21,7 @@ from mlzoo.actors.mailbox import Mailbox, Refuse
 from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.process import Spawner, SpawnWorker
 from mlzoo.actors.progress import Progress
-from mlzoo.actors.registry import Registry
+from mlzoo.actors.registry import PROBE_S, Registry
 from mlzoo.actors.specs import Backoff, ChildCrashed, ChildSpec, Intensity, SupervisorSpec
 from mlzoo.actors.supervisor import Supervisor
 from mlzoo.actors.worker import Device, Worker
@@ -59,7 +59,8 @@ async def build(
         LogUnusable: the log is damaged where it was read just now.
     """
     config, log = services.config, services.log
-    services.devices = await services.probe()
+    with trio.move_on_after(PROBE_S):  # Without devices there is a sidecar that can say so.
+        services.devices = await services.probe()
     state = await trio.to_thread.run_sync(recover, log)
     ledger = Ledger(log, state, services.world.clock, start_of(services))
     log.bind_state(ledger.snapshot, ledger.needed_from)

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from mlzoo.actors.runtime import Inbox
     from mlzoo.actors.services import ProbeDevices
     from mlzoo.config import Config
+    from mlzoo.devices import Device
     from mlzoo.store import Store
     from mlzoo.store.layout import Progress as PullProgress
+
+PROBE_S = 20.0  # that looking at the devices may take: a driver may hang, and nobody shall wait for it for ever
 
 
 class Registry:
@@ -104,12 +107,16 @@ class Registry:
                 assert_never(message)
 
     async def _probe(self, message: Probe) -> None:
+        devices: tuple[Device, ...] = ()
+        with trio.move_on_after(PROBE_S) as waiting:
+            devices = await self._probe_devices()
+        if waiting.cancelled_caught:
+            why = f"the devices did not answer within {PROBE_S:.0f} s"
+            failure = errors.ModelLoadFailed(f"{why}: a driver hangs.", model=message.model, reason=why).failure()
+            await self._tell(cmd.ReportLoadFailed(model=message.model, device="", failure=failure))
+            return
         order = {kind: place for place, kind in enumerate(self._config.devices.auto)}
-        found = [
-            facts_of(d)
-            for d in await self._probe_devices()
-            if d.kind in order and (d.name in self._workers or not d.usable)
-        ]
+        found = [facts_of(d) for d in devices if d.kind in order and (d.name in self._workers or not d.usable)]
         found.sort(key=lambda facts: order[facts.kind])
         await self._tell(cmd.ReportDevices(model=message.model, devices=tuple(found)))
 

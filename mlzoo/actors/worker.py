@@ -18,7 +18,7 @@ from mlzoo import errors, frames
 from mlzoo.actors.messages import Order
 from mlzoo.events import commands as cmd
 from mlzoo.frames_codec import decode, encode
-from mlzoo.transport.ndjson import LineReader
+from mlzoo.transport.ndjson import LineReader, TooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +138,7 @@ class Worker:
             leaves = False
             while message is not None and not leaves:
                 if message.epoch == self._device.epoch:
+                    self._keep_digest(message.frame)
                     lines.append(encode(message.frame))
                     leaves = isinstance(message.frame, frames.Leave)
                 message = self._held.popleft() if self._held and not leaves else None
@@ -168,8 +169,9 @@ class Worker:
         lines = LineReader(FRAME_BYTES)
         while chunk := await process.receive_some():
             for line in lines.feed(chunk):
-                if isinstance(line, bytes):
-                    await self._hear(cast("frames.FromWorker", decode(line)))
+                if isinstance(line, TooLong):
+                    raise WorkerDied(f"the worker of {self._device.name} said a frame of {line.size_bytes} bytes")
+                await self._hear(cast("frames.FromWorker", decode(line)))
 
     async def _hear(self, frame: frames.FromWorker) -> None:
         device = self._device.name
@@ -245,9 +247,21 @@ class Worker:
             )
         await self._tell(cmd.ReportStep(device=self._device.name, rows=tuple(rows)), text)
 
+    def _keep_digest(self, frame: frames.ToWorker) -> None:
+        """Begin the digest of an answer that is about to come; drop that of one which nobody wants any more."""
+        match frame:
+            case frames.Generate():
+                self._digests[frame.request] = hashlib.sha256()
+            case frames.Abandon():
+                self._digests.pop(frame.request, None)
+            case _:
+                return  # Its answer comes whole.
+
     def _digest(self, row: frames.Row, content: bytes) -> str:
-        """Add to the digest of an answer; return it where the answer is whole."""
-        digest = self._digests.setdefault(row.request, hashlib.sha256())
+        """Add to the digest of an answer; return it where the answer is whole, and somebody still wants it."""
+        digest = self._digests.get(row.request)
+        if digest is None:
+            return ""
         digest.update(content)
         if row.finish_reason is None:
             return ""
