@@ -20,6 +20,11 @@ LONG = {"messages": user("Tell me about the sea."), "temperature": 0}
 SHORT = {"messages": user("What is the capital of France?"), "temperature": 0, "max_tokens": 12}
 
 
+async def read_on(answer, pieces):
+    async for delta in answer:
+        pieces.append(delta["content"])
+
+
 async def worker_pids(client):
     events = await client.call("events.read", {"types": ["WorkerWentUp"]})
     return [event["data"]["pid"] for event in events["events"]]
@@ -33,7 +38,7 @@ def test_killing_the_worker_fails_only_what_ran_there_and_the_next_chat_works(lo
             os.kill(first, signal.SIGKILL)
             assert await client.call("ping") == {}
             with pytest.raises(RemoteError) as caught:
-                pieces += [delta["content"] async for delta in answer]
+                await read_on(answer, pieces)
         result = await client.call("chat", SHORT)
         return caught.value, "".join(pieces), result, await worker_pids(client)
 
@@ -56,7 +61,7 @@ def test_killing_the_sidecar_leaves_no_process_and_a_whole_log_that_the_next_one
             descendants = [child.pid for child in psutil.Process(client.pid).children(recursive=True)]
             os.kill(client.pid, signal.SIGKILL)
             with pytest.raises(SidecarDied) as caught:
-                pieces += [delta["content"] async for delta in answer]
+                await read_on(answer, pieces)
         return caught.value, descendants, pieces
 
     with hosting(log) as host:
