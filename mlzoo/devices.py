@@ -28,6 +28,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
 _LOCAL_EXTRA = "pip install 'mlzoo[local]'"
+_DRIVER_REMEDY = "see what nvidia-smi says; the driver, or the machine, may want a restart"
 # The share of unified memory that Metal lets one process use by default (Apple, recommendedMaxWorkingSetSize).
 _MPS_SHARE = 0.75
 
@@ -64,6 +65,24 @@ def probe(environ: Mapping[str, str] = os.environ) -> tuple[Device, ...]:
     """Return every device of this machine, the unusable ones too; the CPU is always there and last."""
     torch = torch_build()
     return (*cuda_devices(_nvml(), torch, environ), *_mps_devices(torch), cpu_device(torch))
+
+
+def without_drivers(reason: str) -> tuple[Device, ...]:
+    """Return what there is where a GPU's driver cannot be asked, and why."""
+    return _silent_gpu("cuda", reason), cpu_device(torch_build())
+
+
+def _silent_gpu(name: str, reason: str) -> Device:
+    return Device(
+        name=name,
+        kind="cuda",
+        description="NVIDIA GPU",
+        memory_total_bytes=0,
+        memory_free_bytes=0,
+        usable=False,
+        reason=reason,
+        remedy=_DRIVER_REMEDY,
+    )
 
 
 def torch_build() -> TorchBuild | None:
@@ -104,29 +123,38 @@ def cuda_devices(nvml: Any, torch: TorchBuild | None, environ: Mapping[str, str]
     """
     if nvml is None:
         return ()
-    found = []
-    driver_cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
-    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    try:
+        driver_cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    except nvml.NVMLError as error:  # One that fell off its bus, say: then none can be told from the others.
+        return (_silent_gpu("cuda", f"NVIDIA's library says: {error}"),)
     numbers = visible_gpus(uuids, environ.get("CUDA_VISIBLE_DEVICES"))
+    found = []
     for index, handle in enumerate(handles):
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-        reason, remedy = _obstacle(torch, driver_cuda, hidden=index not in numbers)
-        found.append(
-            Device(
-                name=f"cuda:{numbers.get(index, index)}",
-                kind="cuda",
-                description=f"{_text(nvml.nvmlDeviceGetName(handle))}, compute capability {major}.{minor}",
-                memory_total_bytes=memory.total,
-                memory_free_bytes=memory.free,
-                dtypes=("bfloat16", "float16", "float32") if major >= 8 else ("float16", "float32"),
-                usable=not reason,
-                reason=reason,
-                remedy=remedy,
-            )
-        )
+        name = f"cuda:{numbers.get(index, index)}"
+        try:
+            found.append(_gpu(nvml, handle, name, _obstacle(torch, driver_cuda, hidden=index not in numbers)))
+        except nvml.NVMLError as error:
+            found.append(_silent_gpu(name, f"NVIDIA's library says: {error}"))
     return tuple(found)
+
+
+def _gpu(nvml: Any, handle: Any, name: str, obstacle: tuple[str, str]) -> Device:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    reason, remedy = obstacle
+    return Device(
+        name=name,
+        kind="cuda",
+        description=f"{_text(nvml.nvmlDeviceGetName(handle))}, compute capability {major}.{minor}",
+        memory_total_bytes=memory.total,
+        memory_free_bytes=memory.free,
+        dtypes=("bfloat16", "float16", "float32") if major >= 8 else ("float16", "float32"),
+        usable=not reason,
+        reason=reason,
+        remedy=remedy,
+    )
 
 
 def visible_gpus(uuids: list[str], visible: str | None) -> dict[int, int]:

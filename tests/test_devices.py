@@ -1,9 +1,12 @@
 """What hardware is found, under drivers, builds and containers of every kind."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 
+import mlzoo.devices
+from mlzoo.app import probe_devices
 from mlzoo.devices import (
     TorchBuild,
     cgroup_cpus,
@@ -23,8 +26,12 @@ CUDA_TORCH = TorchBuild(version="2.13.0+cu128", cuda="12.8")
 class FakeNvml:
     """The part of pynvml that is used, for machines without a GPU."""
 
-    def __init__(self, *, cuda=12080, capability=(9, 0), uuids=("GPU-aa", "GPU-bb")):
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *, cuda=12080, capability=(9, 0), uuids=("GPU-aa", "GPU-bb"), broken=(), lost=()):
         self.cuda, self.capability, self.uuids = cuda, capability, uuids
+        self.broken, self.lost = broken, lost
 
     def nvmlSystemGetCudaDriverVersion_v2(self):  # noqa: N802 - the library's name
         return self.cuda
@@ -33,12 +40,16 @@ class FakeNvml:
         return len(self.uuids)
 
     def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        if index in self.lost:
+            raise self.NVMLError("GPU is lost")
         return index
 
     def nvmlDeviceGetUUID(self, handle):  # noqa: N802
         return self.uuids[handle]
 
     def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+        if handle in self.broken:
+            raise self.NVMLError("Not Supported")
         return SimpleNamespace(total=80 * GIB, free=70 * GIB)
 
     def nvmlDeviceGetCudaComputeCapability(self, handle):  # noqa: N802
@@ -70,6 +81,28 @@ def test_the_installed_torch_is_known_without_importing_it():
 
 def test_a_machine_without_a_driver_has_no_gpus():
     assert cuda_devices(None, CUDA_TORCH, {}) == ()
+
+
+def test_a_gpu_that_its_library_knows_no_memory_of_is_unusable_and_the_others_are_not():
+    first, second = cuda_devices(FakeNvml(broken=(0,)), CUDA_TORCH, {})
+    assert (first.name, first.usable, second.usable) == ("cuda:0", False, True)
+    assert "Not Supported" in first.reason
+    assert first.remedy
+
+
+def test_where_a_gpu_is_lost_none_is_used():
+    [device] = cuda_devices(FakeNvml(lost=(1,)), CUDA_TORCH, {})
+    assert not device.usable
+    assert "GPU is lost" in device.reason
+
+
+async def test_a_driver_that_hangs_leaves_the_cpu(monkeypatch, autojump_clock):
+    released = threading.Event()
+    monkeypatch.setattr(mlzoo.devices, "probe", released.wait)
+    gpu, cpu = await probe_devices()
+    released.set()
+    assert (gpu.usable, cpu.name) == (False, "cpu")
+    assert "did not answer" in gpu.reason
 
 
 def test_gpus_are_usable_where_torch_and_driver_fit():

@@ -1,6 +1,7 @@
 """The death of the process that spawned this one, also where a third one keeps our stdin open.
 
-Asked of the kernel, not polled. Knows nothing of what follows from it.
+Asked of the kernel, and polled only where an old kernel or a sandbox does not offer that. Knows nothing of what follows
+from it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 
 import trio
 
+POLL_S = 1.0
+
 
 async def wait_for_end(pid: int) -> None:
     """Return once the process has ended; at once where there is none of that number."""
@@ -18,6 +21,10 @@ async def wait_for_end(pid: int) -> None:
         try:
             handle = os.pidfd_open(pid)
         except ProcessLookupError:
+            return
+        except OSError:
+            while await trio.Path(f"/proc/{pid}").exists():  # noqa: ASYNC110 (nobody here could set an event)
+                await trio.sleep(POLL_S)
             return
         try:
             await trio.lowlevel.wait_readable(handle)

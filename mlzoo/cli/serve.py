@@ -33,7 +33,11 @@ def parse(words: Sequence[str]) -> Wishes | None:
         name, value, *rest = (*rest, "-") if len(rest) == 1 else rest
         values[name] = value
     parent_pid = values.get("--parent-pid", "1")
-    if not parent_pid.isdecimal() or any(not word or word.startswith("-") for word in (*values.values(), *rest)):
+    if (
+        not parent_pid.isdecimal()
+        or int(parent_pid) < 1
+        or any(not word or word.startswith("-") for word in (*values.values(), *rest))
+    ):
         return None
     return Wishes(
         overrides=rest,
@@ -53,10 +57,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
     )
     parser.add_argument("--log", metavar="DIR", help="the event log; without it, one in the user's state directory")
-    parser.add_argument("--parent-pid", metavar="N", type=int, help="leave when this process is gone")
+    parser.add_argument("--parent-pid", metavar="N", type=_pid, help="leave when this process is gone")
     parser.add_argument("--socket", metavar="PATH", help="serve a Unix socket as well")
     parser.add_argument("--config-dir", metavar="DIR", help="searched before the built-in configuration")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="key=value, such as limits.max_running=8")
+
+
+def _pid(word: str) -> int:
+    pid = int(word)
+    if pid < 1:
+        raise ValueError
+    return pid
 
 
 def run(args: argparse.Namespace) -> int:

@@ -134,6 +134,7 @@ NOT_PLAIN = [
     ["--log", "--socket"],
     ["--parent-pid", "me"],
     ["--parent-pid", "-1"],
+    ["--parent-pid", "0"],
     ["--parent-pid", ""],
     ["--unknown", "x"],
     ["--", "a=1"],
