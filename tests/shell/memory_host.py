@@ -112,7 +112,9 @@ class Host:
         self.feed(orjson.dumps(self.request(method, params)) + b"\n")
 
     def batch(self, *members):
+        """Send a batch and return the ids in it."""
         self.feed(orjson.dumps(list(members)) + b"\n")
+        return [member["id"] for member in members if "id" in member]
 
     def stop_reading(self):
         self._reads = False
