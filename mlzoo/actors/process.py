@@ -71,19 +71,19 @@ class Spawner:
         """
         token = trio.lowlevel.current_trio_token()
         done = trio.Event()
-        outcome: list[subprocess.Popen[bytes] | OSError] = []
+        outcome: list[subprocess.Popen[bytes] | Exception] = []
 
         def job() -> None:
             try:
                 outcome.append(_popen(command, pass_socket))
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 (raised below, where it is waited for; this thread has to live on)
                 outcome.append(error)
             token.run_sync_soon(done.set)
 
         self._jobs.put(job)
         with trio.CancelScope(shield=True):  # A child that nobody knows of would be an orphan.
             await done.wait()
-        if isinstance(outcome[0], OSError):
+        if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0]
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from mlzoo.events.commands import Command
     from mlzoo.events.types import Event
 
-CORE_VERSION = 1  # of the pure core: the same version makes the same decisions
-
 CORE_VERSION = 1  # of the rules by which events follow from commands
 
 

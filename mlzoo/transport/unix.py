@@ -57,10 +57,9 @@ async def _serve(
 ) -> None:
     """Serve one client to its end, and close whatever happens."""
     try:
-        if peer_uid(client) != owner_uid:  # Mode 0600 keeps others out already, save root and odd file systems.
+        stream = _stream_of(client, owner_uid)
+        if stream is None:
             return
-        client.setblocking(True)  # The description is this process's own; the stream's threads wait in their calls.
-        stream = BlockingStream(os.dup(client.fileno()), os.dup(client.fileno()))
         try:
             await handler(stream)
         except* trio.BrokenResourceError:
@@ -69,14 +68,30 @@ async def _serve(
             await stream.aclose()
     finally:
         # A shutdown ends the calls in which the stream's threads may still be blocked.
-        try:
+        with contextlib.suppress(OSError):  # The client may have left before.
             client.shutdown(socket.SHUT_RDWR)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:  # The client may have left before.
-                raise
-        finally:
-            client.close()
-            free.release()
+        client.close()
+        free.release()
+
+
+def _stream_of(client: socket.socket, owner_uid: int) -> BlockingStream | None:
+    """Return the stream of a client; None where it is not to be served, or cannot be.
+
+    It may have left already, and then some kernels do not tell whose it was; or there may be no descriptors left. That
+    is the end of this client, and of nobody else.
+    """
+    fds: list[int] = []
+    try:
+        if peer_uid(client) != owner_uid:  # Mode 0600 keeps others out already, save root and odd file systems.
+            return None
+        client.setblocking(True)  # The description is this process's own; the stream's threads wait in their calls.
+        fds.append(os.dup(client.fileno()))
+        fds.append(os.dup(client.fileno()))
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        return None
+    return BlockingStream(*fds)
 
 
 @contextlib.contextmanager

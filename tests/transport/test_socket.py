@@ -1,5 +1,6 @@
 """Serving several clients on a Unix socket."""
 
+import errno
 import os
 import socket
 import stat
@@ -99,6 +100,24 @@ async def test_a_peer_of_another_user_is_hung_up_on(nursery, path):
         assert await read_to_the_end(client) == b""
         await client.aclose()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_client_of_which_the_kernel_tells_nothing_is_hung_up_on_alone(nursery, path, monkeypatch):
+    def tell_nothing(_client):
+        raise OSError(errno.ENOTCONN, "the peer has left")
+
+    await nursery.start(serve_socket, path, echo)
+    with monkeypatch.context() as patch:
+        patch.setattr(unix, "peer_uid", tell_nothing)
+        client = await trio.open_unix_socket(path)
+        assert await read_to_the_end(client) == b""
+        await client.aclose()
+    client = await trio.open_unix_socket(path)
+    await client.send_all(b"still here")
+    await client.send_eof()
+    assert await read_to_the_end(client) == b"still here"
+    await client.aclose()
+    nursery.cancel_scope.cancel()
 
 
 def test_the_kernel_names_the_peers_user():
