@@ -179,8 +179,7 @@ class Log:
         self.clock_ms = at_ms
         self._tail.add(group, len(data))
         self._index.add(group)
-        if self._syncs and not self._wants_sync:
-            self._wants_sync = durable(group.events)
+        self._wants_sync = self._wants_sync or (self._syncs and durable(group.events))
         return group
 
     def commit(self) -> None:
@@ -372,6 +371,10 @@ class Log:
             LogUnusable: It is damaged.
         """
         return self._blobs.get(name)
+
+    def drop_blob(self, name: str) -> None:
+        """Remove a large value that no record has come to name."""
+        self._blobs.remove(name)
 
     def size_bytes(self) -> int:
         """Return the size of segments, asides and blobs."""

@@ -1,7 +1,10 @@
 """Requests side by side: streams, cancellation, deadlines, and what a full house says."""
 
+import base64
+
 import pytest
 import trio
+import trio.testing
 
 from mlzoo import frames
 
@@ -86,6 +89,19 @@ async def test_rows_that_come_after_a_cancel_are_dropped(lives, autojump_clock, 
         worker.generate(await worker.asked("again"), "in time")
         await sidecar.host.result(again)
         assert [d["content"] for d in sidecar.host.stream(chat)] == ["a"]
+
+
+async def test_embeddings_that_come_after_a_cancel_leave_nothing_on_the_disk(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        embed = sidecar.host.send("embed", {"model": "vec", "input": ["a"]})
+        worker = await sidecar.worker()
+        [request] = await worker.given()
+        await sidecar.host.call("cancel", {"request": embed})
+        vectors = base64.b64encode(bytes(8)).decode()
+        worker.say(frames.Embedded(request=request, vectors=vectors, count=1, dimensions=2, prompt_tokens=1))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [name for name in sidecar.disk.files if "blobs" in name.parts and sidecar.disk.files[name]] == []
 
 
 async def test_cancelling_what_is_unknown_or_over_is_no_error(lives, autojump_clock):
