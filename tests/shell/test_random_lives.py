@@ -117,13 +117,14 @@ async def test_lives_that_end_in_power_cuts_follow_one_another_on_one_log(lives,
     for life in range(3):
         lives.disk.faults.sync_s = random.choice((0, 0.2, 2))
         async with lives.begin(leave=False) as sidecar:
+            await sidecar.host.call("ping")
+            assert sidecar.watch.groups(durable=True)[: len(promised)] == promised
             chance = Chance(sidecar, seed * 10 + life)
             sidecar.workshop.answer = None
             for _ in range(random.randrange(40)):
                 await chance.act()
             promised = sidecar.watch.groups(durable=True)
         lives.disk = lives.disk.crashed(random)
-        assert sidecar.watch.groups(durable=True)[: len(promised)] == promised
     async with lives.begin() as sidecar:
         await sidecar.host.result(sidecar.chat("still here"))
         found = sidecar.watch.groups(durable=True)
