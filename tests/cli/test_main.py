@@ -45,6 +45,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_serve_takes_stdin_and_stdout_before_anything_heavy_is_imported(tmp_path):
+    mlzoo("serve", "--log", str(tmp_path / "log"), stdin=subprocess.DEVNULL)  # The first start composes what is kept.
     modules = imported("serve", "--log", str(tmp_path / "log"))
     before = modules[: modules.index("mlzoo.transport.stdio")]
     assert not {"trio", "attr", "orjson", "mlzoo.errors"} & set(before)
