@@ -351,6 +351,10 @@ class Sidecar:
         kinds = [signal.SIGTERM, signal.SIGINT]
         if sys.platform == "win32":
             kinds.append(signal.SIGBREAK)
+        else:
+            signal.pthread_sigmask(
+                signal.SIG_UNBLOCK, kinds
+            )  # A parent may have blocked them, and so for its children.
         with trio.open_signal_receiver(*kinds) as signals:
             async for _ in signals:
                 self._patient = False

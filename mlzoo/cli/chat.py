@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import io
+import signal
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mlzoo.cli.progress import ProgressDisplay
@@ -18,14 +19,11 @@ from mlzoo.client import ProtocolViolation, RemoteError, SidecarDied, serve_comm
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from anyio.from_thread import BlockingPortal
 
 WRONG_USAGE = 2
-# What a turn is asked with unless the user says otherwise. The default model has 135 million parameters: the likeliest
-# words make the most sense of it, and the penalty keeps it from going round in circles.
-SAMPLING = {"temperature": 0.0, "repetition_penalty": 1.1}
 # Codes of the protocol -> exit status; of every other error it is 1.
 _STATUS = {-32602: 2, 1003: 2, 1010: 2, 1012: 2, 1014: 3, 1015: 3}
 _WINDOWS_POLL_S = 0.2
@@ -61,8 +59,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Talk; return the exit status."""
-    from anyio.from_thread import start_blocking_portal
-
     prompt = args.prompt
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
@@ -72,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # A console that cannot show a character shows another.
     fields = ("model", "persona", "conversation", "temperature", "max_tokens", "seed")
-    wishes = SAMPLING | {name: value for name in fields if (value := getattr(args, name)) is not None}
+    wishes = {name: value for name in fields if (value := getattr(args, name)) is not None}
     command = serve_command(log=args.log, config_dir=args.config_dir)
     try:
         with (
-            start_blocking_portal("trio") as portal,
+            _event_loop() as portal,
             portal.wrap_async_context_manager(spawn(command)) as client,
         ):
             talk = Talk(client, wishes, write=_write, note=_note, display=_display)
@@ -92,6 +88,23 @@ def run(args: argparse.Namespace) -> int:
     except ProtocolViolation as error:
         _note(f"{error}\n`mlzoo doctor` looks for the reason")
         return 1
+
+
+@contextmanager
+def _event_loop() -> Iterator[BlockingPortal]:
+    """Run an event loop in a thread of its own, to which no Ctrl-C is delivered.
+
+    The kernel hands a signal to any thread that takes it. One that another thread takes does not wake the main one from
+    its wait for a key, and would be heard at the next key only.
+    """
+    from anyio.from_thread import start_blocking_portal
+
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # A thread inherits what its maker blocks.
+    with start_blocking_portal("trio") as portal:
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield portal
 
 
 class _Asking:
