@@ -162,11 +162,13 @@ class Terminal:
         self.seen = self.seen.split(text, 1)[1]
 
     def interrupt_until(self, text):
-        """Press Ctrl-C until a text shows: CPython's wait for a key can miss one that comes just before it."""
+        """Press Ctrl-C, and again if nothing comes: CPython's wait for a key can miss one that comes just before it."""
+        self.type("\x03")
         while text not in self.seen:
-            self.type("\x03")
-            if select.select([self._fd], [], [], 1)[0]:
+            if select.select([self._fd], [], [], 3)[0]:
                 self.seen += os.read(self._fd, 4096).decode()
+            else:
+                self.type("\x03")
         self.seen = self.seen.split(text, 1)[1]
 
     def type(self, text):
