@@ -21,6 +21,7 @@ help:
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "mlzoo needs Python 3.11 or newer: make PYTHON=python3.12 ..."'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing torch and what else is needed: once, some minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
@@ -30,8 +31,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 setup: $(VENV)/.ready
 	@$(BIN)/python -m compileall -q mlzoo
 
+# The prompt is text, never shell code.
 chat: setup
-	@$(BIN)/mlzoo chat $(if $(PROMPT),"$(PROMPT)",)
+	@$(BIN)/mlzoo chat $(if $(value PROMPT),-- '$(subst ','\'',$(value PROMPT))',)
 
 weights: setup
 	$(BIN)/mlzoo models pull smollm2

@@ -150,9 +150,7 @@ class Engine:
             return
         if group is None:
             if isinstance(order.command, cmd.ReportAnswer) and order.command.blob is not None:
-                ledger.log.drop_blob(
-                    order.command.blob
-                )  # Cancelled meanwhile: no record names it.
+                ledger.log.drop_blob(order.command.blob)  # Cancelled meanwhile: no record names it.
             return
         ledger.state = state
         if isinstance(order.command, cmd.Submit) and order.command.request in state.requests:

@@ -70,7 +70,10 @@ def _show(finding: Finding, *, as_json: bool) -> None:
 
 
 def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | None) -> Iterator[Finding]:
+    import os
+
     from mlzoo import config
+    from mlzoo.config.loading import own_directory
     from mlzoo.errors import ConfigError
 
     yield from installation()
@@ -79,7 +82,14 @@ def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | Non
     except ConfigError as error:
         yield Finding("configuration", "fault", error.message, "correct it; without it nothing else can be checked")
         return
-    yield Finding("configuration", "ok", f"{len(settings.models)} models are configured")
+    own = own_directory(config_dir, os.environ)
+    yield Finding(
+        "configuration", "ok", f"{len(settings.models)} models are configured; your own: {own / 'model' / 'NAME.yaml'}"
+    )
+    if stray := sorted(path.name for path in own.glob("*.yaml") if path.name != "config.yaml"):
+        yield Finding(
+            "configuration", "warning", f"not read: {', '.join(stray)}", f"models belong into {own / 'model'}"
+        )
     yield from devices()
     yield from store(settings)
     yield from logs(log, settings.log.budget_bytes)
@@ -183,7 +193,11 @@ def logs(path: Path | None, budget_bytes: int) -> Iterator[Finding]:
 
     state = Path(platformdirs.user_state_dir("mlzoo"))
     paths = sorted(state.glob("log-*")) if path is None else [path]
-    found = [path for path in paths if is_log(RealDisk(), path)]
+    try:
+        found = [path for path in paths if is_log(RealDisk(), path)]
+    except OSError as error:
+        yield Finding("log", "fault", f"cannot be read: {error}", "give this user access to it")
+        return
     for one in found:
         yield _log(one, budget_bytes)
     if not found:

@@ -78,6 +78,11 @@ def load(
     return composed
 
 
+def own_directory(config_dir: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return where a user's own configuration is looked for; it need not exist."""
+    return config_dir or Path(environ.get(CONFIG_DIR_VARIABLE) or _user_dir("config"))
+
+
 def search_path(config_dir: Path | None, environ: Mapping[str, str]) -> tuple[Path, ...]:
     """Return the directories with configuration files, the first to be searched first; the last is the built-in one.
 

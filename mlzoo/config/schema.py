@@ -127,7 +127,7 @@ class ModelEntry(_Compared):
     kind: ModelKind
     source: str
     """``wheel:PACKAGE==VERSION/PATH``, ``hub:OWNER/NAME[@REVISION]`` or ``path:PATH``."""
-    licence: Licence
+    licence: Licence = attrs.field(factory=lambda: Licence(spdx="unknown", url=""))
     archive_sha256: str | None = None
     """Digest of what is downloaded (the wheel); a pull from a wheel is refused without it."""
     sha256: str | None = None
