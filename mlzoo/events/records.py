@@ -2,7 +2,7 @@
 """What the log is made of: groups of one command and its events, and asides.
 
 Light on purpose: it knows that there are commands and events, and not which. So a sidecar that has only been pinged
-has not imported their eighty classes.
+has not imported their many classes.
 """
 
 from __future__ import annotations
