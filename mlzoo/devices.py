@@ -22,6 +22,8 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlzoo.config import DevicesConfig
+
 Kind = Literal["cuda", "mps", "cpu"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -83,6 +85,13 @@ def _silent_gpu(name: str, reason: str) -> Device:
         reason=reason,
         remedy=_DRIVER_REMEDY,
     )
+
+
+def room_bytes(device: Device, config: DevicesConfig) -> int:
+    """Return what models may take of a device now: what is free, less the share that is kept for everything else."""
+    fractions = {"cuda": config.cuda_memory_fraction, "cpu": config.cpu_memory_fraction}
+    kept_bytes = round((1.0 - fractions.get(device.kind, 1.0)) * device.memory_total_bytes)
+    return max(0, device.memory_free_bytes - kept_bytes)
 
 
 def torch_build() -> TorchBuild | None:

@@ -24,7 +24,7 @@ from mlzoo.actors.progress import Progress
 from mlzoo.actors.registry import PROBE_S, Registry
 from mlzoo.actors.specs import Backoff, ChildCrashed, ChildSpec, Intensity, SupervisorSpec
 from mlzoo.actors.supervisor import Supervisor
-from mlzoo.actors.worker import Device, Worker
+from mlzoo.actors.worker import Device, Worker, WorkerDied
 from mlzoo.events.commands import Bounds, Start
 from mlzoo.events.records import CORE_VERSION
 
@@ -139,7 +139,9 @@ async def _run(make: Callable[[], Any], inbox: Any) -> None:
 
 
 def _observe(log: Callable[..., None], event: SupervisorEvent) -> None:
-    if isinstance(event, ChildCrashed):
+    if isinstance(event, ChildCrashed) and isinstance(event.error, WorkerDied):
+        log("error", "worker died", actor=event.name, message=str(event.error))  # It has no story of ours to tell.
+    elif isinstance(event, ChildCrashed):
         story = "".join(traceback.format_exception(event.error))
         log("error", "actor crashed", actor=event.name, traceback=story)
 

@@ -15,7 +15,7 @@ from mlzoo.events.commands import DeviceFacts, ModelFacts
 
 if TYPE_CHECKING:
     from mlzoo.actors.services import Services
-    from mlzoo.config import ModelEntry
+    from mlzoo.config import Config, ModelEntry
     from mlzoo.devices import Device
     from mlzoo.events.commands import JsonObject
 
@@ -99,7 +99,7 @@ async def estimate(services: Services, name: str) -> JsonObject:
     """
     entry = services.config.model(name)
     needs = services.store.estimate(entry)
-    found = tuple(map(facts_of, await services.probe()))
+    found = tuple(facts_of(device, services.config) for device in await services.probe())
     wanted = ModelFacts(name=entry.name, kind=entry.kind, memory_bytes=needs.memory_bytes)
     return attrs.asdict(needs) | {"fits": isinstance(choose(services.state, wanted, found, None), Place)}
 
@@ -131,13 +131,15 @@ def providers(services: Services) -> JsonObject:
     return {"providers": [{"name": "local", "usable": True, "models": list(services.config.models)}]}
 
 
-def facts_of(device: Device) -> DeviceFacts:
-    """Return what decisions need to know of a device."""
+def facts_of(device: Device, config: Config) -> DeviceFacts:
+    """Return what decisions need to know of a device; free is what models may take of it."""
+    from mlzoo.devices import room_bytes  # noqa: PLC0415 (not on the way to the first ping)
+
     return DeviceFacts(
         name=device.name,
         kind=device.kind,
         memory_total_bytes=device.memory_total_bytes,
-        memory_free_bytes=device.memory_free_bytes,
+        memory_free_bytes=room_bytes(device, config.devices),
         usable=device.usable,
         reason=device.reason,
     )

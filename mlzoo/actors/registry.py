@@ -116,7 +116,9 @@ class Registry:
             await self._tell(cmd.ReportLoadFailed(model=message.model, device="", failure=failure))
             return
         order = {kind: place for place, kind in enumerate(self._config.devices.auto)}
-        found = [facts_of(d) for d in devices if d.kind in order and (d.name in self._workers or not d.usable)]
+        found = [
+            facts_of(d, self._config) for d in devices if d.kind in order and (d.name in self._workers or not d.usable)
+        ]
         found.sort(key=lambda facts: order[facts.kind])
         await self._tell(cmd.ReportDevices(model=message.model, devices=tuple(found)))
 

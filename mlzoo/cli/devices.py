@@ -46,8 +46,9 @@ def models_that_fit(device: Device, settings: Config, store: Store) -> dict[str,
     """Return for each known model whether it fits into what is free on a device; nothing for an unusable one."""
     if not device.usable:
         return {}
-    fractions = {"cuda": settings.devices.cuda_memory_fraction, "cpu": settings.devices.cpu_memory_fraction}
-    ours = min(device.memory_free_bytes, int(device.memory_total_bytes * fractions.get(device.kind, 1.0)))
+    from mlzoo.devices import room_bytes
+
+    ours = room_bytes(device, settings.devices)
     return {
         name: store.estimate(entry).memory_bytes <= ours
         for name, entry in sorted(settings.models.items())

@@ -94,8 +94,6 @@ class DevicesConfig(_Compared):
     """Share of the machine's memory that models on the CPU may fill."""
     cuda_memory_fraction: float = attrs.field(default=0.9, validator=[gt(0.0), le(1.0)])
     """Share of each GPU's memory that models may fill."""
-    worker_idle_s: float = attrs.field(default=600.0, validator=ge(0.0))
-    """How long a worker process without a model may live on."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
