@@ -39,6 +39,8 @@ _MEANINGS = (
     ("403 Client Error", "gated", "the package index refuses access"),
     ("Failed to establish a new connection", "offline", "the package index cannot be reached"),
     ("Max retries exceeded", "offline", "the package index cannot be reached"),
+    (": connection error:", "offline", "the package index cannot be reached"),  # as pip 26 has it
+    ("problem confirming the ssl certificate", "offline", "the package index cannot be reached safely"),
     ("SSLError", "offline", "the package index cannot be reached safely; pip's certificate settings apply"),
     ("Connection aborted", "offline", "the connection to the package index broke"),
     ("IncompleteRead", "offline", "the connection to the package index broke"),
