@@ -96,7 +96,7 @@ class Host:
 
     def chats(self, streams: int, tokens: int) -> tuple[float, str]:
         """Return the tokens per second of so many chats at once, and the text of one."""
-        greedy = {"temperature": 0, "repetition_penalty": 1}  # as the bare loop decodes, whatever the model's entry says
+        greedy = {"temperature": 0, "repetition_penalty": 1}  # as the bare loop, whatever the model's entry says
         params = {"model": MODEL, "messages": MESSAGES, **greedy, "max_tokens": tokens, "stream": True}
         open_ids = {self.send("chat", params) for _ in range(streams)}
         first, count, text = 0.0, 0, ""
