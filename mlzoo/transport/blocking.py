@@ -1,6 +1,6 @@
 """A byte stream over two file descriptors that never touches their flags: one OS thread reads, another writes.
 
-What can be written without waiting is written without the thread, where the operating system offers that.
+What can be read or written without waiting is so without the threads, where the operating system offers that.
 Knows neither framing nor requests. The descriptors may be pipes, sockets, files or terminals, and their file
 descriptions may be shared with other processes; so nothing here is made non-blocking. Each descriptor belongs to its
 thread, which alone closes it: closing one under a blocked call would hand its number to the next file opened.
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from mlzoo.transport.fd import read_some, write_at_once, write_some
+from mlzoo.transport.fd import can_read_at_once, read_some, write_at_once, write_some
+from mlzoo.transport.polling import PollingReader
 from mlzoo.transport.stream import CHUNK_BYTES, SEND_BYTES
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class BlockingStream:
     """A ``ByteStream`` over two different descriptors, which it owns from here on. Make it inside ``trio.run``."""
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
-        self._reader = _Reader(read_fd)
+        self._reader = PollingReader(read_fd) if can_read_at_once(read_fd) else _Reader(read_fd)
         self._writer = _Writer(write_fd)
 
     async def receive_some(self) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 import sys
 
 RWF_NOWAIT = 8  # From linux/fs.h: this one call does not wait. Python's os has the name for reading only.
@@ -24,6 +25,40 @@ def read_some(fd: int, size_bytes: int) -> bytes:
             select.select([fd], [], [])
         except OSError:
             return b""
+
+
+def can_read_at_once(fd: int) -> bool:
+    """Return whether ``read_at_once`` is offered for fd: on Linux for sockets and, from 6.4 on, pipes."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        return sys.platform == "linux"
+    return stat.S_ISFIFO(mode) and sys.platform == "linux" and _are_pipes_read_at_once()
+
+
+def _are_pipes_read_at_once() -> bool:
+    """Ask the kernel, with a pipe of our own: a trial on another's might take something from it."""
+    read_fd, write_fd = os.pipe()
+    try:
+        return read_at_once(read_fd, memoryview(bytearray(1))) is None
+    finally:
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+def read_at_once(fd: int, buffer: memoryview) -> bytes | None:
+    """Return what there is to read without waiting, whatever the flags, at most what fits into buffer; None if nothing.
+
+    b"" is the end, or an error that says that nothing more can come. Only where ``can_read_at_once`` says so.
+    """
+    size_bytes = 0
+    if sys.platform == "linux":
+        try:
+            size_bytes = os.preadv(fd, [buffer], -1, RWF_NOWAIT)  # -1: where the description stands.
+        except BlockingIOError:
+            return None
+        except OSError:
+            size_bytes = 0
+    return bytes(buffer[:size_bytes])
 
 
 def write_some(fd: int, data: memoryview) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mlzoo.transport.stream import ByteStream
 
-CLIENTS = 64  # Served at once, with two threads each; the next one is accepted when one of them leaves.
+CLIENTS = 64  # Served at once, with a thread or two each; the next one is accepted when one of them leaves.
 
 
 async def serve_socket(

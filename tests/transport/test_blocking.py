@@ -11,7 +11,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from mlzoo.transport import blocking
 from mlzoo.transport.blocking import BlockingStream
+from mlzoo.transport.fd import can_read_at_once
 from mlzoo.transport.stream import CHUNK_BYTES, SEND_BYTES
 
 
@@ -55,9 +57,11 @@ class Host:
             os.close(fd)
 
 
-@pytest.fixture
-def connect():
+@pytest.fixture(params=["read by a thread", "read in the loop where that is offered"])
+def connect(request, monkeypatch):
     """Return a function that makes a stream and the host at its other end."""
+    if request.param == "read by a thread":
+        monkeypatch.setattr(blocking, "can_read_at_once", lambda _fd: False)
     hosts = []
 
     def make(kind="pipes"):
@@ -152,6 +156,31 @@ async def test_a_cancelled_receive_ends_at_once_and_loses_nothing(connect):
         nursery.cancel_scope.cancel()
     os.write(host.write_fd, b"still here")
     assert await stream.receive_some() == b"still here"
+
+
+async def test_what_another_process_takes_away_only_keeps_the_receiver_waiting():
+    read_fd, write_fd = os.pipe()
+    rival_fd = os.dup(read_fd)
+    received = []
+
+    async def receive():
+        received.append(await stream.receive_some())
+
+    if not can_read_at_once(read_fd):
+        pytest.skip("a thread reads here, and is in its call before anybody else")
+    stream = BlockingStream(read_fd, os.open(os.devnull, os.O_WRONLY))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        os.write(write_fd, b"first")
+        assert os.read(rival_fd, 5) == b"first"
+        await wait_all_tasks_blocked()
+        assert received == []
+        os.write(write_fd, b"second")
+    assert received == [b"second"]
+    await stream.aclose()
+    os.close(rival_fd)
+    os.close(write_fd)
 
 
 async def test_only_one_task_may_receive(connect):
