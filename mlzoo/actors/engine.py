@@ -193,9 +193,9 @@ class Engine:
             case ev.WorkerRetired():
                 self._send(workers, event.device, Leave())
             case ev.PullStarted():
-                self._registry.tell_nowait(Pull(event.model, event.accept_license))
+                self._registry.tell_nowait(Pull(event.model, event.accept_license, event.pull))
             case ev.PullAbandoned():
-                self._registry.tell_nowait(AbandonPull(event.model))
+                self._registry.tell_nowait(AbandonPull(event.pull))
             case ev.RemoveStarted():
                 self._registry.tell_nowait(Remove(event.model))
             case ev.SidecarStopped():

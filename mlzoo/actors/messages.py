@@ -50,13 +50,14 @@ class Pull:
 
     model: str
     accept_license: bool
+    pull: str  # which one it is; its end says so
 
 
 @attrs.frozen
 class AbandonPull:
     """Nobody waits for this pull any more."""
 
-    model: str
+    pull: str
 
 
 @attrs.frozen

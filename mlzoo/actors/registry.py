@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
+import attrs
 import trio
 
 from mlzoo import errors
@@ -81,11 +82,11 @@ class Registry:
             case LoadOn():
                 await self._load(message)
             case Pull():
-                scope = self._pulls[message.model] = trio.CancelScope()
+                scope = self._pulls[message.pull] = trio.CancelScope()
                 nursery.start_soon(self._pull, message, scope)
             case AbandonPull():
-                if message.model in self._pulls:
-                    self._pulls[message.model].cancel()
+                if message.pull in self._pulls:
+                    self._pulls[message.pull].cancel()
             case Remove():
                 await self._remove(message)
             case _:
@@ -98,7 +99,7 @@ class Registry:
                 device = message.device if isinstance(message, LoadOn) else ""
                 await self._tell(cmd.ReportLoadFailed(model=message.model, device=device, failure=failure))
             case Pull():
-                await self._tell(cmd.ReportPullEnded(model=message.model, failure=failure))
+                await self._tell(cmd.ReportPullEnded(model=message.model, pull=message.pull, failure=failure))
             case Remove():
                 await self._tell(cmd.ReportRemoved(model=message.model, failure=failure))
             case AbandonPull():
@@ -149,17 +150,16 @@ class Registry:
             )
 
         broken = errors.InternalError("The pull was broken off by an error of mlzoo; try again.").failure()
-        ended = cmd.ReportPullEnded(model=message.model, failure=broken)
+        ended = cmd.ReportPullEnded(model=message.model, pull=message.pull, failure=broken)
         try:
             with scope:
                 entry = self._config.model(message.model)
                 installed = await pull(self._store, entry, on_progress, accept_license=message.accept_license)
-                ended = cmd.ReportPullEnded(model=message.model, digest=installed.digest)
+                ended = attrs.evolve(ended, failure=None, digest=installed.digest)
         except errors.MlzooError as error:
-            ended = cmd.ReportPullEnded(model=message.model, failure=error.failure())
+            ended = attrs.evolve(ended, failure=error.failure())
         finally:
-            if self._pulls.get(message.model) is scope:
-                del self._pulls[message.model]
+            del self._pulls[message.pull]
             if not scope.cancelled_caught:  # Whoever abandoned it does not wait for its end.
                 self._engine.signal(Order(ended))
 

@@ -79,6 +79,7 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
                 bounds=event.bounds,
                 models={},
                 workers={},
+                pulls={},
                 devices=(),
                 drain_until_ms=None,
                 storage_low=False,
@@ -88,18 +89,13 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return attrs.evolve(state, drain_until_ms=event.until_ms)
         case ev.SidecarStopped():
             return attrs.evolve(state, stopped=True)
+        case ev.PullStarted():
+            return attrs.evolve(state, pulls=_with(state.pulls, event.model, event.pull))
+        case ev.PullAbandoned() | ev.PullEnded():
+            return attrs.evolve(state, pulls=_without(state.pulls, event.model))
         case ev.StorageChanged():
             return attrs.evolve(state, storage_low=event.low)
-        case (
-            ev.RequestRefused()
-            | ev.WorkAbandoned()
-            | ev.PullStarted()
-            | ev.PullAbandoned()
-            | ev.PullEnded()
-            | ev.RemoveStarted()
-            | ev.RemoveEnded()
-            | ev.IncidentNoted()
-        ):
+        case ev.RequestRefused() | ev.WorkAbandoned() | ev.RemoveStarted() | ev.RemoveEnded() | ev.IncidentNoted():
             return state
         case _:
             assert_never(event)
@@ -146,6 +142,7 @@ def _request_streams(state: State, event: ev.RequestStreamed, at_ms: int) -> Sta
         requests=_with(state.requests, event.request, request),
         models=state.models,
         workers=state.workers,
+        pulls=state.pulls,
         devices=state.devices,
         mean_run_ms=state.mean_run_ms,
         drain_until_ms=state.drain_until_ms,

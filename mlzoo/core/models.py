@@ -58,7 +58,7 @@ def ask(draft: Draft, command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel |
             pulling = calls_on(draft.state, name, "pull")
             _accept(draft, command)
             if not pulling:
-                draft.say(ev.PullStarted(model=name, accept_license=command.accept_license))
+                draft.say(ev.PullStarted(model=name, accept_license=command.accept_license, pull=command.request))
         case cmd.RemoveModel():
             if model is not None and model.phase not in {"available", "failed"}:
                 busy = errors.Unsupported(
@@ -225,8 +225,10 @@ def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
 
 
 def pull_ended(draft: Draft, command: cmd.ReportPullEnded) -> None:
-    """A pull is over: tell everybody who waited for it."""
-    draft.say(ev.PullEnded(model=command.model, failure=command.failure))
+    """A pull is over: tell everybody who waited for it. One that was abandoned may end late, beside its successor."""
+    if draft.state.pulls.get(command.model) != command.pull:
+        return
+    draft.say(ev.PullEnded(model=command.model, failure=command.failure, pull=command.pull))
     _tell(draft, "pull", command.model, command.failure, {"model": command.model, "digest": command.digest})
 
 

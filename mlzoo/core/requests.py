@@ -244,4 +244,4 @@ def withdraw(draft: Draft, request: RequestState) -> None:
     if request.kind == "pull" and request.model is not None:
         name = request.model.name
         if len(calls_on(draft.state, name, "pull")) == 1:
-            draft.say(ev.PullAbandoned(model=name))
+            draft.say(ev.PullAbandoned(model=name, pull=draft.state.pulls.get(name, "")))

@@ -86,6 +86,7 @@ class State:
     requests: dict[str, RequestState] = attrs.field(factory=dict)
     models: dict[str, ModelState] = attrs.field(factory=dict)
     workers: dict[str, WorkerState] = attrs.field(factory=dict)
+    pulls: dict[str, str] = attrs.field(factory=dict)  # model -> which of its pulls is going on
     devices: tuple[DeviceFacts, ...] = ()
     mean_run_ms: float = 0.0
     drain_until_ms: int | None = None

@@ -272,6 +272,7 @@ class ReportPullEnded:
     model: str
     failure: Failure | None = None
     digest: str = ""
+    pull: str = ""
 
 
 @attrs.frozen(kw_only=True)

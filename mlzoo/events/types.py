@@ -262,6 +262,7 @@ class PullStarted:
 
     model: str
     accept_license: bool
+    pull: str = ""  # which one it is: the id of the request that began it
 
 
 @attrs.frozen(kw_only=True)
@@ -269,6 +270,7 @@ class PullAbandoned:
     """Instructs: nobody waits for this pull any more, end it; what has arrived stays for the next one."""
 
     model: str
+    pull: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -277,6 +279,7 @@ class PullEnded:
 
     model: str
     failure: Failure | None = None
+    pull: str = ""
 
 
 @attrs.frozen(kw_only=True)

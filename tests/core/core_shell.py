@@ -189,9 +189,9 @@ class Shell:
                 self.kinds[event.request] = event.kind
             case ev.PullStarted():
                 failure = errors.PullFailed("offline").failure() if self.random.random() < 0.3 else None
-                self.store.append(cmd.ReportPullEnded(model=event.model, failure=failure))
+                self.store.append(cmd.ReportPullEnded(model=event.model, pull=event.pull, failure=failure))
             case ev.PullAbandoned() if self.random.random() < 0.7:  # else its end was on its way already
-                self.store = [c for c in self.store if not _pull_of(c, event.model)]
+                self.store = [c for c in self.store if not _pull_of(c, event.pull)]
             case ev.RemoveStarted():
                 self.store.append(cmd.ReportRemoved(model=event.model))
 
@@ -323,5 +323,5 @@ class Shell:
         raise AssertionError("it never comes to rest")
 
 
-def _pull_of(command: cmd.Command, model: str) -> bool:
-    return isinstance(command, cmd.ReportPullEnded) and command.model == model
+def _pull_of(command: cmd.Command, pull: str) -> bool:
+    return isinstance(command, cmd.ReportPullEnded) and command.pull == pull

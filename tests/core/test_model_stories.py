@@ -314,8 +314,8 @@ def test_an_unload_works_while_the_disk_is_low():
 # ------------------------------------------------------------------------------------------ pull and remove
 
 
-def ended(core, failure=None):
-    return core.tell(cmd.ReportPullEnded(model="chatty", failure=failure, digest="sha256:1"))
+def ended(core, pull="p1", failure=None):
+    return core.tell(cmd.ReportPullEnded(model="chatty", pull=pull, failure=failure, digest="sha256:1"))
 
 
 def test_two_pulls_of_one_model_are_one_and_both_are_answered():
@@ -332,14 +332,24 @@ def test_a_pull_goes_on_for_the_second_when_the_first_is_cancelled_and_ends_with
     core.pull("p2")
     assert kinds(core.cancel("p1")) == ["RequestCancelled", "RequestReplied"]
     assert kinds(core.cancel("p2")) == ["PullAbandoned", "RequestCancelled", "RequestReplied"]
-    assert kinds(ended(core)) == ["PullEnded"]
+    assert ended(core) == ()
+
+
+def test_the_late_end_of_an_abandoned_pull_answers_no_new_call_of_that_model():
+    core = Core()
+    core.pull("p1")
+    core.cancel("p1")
+    assert only(core.pull("p2"), ev.PullStarted).pull == "p2"
+    offline = errors.PullFailed("No network.", reason="offline").failure()
+    assert ended(core, pull="p1", failure=offline) == ()
+    assert kinds(ended(core, pull="p2")) == ["PullEnded", "RequestReplied"]
 
 
 def test_a_failed_pull_says_why():
     core = Core()
     core.pull("p1")
     offline = errors.PullFailed("No network.", reason="offline").failure()
-    assert only(ended(core, offline), ev.RequestFailed).failure == offline
+    assert only(ended(core, failure=offline), ev.RequestFailed).failure == offline
 
 
 def test_a_pull_does_not_wait_for_the_model_to_be_loaded_nor_load_it():
