@@ -42,15 +42,17 @@ class Progress:
         state = self._ledger.state
         waiting = waiting_on(state, model) + calls_on(state, model, "pull")
         for request in waiting:
-            self._tell(request, stage, done, total, unit, message)
+            self._tell(request, model, stage, done, total, unit, message)
 
     def of_request(self, request: str, stage: str, done: int, total: int, unit: str) -> None:
         """Tell the one whose request it is."""
         found = self._ledger.state.requests.get(request)
-        if found is not None:
-            self._tell(found, stage, done, total, unit, "")
+        if found is not None and found.model is not None:
+            self._tell(found, found.model.name, stage, done, total, unit, "")
 
-    def _tell(self, request: RequestState, stage: str, done: int, total: int, unit: str, message: str) -> None:
+    def _tell(
+        self, request: RequestState, model: str, stage: str, done: int, total: int, unit: str, message: str
+    ) -> None:
         connection = self._connections.get(request.caller.connection) if request.caller else None
         if connection is None or request.caller is None:
             return
@@ -64,6 +66,7 @@ class Progress:
         self._last[key] = now_ms
         params = {
             "request": request.caller.rpc,
+            "model": model,
             "stage": stage,
             "done": done,
             "total": total,

@@ -65,6 +65,7 @@ class Worker:
         self._spawn = spawn
         self._engine = engine
         self._log = log
+        self._starting = ""  # the model that the process was started for
         self._progress = progress
         self._digests: dict[str, hashlib._Hash] = {}
         self._held: deque[WorkerMessage] = deque()  # taken with a Leave, and meant for the process after that one
@@ -87,6 +88,8 @@ class Worker:
             self._held.extend(await inbox.receive_batch())
         return self._held.popleft() if self._held else None
 
+        self._starting = load.model
+        self._tell_of_start(0, f"starting the worker process of {self._device.name}")
     async def _start(self, load: frames.Load) -> WorkerProcess | None:
         try:
             return await self._spawn(self._device.name)
@@ -182,6 +185,7 @@ class Worker:
                 self._progress.of_request(frame.request, "prefill", frame.done, frame.total, "tokens")
             case frames.LoadProgress():
                 self._progress.of_model(frame.model, frame.stage, frame.done, frame.total, frame.unit)
+                self._tell_of_start(1, f"the worker process of {device} has started")
             case frames.Up():
                 up = cmd.ReportWorkerUp(device=device, pid=frame.pid, threads=frame.threads, versions=frame.versions)
                 await self._tell(up)
@@ -274,6 +278,10 @@ class Worker:
                 frame.message, device=self._device.name, needed=frame.needed_bytes, free=frame.free_bytes
             ).failure()
         return errors.ModelLoadFailed(frame.message, model=frame.model, reason=frame.message).failure()
+
+    def _tell_of_start(self, done: int, message: str) -> None:
+        """Libraries take seconds to import, and nothing else tells a host of that."""
+        self._progress.of_model(self._starting, "start", done, 1, "processes", message)
 
     async def _tell(self, command: cmd.Command, text: object = None) -> None:
         await self._engine.tell(Order(command, text))

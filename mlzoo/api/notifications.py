@@ -45,7 +45,10 @@ class Progress:
     """How far long work is that a request of this connection waits for; may be coalesced."""
 
     request: RpcId = attrs.field(metadata=about("Id of the request on this connection."))
-    stage: str = attrs.field(metadata=about("download, load, prefill; there may come more."))
+    model: str = attrs.field(metadata=about("The model that the work is about."))
+    stage: str = attrs.field(
+        metadata=about("download and more of a pull, start (of a worker process), weights, prefill; more may come.")
+    )
     done: int
     total: int = attrs.field(metadata=about("0 where it is not known."))
     unit: str

@@ -10,12 +10,20 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress as Bars
 
+_IN_WORDS = {
+    "start": "starting a worker process",
+    "tokenizer": "reading the tokenizer",
+    "weights": "reading the weights",
+    "check": "checking what was loaded",
+    "prefill": "reading the prompt",
+}
+
 
 class ProgressDisplay:
     """Shows the params of ``progress`` notifications, from the first one until ``clear``.
 
     Args:
-        title: What the progress is of.
+        title: What the progress is of, where it does not say so itself.
         lines: Whether to tell it in lines where stderr is no terminal, or not at all.
     """
 
@@ -29,7 +37,8 @@ class ProgressDisplay:
 
     def show(self, progress: Mapping[str, Any]) -> None:
         """Show how far it is."""
-        what = f"{self._title}: {progress['stage']}"
+        stage = progress["stage"]
+        what = f"{progress.get('model', self._title)}: {_IN_WORDS.get(stage, stage)}"
         done, total = progress["done"], progress["total"]
         if self._on_terminal:
             self._show_bar(what, done, total, in_bytes=progress["unit"] == "bytes")

@@ -20,6 +20,10 @@ class FakeSidecar:
             params = {"request": request, "seq": seq, "delta": {"content": piece}}
             self.write(method="stream", params=params)
 
+    def progress(self, request, stage, done, total, unit):
+        params = {"request": request, "model": "smollm2", "stage": stage, "done": done, "total": total, "unit": unit}
+        self.write(method="progress", params={**params, "message": ""})
+
     def chat(self, request, params):
         if not self.installed:
             self.fail(request, 1016, "smollm2 is not installed", model="smollm2", download_bytes=1000)
@@ -31,6 +35,8 @@ class FakeSidecar:
         if asked == "die":
             print("out of luck", file=sys.stderr, flush=True)
             sys.exit(7)
+        if asked == "load":
+            self.progress(request, "start", 0, 1, "processes")
         if asked == "locked":
             self.fail(request, 1015, "another process holds the log", reason="locked")
             return
@@ -56,8 +62,7 @@ class FakeSidecar:
             self.fail(request, 1017, "the package index cannot be reached", reason="offline")
             return
         for done in (0, 500, 1000):
-            params = {"request": request, "stage": "download", "done": done, "total": 1000}
-            self.write(method="progress", params={**params, "unit": "bytes", "message": ""})
+            self.progress(request, "download", done, 1000, "bytes")
         self.installed = True
         self.write(id=request, result={})
 

@@ -124,7 +124,7 @@ def test_an_interrupt_ends_one_answer_with_status_130_and_no_traceback():
 class Terminal:
     """A chat on a pseudo terminal."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, kind="dumb"):
         import pty
 
         self._fd, theirs = pty.openpty()
@@ -135,7 +135,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            env={**os.environ, "TERM": "dumb"},
+            env={**os.environ, "TERM": kind},
         )
         os.close(theirs)
         self.seen = ""
@@ -217,6 +217,13 @@ def test_ctrl_c_ends_the_running_answer_and_not_the_program_and_what_was_shown_s
         terminal.expect("> ")
         terminal.type("/quit\n")
         assert terminal.process.wait(PATIENCE_S) == 0
+
+
+@needs_terminal
+def test_what_a_first_answer_waits_for_is_shown_with_the_name_of_the_model():
+    with Terminal("load", kind="xterm") as terminal:
+        terminal.expect("smollm2: starting a worker process")
+        terminal.expect("you said load")
 
 
 @needs_terminal

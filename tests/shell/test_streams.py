@@ -184,9 +184,11 @@ async def test_a_load_tells_those_who_wait_how_far_it_is(lives, autojump_clock):
         chat = sidecar.chat("x")
         worker = await sidecar.worker()
         await worker.until(lambda: worker.told)
-        worker.say(frames.LoadProgress(model="toy", stage="load", done=5, total=10))
-        await sidecar.host.until(lambda: sidecar.host.notifications("progress"))
-        [progress] = sidecar.host.notifications("progress")
-        assert (progress["request"], progress["stage"], progress["done"]) == (chat, "load", 5)
+        worker.say(frames.LoadProgress(model="toy", stage="weights", done=5, total=10))
+        await sidecar.host.until(lambda: len(sidecar.host.notifications("progress")) == 3)
+        told = sidecar.host.notifications("progress")
+        assert [(p["stage"], p["done"]) for p in told] == [("start", 0), ("start", 1), ("weights", 5)]
+        assert all((p["request"], p["model"]) == (chat, "toy") for p in told)
+        assert told[0]["message"] == "starting the worker process of cpu"
         worker.loaded("toy")
         await sidecar.host.result(chat)
