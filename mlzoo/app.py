@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from mlzoo.actors.messages import EngineMessage
     from mlzoo.actors.process import Spawn
-    from mlzoo.actors.services import ProbeDevices
+    from mlzoo.actors.services import Peer, ProbeDevices
     from mlzoo.config import Config
     from mlzoo.devices import Device
     from mlzoo.transport.stdio import ClaimedStdio
@@ -315,7 +315,7 @@ class Sidecar:
         if self._flushing.cancelled_caught:
             self._stderr.log("warning", "host did not read", waited_s=FLUSH_S)
 
-    async def _drain(self, connection: Connection) -> None:
+    async def _drain(self, connection: Peer) -> None:
         try:
             await connection.drain()
         except trio.BrokenResourceError:

@@ -24,7 +24,7 @@ from mlzoo.actors.progress import Progress
 from mlzoo.actors.registry import PROBE_S, Registry
 from mlzoo.actors.specs import Backoff, ChildCrashed, ChildSpec, Intensity, SupervisorSpec
 from mlzoo.actors.supervisor import Supervisor
-from mlzoo.actors.worker import Device, Worker, WorkerDied
+from mlzoo.actors.worker import Incarnation, Worker, WorkerDied
 from mlzoo.events.commands import Bounds, Start
 from mlzoo.events.records import CORE_VERSION
 
@@ -100,11 +100,11 @@ async def build(
             progress=progress,
         )
 
-    def make_worker(device: Device) -> Worker:
-        return Worker(device, spawn=spawn, engine=engine, log=log, progress=progress)
+    def make_worker(incarnation: Incarnation) -> Worker:
+        return Worker(incarnation, spawn=spawn, engine=engine, log=log, progress=progress)
 
     actors: list[ChildSpec[Any]] = [
-        ChildSpec(mailbox, partial(_run, partial(make_worker, Device(name))), shutdown_s=10.0)
+        ChildSpec(mailbox, partial(_run, partial(make_worker, Incarnation(name))), shutdown_s=10.0)
         for name, mailbox in workers.items()
     ]
     spec = _tree(

@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,46 @@ def test_nothing_is_left_unfinished():
         and any(word in path.read_text(encoding="utf-8") for word in ("TODO", "FIXME", "NotImplementedError"))
     ]
     assert not unfinished
+
+
+def modules():
+    """Return each module of the package by its name."""
+    found = {}
+    for path in sources():
+        if path.is_relative_to(ROOT / "mlzoo"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(path, known):
+    """Yield the modules that one names anywhere: at its top, for its types, or late."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in known else node.module
+
+
+def circle_of(graph):
+    """Return the names around a circle, or nothing."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_need_each_other_in_a_circle_not_even_for_their_types():
+    known = modules()
+    # A package's own names are imported from inside it, and its modules may import each other through it.
+    graph = {
+        name: {other for other in imports_of(path, known) if other in known and other != name}
+        for name, path in known.items()
+        if path.name != "__init__.py"
+    }
+    assert not circle_of(graph)
+
+
+def test_a_circle_would_be_found():
+    assert set(circle_of({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}

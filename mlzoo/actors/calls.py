@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mlzoo import errors
-from mlzoo.actors.connection import Answer, Ask
 from mlzoo.actors.messages import Order
+from mlzoo.actors.outcomes import Answer, Ask
 from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Sampling
@@ -21,8 +21,8 @@ from mlzoo.frames import Sampling
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlzoo.actors.connection import Connection, Outcome
-    from mlzoo.actors.services import Services
+    from mlzoo.actors.outcomes import Outcome
+    from mlzoo.actors.services import Peer, Services
     from mlzoo.api import inference as api
     from mlzoo.config import ModelEntry, SamplingDefaults
     from mlzoo.store import Installed
@@ -37,7 +37,7 @@ class Calls:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.methods: dict[str, Callable[[Connection, Call, Any], Outcome]] = {
+        self.methods: dict[str, Callable[[Peer, Call, Any], Outcome]] = {
             "shutdown": self._shutdown,
             "chat": self._chat,
             "complete": self._complete,
@@ -51,20 +51,20 @@ class Calls:
             "models.unload": self._unload,
         }
 
-    def cancelled(self, connection: Connection, params: api.CancelParams) -> Order:
+    def cancelled(self, connection: Peer, params: api.CancelParams) -> Order:
         """Return what becomes of a ``cancel`` notification, which nobody answers."""
         target = connection.outbox.in_flight.get(params.request) if params.request is not None else None
         return Order(cmd.Cancel(request=self._services.world.ids.new("req"), caller=None, target=target or None))
 
     # ---------------------------------------------------------------------------------------- inference
 
-    def _chat(self, connection: Connection, call: Call, params: api.ChatParams) -> Outcome:
+    def _chat(self, connection: Peer, call: Call, params: api.ChatParams) -> Outcome:
         return self._generate(connection, call, params, {"messages": plain_messages(params.messages)})
 
-    def _complete(self, connection: Connection, call: Call, params: api.CompleteParams) -> Outcome:
+    def _complete(self, connection: Peer, call: Call, params: api.CompleteParams) -> Outcome:
         return self._generate(connection, call, params, {"prompt": params.prompt})
 
-    def _generate(self, connection: Connection, call: Call, params: api.GenerationParams, text: Any) -> Outcome:
+    def _generate(self, connection: Peer, call: Call, params: api.GenerationParams, text: Any) -> Outcome:
         entry, facts = self._model_for(call.method, params.model, params)
         stop = stop_strings(params)
         if stop:
@@ -100,7 +100,7 @@ class Calls:
             top_logprobs=params.top_logprobs or 0,
         )
 
-    def _embed(self, connection: Connection, call: Call, params: api.EmbedParams) -> Outcome:
+    def _embed(self, connection: Peer, call: Call, params: api.EmbedParams) -> Outcome:
         _, facts = self._model_for("embed", params.model, params)
         texts = embed_texts(params)
         limit = self._services.config.limits.inputs_per_embed
@@ -118,18 +118,18 @@ class Calls:
             require_device=params.require_device,
         )
 
-    def _tokenize(self, connection: Connection, call: Call, params: api.TokenizeParams) -> Outcome:
+    def _tokenize(self, connection: Peer, call: Call, params: api.TokenizeParams) -> Outcome:
         _, facts = self._model_for("tokenize", params.model, params)
         text = {"text": params.text} if params.messages is None else {"messages": plain_messages(params.messages)}
         return self._submit(connection, call, facts, text)
 
-    def _detokenize(self, connection: Connection, call: Call, params: api.DetokenizeParams) -> Outcome:
+    def _detokenize(self, connection: Peer, call: Call, params: api.DetokenizeParams) -> Outcome:
         _, facts = self._model_for("detokenize", params.model, params)
         return self._submit(connection, call, facts, {"tokens": params.tokens})
 
     def _submit(
         self,
-        connection: Connection,
+        connection: Peer,
         call: Call,
         facts: cmd.ModelFacts,
         text: Any,
@@ -151,7 +151,7 @@ class Calls:
         )
         return Ask(request, Order(submit, text), stream=stream)
 
-    def _cancel(self, connection: Connection, call: Call, params: api.CancelParams) -> Outcome:
+    def _cancel(self, connection: Peer, call: Call, params: api.CancelParams) -> Outcome:
         target = connection.outbox.in_flight.get(params.request) if params.request is not None else None
         request, caller = self._request(connection, call)
         return Ask(request, Order(cmd.Cancel(request=request, caller=caller, target=target or None)))
@@ -198,21 +198,21 @@ class Calls:
             keep_alive_ms=round(entry.keep_alive_s * 1000),
         )
 
-    def _request(self, connection: Connection, call: Call) -> tuple[str, cmd.Caller]:
+    def _request(self, connection: Peer, call: Call) -> tuple[str, cmd.Caller]:
         return self._services.world.ids.new("req"), cmd.Caller(connection=connection.name, rpc=call.id)
 
-    def _pull(self, connection: Connection, call: Call, params: Any) -> Outcome:
+    def _pull(self, connection: Peer, call: Call, params: Any) -> Outcome:
         request, caller = self._request(connection, call)
         facts = self._facts(self._services.config.model(params.model), None)
         pull = cmd.PullModel(request=request, caller=caller, model=facts, accept_license=params.accept_license)
         return Ask(request, Order(pull))
 
-    def _remove(self, connection: Connection, call: Call, params: Any) -> Outcome:
+    def _remove(self, connection: Peer, call: Call, params: Any) -> Outcome:
         request, caller = self._request(connection, call)
         facts = self._facts(self._services.config.model(params.model), None)
         return Ask(request, Order(cmd.RemoveModel(request=request, caller=caller, model=facts)))
 
-    def _load(self, connection: Connection, call: Call, params: Any) -> Outcome:
+    def _load(self, connection: Peer, call: Call, params: Any) -> Outcome:
         request, caller = self._request(connection, call)
         entry = self._services.config.model(params.model)
         facts = self._facts(entry, self._installed(entry))
@@ -220,14 +220,14 @@ class Calls:
         load = cmd.LoadModel(request=request, caller=caller, model=facts, device=device, pin=params.pin)
         return Ask(request, Order(load))
 
-    def _unload(self, connection: Connection, call: Call, params: Any) -> Outcome:
+    def _unload(self, connection: Peer, call: Call, params: Any) -> Outcome:
         request, caller = self._request(connection, call)
         facts = self._facts(self._services.config.model(params.model), None)
         return Ask(request, Order(cmd.UnloadModel(request=request, caller=caller, model=facts)))
 
     # ---------------------------------------------------------------------------------------- leaving
 
-    def _shutdown(self, connection: Connection, call: Call, _params: Any) -> Outcome:
+    def _shutdown(self, connection: Peer, call: Call, _params: Any) -> Outcome:
         if self._services.unusable is not None:
             return Answer({}, then=self._services.leave)
         request, caller = self._request(connection, call)

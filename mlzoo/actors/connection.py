@@ -1,4 +1,3 @@
-# ruff: noqa: TC004 - the types of Ask are for readers and mypy; importing them would cost every start.
 """A connection: lines of one host in, calls to the handler, answers out through the outbox.
 
 Calls are answered inline, a chunk of lines at a time, and recorded before the answer leaves; only what must wait gets a
@@ -8,21 +7,22 @@ task of its own. Knows framing, ids and batches; the methods are the handler's, 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, assert_never
 
-import attrs
 import orjson
 import trio
 
 from mlzoo import errors
 from mlzoo.actors.outbox import BATCHES_BYTES, Batch
+from mlzoo.actors.outcomes import Answer, Ask, Later
 from mlzoo.api.methods import METHODS
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Bad, Call, Notification
 from mlzoo.transport.ndjson import LineReader, TooLong
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from mlzoo.actors.handler import Handler
     from mlzoo.actors.messages import Order
     from mlzoo.actors.outbox import Outbox
@@ -37,35 +37,6 @@ OPEN_CALLS = 4096  # calls of one connection of which it has not taken the answe
 SLOW_CALL_S = 60.0  # that such a call may take: a driver may hang
 RETRY_MS = 100  # after which what was refused here may be tried again
 SLOW_CALLS = 64  # calls of one connection that are being looked up outside the event loop
-
-
-@attrs.frozen
-class Answer:
-    """The handler has it at once. A view of what is recorded elsewhere is not copied into the log."""
-
-    result: Any
-    recorded: bool = True
-    then: Callable[[], None] | None = None  # called once the answer has been sent
-
-
-@attrs.frozen
-class Later:
-    """The handler has it after a while, without the engine."""
-
-    find: Callable[[], Awaitable[Any]]
-    recorded: bool = True
-
-
-@attrs.frozen
-class Ask:
-    """The engine decides; the answer comes by the log."""
-
-    request: str
-    order: Order
-    stream: bool = False
-
-
-Outcome = Answer | Later | Ask
 
 
 class Connection:

@@ -9,42 +9,34 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
-import attrs
 import trio
 
+from mlzoo.actors.ledger import Decided
 from mlzoo.actors.messages import AbandonPull, LoadOn, Order, Probe, Pull, Remove, Send
 from mlzoo.core.decide import decide
 from mlzoo.core.state import WorkerState, next_strike_ms
 from mlzoo.errors import StorageFailed
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
-from mlzoo.events.records import Group, request_of
+from mlzoo.events.records import request_of
 from mlzoo.frames import Abandon, Detokenize, Embed, Generate, Leave, Sampling, Tokenize, Unload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from mlzoo.actors.ledger import Ledger
     from mlzoo.actors.mailbox import Ref
     from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
     from mlzoo.actors.runtime import Inbox
+    from mlzoo.events.records import Group
     from mlzoo.events.types import Event
     from mlzoo.frames import ToWorker
 
 DISK_EVERY_MS = 1000  # the room on the disk is looked at no more often
 BATCH = 64  # commands that share one write
-
-
-@attrs.frozen
-class Decided:
-    """A group that was appended, and the workers as they were then."""
-
-    group: Group
-    workers: Mapping[str, WorkerState]
 
 
 class Engine:

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlzoo import errors
-from mlzoo.actors.connection import Answer
+from mlzoo.actors.outcomes import Answer
 from mlzoo.api.methods import find
 from mlzoo.api.wire import structure
 
 if TYPE_CHECKING:
     from mlzoo.actors.calls import Calls
-    from mlzoo.actors.connection import Connection, Outcome
     from mlzoo.actors.messages import Order
-    from mlzoo.actors.services import Services
+    from mlzoo.actors.outcomes import Outcome
+    from mlzoo.actors.services import Peer, Services
     from mlzoo.events.records import Aside
     from mlzoo.transport.jsonrpc import Call, Notification
 
@@ -38,7 +38,7 @@ class Handler:
             self._imported = Calls(self._services)
         return self._imported
 
-    def call(self, connection: Connection, call: Call) -> Outcome:
+    def call(self, connection: Peer, call: Call) -> Outcome:
         """Return what becomes of a call.
 
         Raises:
@@ -58,7 +58,7 @@ class Handler:
 
         return observation.answer(self._services, connection, call.method, params)
 
-    def notified(self, connection: Connection, message: Notification) -> Order | None:
+    def notified(self, connection: Peer, message: Notification) -> Order | None:
         """Take a notification; only ``cancel`` means anything as one."""
         if message.method != "cancel" or self._services.unusable is not None:
             return None
@@ -68,7 +68,7 @@ class Handler:
             return None  # A notification is never answered, not even with an error.
         return self._calls.cancelled(connection, params)
 
-    def again(self, connection: Connection, aside: Aside) -> Any:
+    def again(self, connection: Peer, aside: Aside) -> Any:
         """Return once more what a view of the log showed."""
         from mlzoo.actors import observation  # noqa: PLC0415 (as above)
 

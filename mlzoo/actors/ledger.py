@@ -6,22 +6,31 @@ Only the engine appends. Everybody may read the state: it is frozen, and reading
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from mlzoo.actors.messages import Order
 from mlzoo.core.apply import apply_group
-from mlzoo.core.state import State, needed_from
+from mlzoo.core.state import State, WorkerState, needed_from
 from mlzoo.events.codec import Codec
-from mlzoo.events.records import is_terminal, request_of
+from mlzoo.events.records import Group, is_terminal, request_of
 
 STATES = Codec(lambda: {"State": ("event", State)}, {})  # how a segment's header holds the state before it
 
 if TYPE_CHECKING:
-    from mlzoo.actors.engine import Decided
     from mlzoo.events.commands import JsonObject, Start, Submit
     from mlzoo.events.log import Log
-    from mlzoo.events.records import Group
     from mlzoo.world import Clock
+
+
+@attrs.frozen
+class Decided:
+    """A group that was appended, and the workers as they were then."""
+
+    group: Group
+    workers: Mapping[str, WorkerState]
 
 
 class Ledger:

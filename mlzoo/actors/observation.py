@@ -16,17 +16,17 @@ import trio
 import mlzoo
 from mlzoo import errors
 from mlzoo.actors import inventory
-from mlzoo.actors.connection import Answer, Later
 from mlzoo.actors.cursors import Subscription
 from mlzoo.actors.metrics import Metrics
+from mlzoo.actors.outcomes import Answer, Later
 from mlzoo.api.methods import METHODS, PROTOCOL_VERSION
 from mlzoo.views import event_params, event_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlzoo.actors.connection import Connection, Outcome
-    from mlzoo.actors.services import Services
+    from mlzoo.actors.outcomes import Outcome
+    from mlzoo.actors.services import Peer, Services
     from mlzoo.api import observation as api
     from mlzoo.events.commands import JsonObject
 
@@ -36,7 +36,7 @@ SUBSCRIPTIONS = 64  # of one connection
 TURN_GROUPS = 64  # read from the log before other tasks get their turn
 
 
-def answer(services: Services, connection: Connection, method: str, params: Any) -> Outcome:
+def answer(services: Services, connection: Peer, method: str, params: Any) -> Outcome:
     """Return what becomes of a call of one of these methods."""
     match method:
         case "initialize":
@@ -68,7 +68,7 @@ def answer(services: Services, connection: Connection, method: str, params: Any)
             raise AssertionError(message)
 
 
-def view(services: Services, _connection: Connection, method: str, params: Any) -> Any:
+def view(services: Services, _connection: Peer, method: str, params: Any) -> Any:
     """Return once more what a view of the log showed, for a host that did not take it the first time."""
     if method == "rpc.discover":
         return discover()
@@ -193,7 +193,7 @@ def _wanted(shown: JsonObject, params: api.EventsReadParams) -> bool:
     return params.request is None or shown.get("request") == params.request
 
 
-def _subscribe(services: Services, connection: Connection, params: api.EventsSubscribeParams) -> JsonObject:
+def _subscribe(services: Services, connection: Peer, params: api.EventsSubscribeParams) -> JsonObject:
     log = services.log
     after_seq = log.last_seq if params.after is None else max(params.after, 0)
     if after_seq > log.last_seq:
@@ -210,7 +210,7 @@ def _subscribe(services: Services, connection: Connection, params: api.EventsSub
     return {"subscription": name}
 
 
-def _unsubscribe(connection: Connection, params: api.EventsUnsubscribeParams) -> Answer:
+def _unsubscribe(connection: Peer, params: api.EventsUnsubscribeParams) -> Answer:
     if not connection.outbox.cursors.unsubscribe(params.subscription):
         message = f"there is no subscription {params.subscription} on this connection"
         raise errors.NotFound(message, what="subscription", id=params.subscription)

@@ -6,29 +6,43 @@ Filled by ``mlzoo.app`` as the start goes on: the log is there first, the state 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mlzoo.actors.connection import Connection
     from mlzoo.actors.hub import Hub
     from mlzoo.actors.ledger import Ledger
     from mlzoo.actors.mailbox import Ref
     from mlzoo.actors.messages import EngineMessage
     from mlzoo.actors.metrics import Metrics
+    from mlzoo.actors.outbox import Outbox
     from mlzoo.actors.specs import ChildStatus
     from mlzoo.config import Config
     from mlzoo.core.state import State
     from mlzoo.devices import Device
     from mlzoo.errors import LogUnusable
+    from mlzoo.events.commands import JsonObject
     from mlzoo.events.log import Log
     from mlzoo.store import Store
     from mlzoo.world import World
 
     ProbeDevices = Callable[[], Awaitable[tuple[Device, ...]]]
+
+
+class Peer(Protocol):
+    """A host's connection, as those see it who answer its calls."""
+
+    name: str
+    outbox: Outbox
+
+    def notify(self, request: str, method: str, params: JsonObject) -> None:
+        """Send a notification about one of its requests, recorded as an aside."""
+
+    async def drain(self) -> None:
+        """Return once everything that is due has been sent; nothing new may come."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -50,7 +64,7 @@ class Services:
     ledger: Ledger | None = None
     metrics: Metrics | None = None
     actors: Callable[[], tuple[ChildStatus, ...]] = tuple
-    connections: dict[str, Connection] = attrs.field(factory=dict)
+    connections: dict[str, Peer] = attrs.field(factory=dict)
 
     @property
     def store(self) -> Store:

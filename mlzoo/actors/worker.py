@@ -39,11 +39,11 @@ class WorkerDied(Exception):
     """The worker process's fault, or its device library's: it ended without being told to."""
 
 
-class Device:
-    """What outlives the instances of a device's actor."""
+class Incarnation:
+    """Which of its processes a device's worker has; it outlives the instances of the actor."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.epoch = 0  # how many processes have crashed; what is sent to an earlier one is dropped
 
 
@@ -51,7 +51,7 @@ class Worker:
     """One instance of the actor.
 
     Args:
-        device: the device and its epoch.
+        incarnation: the device, and which of its processes is the present one.
         spawn: starts the process.
         engine: hears what the process reports.
         log: keeps the blobs that answers name.
@@ -59,14 +59,15 @@ class Worker:
     """
 
     def __init__(
-        self, device: Device, *, spawn: Spawn, engine: Ref[EngineMessage], log: Log, progress: Progress
+        self, incarnation: Incarnation, *, spawn: Spawn, engine: Ref[EngineMessage], log: Log, progress: Progress
     ) -> None:
-        self._device = device
+        self._incarnation = incarnation
+        self._device = incarnation.device
         self._spawn = spawn
         self._engine = engine
         self._log = log
-        self._starting = ""  # the model that the process was started for
         self._progress = progress
+        self._starting = ""  # the model that the process was started for
         self._digests: dict[str, hashlib._Hash] = {}
         self._held: deque[WorkerMessage] = deque()  # taken with a Leave, and meant for the process after that one
 
@@ -74,7 +75,7 @@ class Worker:
         """Keep a process for as long as there is something for it to do, again and again, until told to stop."""
         while (message := await self._next(inbox)) is not None:
             frame = message.frame
-            if message.epoch != self._device.epoch or not isinstance(frame, frames.Load):
+            if message.epoch != self._incarnation.epoch or not isinstance(frame, frames.Load):
                 continue  # It was meant for a process that is gone.
             process = await self._start(frame)
             if process is None:
@@ -88,15 +89,15 @@ class Worker:
             self._held.extend(await inbox.receive_batch())
         return self._held.popleft() if self._held else None
 
-        self._starting = load.model
-        self._tell_of_start(0, f"starting the worker process of {self._device.name}")
     async def _start(self, load: frames.Load) -> WorkerProcess | None:
+        self._starting = load.model
+        self._tell_of_start(0, f"starting the worker process of {self._device}")
         try:
-            return await self._spawn(self._device.name)
+            return await self._spawn(self._device)
         except OSError as error:
             message = f"The worker process could not be started: {error}."
             failure = errors.ModelLoadFailed(message, model=load.model, reason=str(error)).failure()
-            await self._tell(cmd.ReportLoadFailed(model=load.model, device=self._device.name, failure=failure))
+            await self._tell(cmd.ReportLoadFailed(model=load.model, device=self._device, failure=failure))
             return None
 
     async def _serve(self, process: WorkerProcess, first: frames.ToWorker, inbox: Inbox[WorkerMessage]) -> bool:
@@ -127,10 +128,10 @@ class Worker:
                 shield.deadline = trio.current_time() + LEAVE_S
                 reason = await self._end(process, leaving=leaving.is_set())
                 if reason is not None:
-                    self._device.epoch += 1
+                    self._incarnation.epoch += 1
                 self._report_lost(reason)
         if reason is not None:
-            raise WorkerDied(f"the worker of {self._device.name} {reason}")
+            raise WorkerDied(f"the worker of {self._device} {reason}")
         return not stopped
 
     async def _speak(self, process: WorkerProcess, first: frames.ToWorker, inbox: Inbox[WorkerMessage]) -> bool:
@@ -140,7 +141,7 @@ class Worker:
             lines: list[bytes] = []
             leaves = False
             while message is not None and not leaves:
-                if message.epoch == self._device.epoch:
+                if message.epoch == self._incarnation.epoch:
                     self._keep_digest(message.frame)
                     lines.append(encode(message.frame))
                     leaves = isinstance(message.frame, frames.Leave)
@@ -163,7 +164,7 @@ class Worker:
 
     def _report_lost(self, reason: str | None) -> None:
         self._digests.clear()
-        lost = cmd.ReportWorkerLost(device=self._device.name, reason=reason or "left as told", expected=reason is None)
+        lost = cmd.ReportWorkerLost(device=self._device, reason=reason or "left as told", expected=reason is None)
         self._engine.signal(Order(lost))
 
     # ---------------------------------------------------------------------------------------- what it says
@@ -173,11 +174,11 @@ class Worker:
         while chunk := await process.receive_some():
             for line in lines.feed(chunk):
                 if isinstance(line, TooLong):
-                    raise WorkerDied(f"the worker of {self._device.name} said a frame of {line.size_bytes} bytes")
+                    raise WorkerDied(f"the worker of {self._device} said a frame of {line.size_bytes} bytes")
                 await self._hear(cast("frames.FromWorker", decode(line)))
 
     async def _hear(self, frame: frames.FromWorker) -> None:
-        device = self._device.name
+        device = self._device
         match frame:
             case frames.Stepped():
                 await self._hear_step(frame)
@@ -185,8 +186,8 @@ class Worker:
                 self._progress.of_request(frame.request, "prefill", frame.done, frame.total, "tokens")
             case frames.LoadProgress():
                 self._progress.of_model(frame.model, frame.stage, frame.done, frame.total, frame.unit)
-                self._tell_of_start(1, f"the worker process of {device} has started")
             case frames.Up():
+                self._tell_of_start(1, f"the worker process of {device} has started")
                 up = cmd.ReportWorkerUp(device=device, pid=frame.pid, threads=frame.threads, versions=frame.versions)
                 await self._tell(up)
             case frames.Loaded():
@@ -249,7 +250,7 @@ class Worker:
                     digest=self._digest(row, content),
                 )
             )
-        await self._tell(cmd.ReportStep(device=self._device.name, rows=tuple(rows)), text)
+        await self._tell(cmd.ReportStep(device=self._device, rows=tuple(rows)), text)
 
     def _keep_digest(self, frame: frames.ToWorker) -> None:
         """Begin the digest of an answer that is about to come; drop that of one which nobody wants any more."""
@@ -275,7 +276,7 @@ class Worker:
     def _why(self, frame: frames.LoadFailed) -> Failure:
         if frame.reason == "memory":
             return errors.OutOfMemory(
-                frame.message, device=self._device.name, needed=frame.needed_bytes, free=frame.free_bytes
+                frame.message, device=self._device, needed=frame.needed_bytes, free=frame.free_bytes
             ).failure()
         return errors.ModelLoadFailed(frame.message, model=frame.model, reason=frame.message).failure()
 
