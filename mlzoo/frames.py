@@ -48,6 +48,8 @@ class Load:
     slots: int = 16  # rows that may decode together
     context: int = 0  # tokens of cache a row has; 0: what the model and a sensible bound allow
     trust_remote_code: bool = False
+    digest: str = ""  # of the weights; empty: not known, so that nothing that was found out about them is remembered
+    answer_bytes: int = 16 * 1024 * 1024  # the longest line to a host: what surely makes a longer one is refused
 
 
 @attrs.frozen(kw_only=True)
@@ -217,7 +219,7 @@ class Prefilled:
 
 @attrs.frozen(kw_only=True)
 class Embedded:
-    """Embeddings, row after row as little-endian float32, in base64."""
+    """Embeddings: the rows as the text of a JSON array, with the fewest digits that give back each float32."""
 
     request: str
     vectors: str
@@ -244,12 +246,16 @@ class Detokenized:
 
 @attrs.frozen(kw_only=True)
 class WorkFailed:
-    """One request failed; the others go on. code is one of the wire's: 1003, 1005, 1006, 1010, -32602 or -32603."""
+    """One request failed; the others go on. code is one of the wire's: 1003, 1005, 1006, 1010, 1011, -32602 or -32603.
+
+    Nothing of message and data comes from the request's text; what may, stands in detail, and is recorded as text.
+    """
 
     request: str
     code: int
     message: str
     data: dict[str, Any] = attrs.field(factory=dict)
+    detail: str = ""
 
 
 FromWorker = (

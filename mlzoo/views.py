@@ -6,16 +6,15 @@ can be thrown away and made again from the log at any time; it knows no connecti
 
 from __future__ import annotations
 
-import sys
-from array import array
 from typing import TYPE_CHECKING, Any, assert_never, get_args
 
 import attrs
+import orjson
 
 from mlzoo.errors import Cancelled, Failure
 from mlzoo.events import types as ev
 from mlzoo.events.codec import CODEC
-from mlzoo.events.commands import Command
+from mlzoo.events.commands import Command, ReportFailure
 from mlzoo.events.records import request_of
 
 if TYPE_CHECKING:
@@ -79,6 +78,8 @@ class RequestView:
         for event in group.events:
             if request_of(event) == self.request:
                 yield from self._read(event, group.text)
+                if isinstance(event, ev.RequestFailed):
+                    yield Refusal(self._failure(event.failure, group))
 
     def _read(self, event: Event, text: Any) -> Iterator[Piece]:
         match event:
@@ -97,12 +98,22 @@ class RequestView:
             case ev.RequestCancelled():
                 failure = Cancelled("The request was cancelled.").failure()
                 yield Refusal(self._with_partial(failure))
-            case ev.RequestFailed():
-                yield Refusal(self._with_partial(event.failure) if self._content else event.failure)
             case ev.RequestRefused():
                 yield Refusal(event.failure)
             case _:
                 return  # What moves a request on inside is not the host's to hear.
+
+    def _failure(self, failure: Failure, group: Group) -> Failure:
+        """Return a failure with the text that belongs to it: what was said so far, and what is said about the fault."""
+        if self._content:
+            failure = self._with_partial(failure)
+        if (
+            group.text is not None
+            and isinstance(group.command, ReportFailure)
+            and group.command.request == self.request
+        ):
+            failure = attrs.evolve(failure, data={**failure.data, **group.text})
+        return failure
 
     def _with_partial(self, failure: Failure) -> Failure:
         return attrs.evolve(failure, data={**failure.data, "partial": self.text})
@@ -120,7 +131,8 @@ class RequestView:
                 result = {
                     "model": accepted.model.name,
                     "device": event.device,
-                    "embeddings": _rows(self._blob(event.blob or ""), event.dimensions),
+                    # Made by the worker, out of float32: a million numbers are not read, only to be written again.
+                    "embeddings": orjson.Fragment(self._blob(event.blob or "")),
                     "usage": {"prompt_tokens": event.prompt_tokens, "total_tokens": event.prompt_tokens},
                 }
                 if event.degraded is not None:
@@ -173,14 +185,6 @@ def _delta(row: JsonObject) -> JsonObject:
     if row.get("logprobs"):
         delta["logprobs"] = row["logprobs"]
     return delta
-
-
-def _rows(data: bytes, dimensions: int) -> list[list[float]]:
-    """Return little-endian float32 rows as lists."""
-    values = array("f", data)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return [values[at : at + dimensions].tolist() for at in range(0, len(values), dimensions)]
 
 
 def event_params(group: Group, index: int) -> JsonObject:

@@ -140,6 +140,8 @@ class Registry:
             slots=entry.slots,
             context=entry.context,
             trust_remote_code=entry.trust_remote_code,
+            digest=installed.digest,
+            answer_bytes=self._config.limits.line_bytes,
         )
         self._workers[message.device].tell_nowait(Send(message.epoch, load))
 

@@ -7,7 +7,6 @@ demand. Knows no model and no request beyond their names.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections import deque
 from typing import TYPE_CHECKING, assert_never, cast
@@ -209,7 +208,7 @@ class Worker:
             case frames.Unloaded():
                 await self._tell(cmd.ReportUnloaded(model=frame.model, device=device))
             case frames.Embedded():
-                blob = await self._log.put_blob(base64.b64decode(frame.vectors))
+                blob = await self._log.put_blob(frame.vectors.encode())
                 answer = cmd.ReportAnswer(
                     request=frame.request,
                     prompt_tokens=frame.prompt_tokens,
@@ -225,7 +224,8 @@ class Worker:
                 await self._tell(cmd.ReportAnswer(request=frame.request), {"text": frame.text})
             case frames.WorkFailed():
                 self._digests.pop(frame.request, None)
-                await self._tell(cmd.ReportFailure(request=frame.request, failure=_failure(frame)))
+                detail = {"detail": frame.detail} if frame.detail else None
+                await self._tell(cmd.ReportFailure(request=frame.request, failure=_failure(frame)), detail)
             case _:
                 assert_never(frame)
 
@@ -307,6 +307,7 @@ _BY_CODE: dict[int, Callable[..., errors.MlzooError]] = {
         errors.ContextLengthExceeded,
         errors.Unsupported,
         errors.InvalidParams,
+        errors.TooLarge,
     )
 }
 

@@ -34,6 +34,7 @@ def about(
     needs: str | None = None,
     instead_of: str | None = None,
     secret: bool = False,
+    unserved: Mapping[str, Any] | bool = False,
 ) -> dict[str, Any]:
     """Return the metadata of a field. All but the description is checked only where its validator is ``checked``.
 
@@ -50,6 +51,7 @@ def about(
         needs: A truth value beside it that must be true where this field is given.
         instead_of: The field beside it of which, with this one, exactly one must be given.
         secret: Whether it is replaced before anything is recorded.
+        unserved: The values that this version refuses as unsupported, as a JSON Schema; True: every value.
     """
     bounds = {
         "minimum": minimum,
@@ -67,12 +69,13 @@ def about(
         "needs": needs,
         "instead_of": instead_of,
         "secret": secret,
+        "unserved": unserved,
     }
 
 
-def naming(description: str) -> dict[str, Any]:
+def naming(description: str, *, unserved: Mapping[str, Any] | bool = False) -> dict[str, Any]:
     """Return the metadata of a field that names something: not empty, not endless."""
-    return about(description, min_length=1, max_length=NAME_LENGTH)
+    return about(description, min_length=1, max_length=NAME_LENGTH, unserved=unserved)
 
 
 def checked(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:

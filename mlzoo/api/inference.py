@@ -20,9 +20,11 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 RpcId = str | int
 
 MESSAGES_MAX = 10_000  # More are a mistake, and reading them would hold everybody up.
+TOKENS_MAX = 1_000_000  # to be turned into text at once: a third of a second, in which nothing else is generated
+TOKEN_MAX = 2**31 - 1  # No tokenizer has more; which of them are tokens, the model's own tokenizer says.
 
 _MODEL = naming("Name of the model or one of its aliases; without it the configured default.")
-_KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.")
+_KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.", unserved=True)
 _DEADLINE = about("Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX)
 _PRIORITY = about("Interactive requests go before batch ones.")
 _REQUIRE_DEVICE = naming("Refuse the request where the model does not run on this device or kind of device.")
@@ -51,7 +53,7 @@ class ImageUrl:
 class ImagePart:
     """An image in a message."""
 
-    type: Literal["image_url"]
+    type: Literal["image_url"] = attrs.field(metadata=about("What it is.", unserved=True))
     image_url: ImageUrl
 
 
@@ -59,16 +61,16 @@ class ImagePart:
 class Message:
     """One turn of a conversation."""
 
-    role: Role
+    role: Role = attrs.field(metadata=about("Who speaks.", unserved={"const": "tool"}))
     content: str | tuple[TextPart | ImagePart, ...] = attrs.field(
         validator=checked,
         metadata=about("Text, or parts, which are joined by newlines.", min_items=1, max_items=MESSAGES_MAX),
     )
     tool_calls: tuple[dict[str, Any], ...] | None = attrs.field(
-        default=None, metadata=about("The calls that the assistant made in this turn.")
+        default=None, metadata=about("The calls that the assistant made in this turn.", unserved={"minItems": 1})
     )
     tool_call_id: str | None = attrs.field(
-        default=None, validator=checked, metadata=naming("The call that this turn of role tool answers.")
+        default=None, validator=checked, metadata=naming("The call that this turn of role tool answers.", unserved=True)
     )
 
 
@@ -137,14 +139,20 @@ class GenerationParams:
     deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=_DEADLINE)
     priority: Priority = attrs.field(default="interactive", metadata=_PRIORITY)
     determinism: Determinism = attrs.field(
-        default="fast", metadata=about("exact: equal text in any company, also after an interruption.")
+        default="fast",
+        metadata=about("exact: equal text in any company, also after an interruption.", unserved={"const": "exact"}),
     )
     retention: Retention = attrs.field(
-        default="keep", metadata=about("ephemeral: the text of request and answer never reaches the disk.")
+        default="keep",
+        metadata=about(
+            "ephemeral: the text of request and answer never reaches the disk.", unserved={"const": "ephemeral"}
+        ),
     )
     require_device: str | None = attrs.field(default=None, validator=checked, metadata=_REQUIRE_DEVICE)
     provider: str | None = attrs.field(
-        default=None, validator=checked, metadata=naming("Who answers; without it the model's own provider.")
+        default=None,
+        validator=checked,
+        metadata=naming("Who answers; without it the model's own provider.", unserved={"not": {"const": "local"}}),
     )
 
 
@@ -154,19 +162,29 @@ class ChatParams(GenerationParams):
 
     messages: tuple[Message, ...] = attrs.field(validator=checked, metadata=_MESSAGES)
     persona: str | None = attrs.field(
-        default=None, validator=checked, metadata=naming("Persona whose system prompt and defaults hold.")
+        default=None,
+        validator=checked,
+        metadata=naming("Persona whose system prompt and defaults hold.", unserved=True),
     )
     conversation: str | None = attrs.field(
-        default=None, validator=checked, metadata=naming('Conversation whose history comes first, or "new".')
+        default=None,
+        validator=checked,
+        metadata=naming('Conversation whose history comes first, or "new".', unserved=True),
     )
     response_format: dict[str, Any] | None = attrs.field(
-        default=None, metadata=about("The form that the answer must have, as OpenAI's.")
+        default=None,
+        metadata=about(
+            "The form that the answer must have, as OpenAI's.", unserved={"not": {"const": {"type": "text"}}}
+        ),
     )
     tools: tuple[dict[str, Any], ...] | None = attrs.field(
-        default=None, metadata=about("What the model may call, as OpenAI's.")
+        default=None, metadata=about("What the model may call, as OpenAI's.", unserved={"minItems": 1})
     )
     tool_choice: str | dict[str, Any] | None = attrs.field(
-        default=None, metadata=about("Whether, and which, tool must be called, as OpenAI's.")
+        default=None,
+        metadata=about(
+            "Whether, and which, tool must be called, as OpenAI's.", unserved={"not": {"enum": ["none", "auto"]}}
+        ),
     )
 
 
@@ -213,7 +231,10 @@ class DetokenizeParams:
     """Tokens whose text is asked for."""
 
     model: str | None = attrs.field(default=None, validator=checked, metadata=_MODEL)
-    tokens: tuple[int, ...] = attrs.field(validator=checked, metadata=about("The tokens.", each={"minimum": 0}))
+    tokens: tuple[int, ...] = attrs.field(
+        validator=checked,
+        metadata=about("The tokens.", max_items=TOKENS_MAX, each={"minimum": 0, "maximum": TOKEN_MAX}),
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,8 @@
 """The OpenRPC document (https://spec.open-rpc.org, 1.3), made of the attrs classes: the contract, for programs.
 
 Schemas are JSON Schema draft 7, as OpenRPC has it. Every class is a component of its own, by its name; classes from
-outside ``mlzoo.api`` carry their module's name before it. What OpenRPC has no place for stands under ``x-`` keys.
+outside ``mlzoo.api`` carry their module's name before it. What OpenRPC has no place for stands under ``x-`` keys:
+``x-unserved`` is a JSON Schema of those values of a param that this version refuses as unsupported (1010).
 """
 
 from __future__ import annotations
@@ -197,6 +198,9 @@ class Schemas:
             extra["description"] = field.metadata["description"]
         if field.metadata.get("secret"):
             extra["x-secret"] = True
+        unserved = field.metadata.get("unserved")
+        if unserved:
+            extra["x-unserved"] = unserved
         if isinstance(field.default, str | int | float):
             extra["default"] = field.default
         elif field.default == ():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Hook = Callable[[Any, Any], Any]
 
 _SHOWN = 3  # faults in one message
-_KEY_LENGTH = 64  # of an unknown key in a path
+_KEY_LENGTH = 64  # of an unknown key that is shown in a path
 _SCALARS = {str: "a string", int: "an integer", float: "a number", bool: "true or false", NoneType: "null"}
 
 
@@ -85,9 +85,14 @@ def _faults(error: BaseException, path: str) -> Iterator[InvalidParams]:
         for key in sorted(error.extra_fields)[: _SHOWN + 1]:
             message = f"there is no such parameter{nearest(key, known)}"
             expected = f"one of {', '.join(known)}" if known else "no parameters"
-            yield InvalidParams(message, path=_join(path, key[:_KEY_LENGTH]), expected=expected)
+            yield InvalidParams(message, path=_join(path, _shown(key)), expected=expected)
         return
     raise error  # Anything else is a bug of ours, and must look like one.
+
+
+def _shown(key: str) -> str:
+    """Return an unknown key where it looks like a name of a program's; a text that came as a key is not repeated."""
+    return key if len(key) <= _KEY_LENGTH and key.isascii() and key.replace("-", "_").isidentifier() else ""
 
 
 def _join(path: str, inner: str) -> str:

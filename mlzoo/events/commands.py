@@ -259,7 +259,7 @@ class ReportAnswer:
 
 @attrs.frozen(kw_only=True)
 class ReportFailure:
-    """One request failed in its worker; the others go on."""
+    """One request failed in its worker; the others go on. Text: {detail}, what may repeat the request's own words."""
 
     request: str
     failure: Failure

@@ -9,7 +9,6 @@ Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019; the file formats are 
 
 from __future__ import annotations
 
-import base64
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,10 @@ import torch
 from torch.nn import functional
 from transformers import AutoModel
 
-from mlzoo.errors import ModelLoadFailed
+from mlzoo.errors import ModelLoadFailed, TooLarge
 from mlzoo.frames import Embed, Embedded, FromWorker
 from mlzoo.inference import memory
-from mlzoo.inference.failing import broken
+from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.loader import read, silent
 from mlzoo.inference.text import Text
 
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     from mlzoo.inference.loader import Progress
 
 BATCH_TOKENS = 8192  # in one forward, padding included
+NUMBER_BYTES = 17  # of a float32 as JSON at most, with its comma
+ENVELOPE_BYTES = 4096  # of the line around the numbers
 POOLINGS = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "lasttoken")
 
 
@@ -48,6 +49,7 @@ class EmbedModel:
     text: Text
     pooling: str  # one of POOLINGS
     max_tokens: int
+    texts: int  # of one request at most, so that its answer surely fits into a line
     device: torch.device
     dtype: torch.dtype
     architecture: str
@@ -69,6 +71,7 @@ def load_embed(load: Load, device: torch.device, progress: Progress = silent) ->
     found = read(load, device, AutoModel, progress)
     directory = Path(load.path)
     pooling = _pooling(directory)
+    width = found.module.config.get_text_config().hidden_size
     longest = _max_tokens(directory, found.module.config, found.tokenizer)
     return EmbedModel(
         name=load.model,
@@ -77,6 +80,7 @@ def load_embed(load: Load, device: torch.device, progress: Progress = silent) ->
         text=Text(found.tokenizer, load.model),
         pooling=pooling,
         max_tokens=longest,
+        texts=max((load.answer_bytes - ENVELOPE_BYTES) // (width * NUMBER_BYTES + len("[],")), 1),
         device=device,
         dtype=found.dtype,
         architecture=type(found.module).__name__,
@@ -111,6 +115,8 @@ class Embedder:
         """Take in a request; return what is to be said of it at once: its failure, or the answer to no texts."""
         if not frame.texts:
             return [_embedded(Job(frame, [], deque(), []))]
+        if len(frame.texts) > self._model.texts:
+            return [failed(frame.request, _too_many(len(frame.texts), self._model))]
         try:
             encoded = self._model.tokenizer(
                 list(frame.texts), truncation=True, max_length=self._model.max_tokens, verbose=False
@@ -191,16 +197,29 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor
     return total / (count if pooling == "mean_tokens" else count.sqrt())
 
 
+def _too_many(texts: int, model: EmbedModel) -> TooLarge:
+    return TooLarge(
+        f"the vectors of {texts} texts may not fit into one line of an answer: "
+        f"send at most {model.texts} texts at once to {model.name}",
+        limit=model.texts,
+        got=texts,
+    )
+
+
 def _embedded(job: Job) -> Embedded:
     vectors = [vector for vector in job.vectors if vector is not None]
-    data = np.stack(vectors).astype("<f4").tobytes() if vectors else b""
     return Embedded(
         request=job.frame.request,
-        vectors=base64.b64encode(data).decode(),
+        vectors=as_json(vectors),
         count=len(vectors),
         dimensions=len(vectors[0]) if vectors else 0,
         prompt_tokens=sum(map(len, job.tokens)),
     )
+
+
+def as_json(vectors: Sequence[np.ndarray[Any, np.dtype[np.float32]]]) -> str:
+    """Return rows as JSON, with the fewest digits that tell each float32 from its neighbours: half of a double's."""
+    return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def _pooling(directory: Path) -> str:

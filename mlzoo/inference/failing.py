@@ -1,6 +1,7 @@
 """How a request's failure is said: as a frame, with the wire's code.
 
-Knows errors and frames; nothing of what failed. A traceback goes to stderr, never over the wire.
+Knows errors and frames; nothing of what failed. A traceback goes to stderr, never over the wire; and what a library
+says of an error is not passed on, since it may repeat the text that it was given.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from mlzoo.inference.memory import is_out_of_memory
 def failed(request: str, error: MlzooError) -> WorkFailed:
     """Say what mlzoo refused or failed at, and can explain."""
     failure = error.failure()
-    return WorkFailed(request=request, code=failure.code, message=failure.message, data=dict(failure.data))
+    return WorkFailed(
+        request=request,
+        code=failure.code,
+        message=failure.message,
+        data=dict(failure.data),
+        detail=getattr(error, "detail", ""),
+    )
 
 
 def broken(request: str, error: Exception) -> WorkFailed:

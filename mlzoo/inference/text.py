@@ -1,6 +1,6 @@
 """Between text and tokens: prompts, chat templates, token names.
 
-Knows a tokenizer; nothing of batches or devices. What a template refuses is the host's fault and said in its words.
+Knows a tokenizer; nothing of batches or devices.
 """
 
 from __future__ import annotations
@@ -16,13 +16,33 @@ if TYPE_CHECKING:
     from mlzoo.frames import Messages
 
 
+DETAIL_CHARS = 1000  # of what a template says: it may repeat whole messages
+
+
+class TemplateRefusal(InvalidParams):
+    """The host's fault: the model's chat template does not take these messages. ``detail`` is what it says itself.
+
+    A template is a program of the model's, and may put the messages into its words: they are text, as those are.
+    """
+
+    def __init__(self, model: str, detail: str) -> None:
+        super().__init__(
+            f"the chat template of {model} refuses these messages: their roles, or the order of their turns; "
+            "data.detail holds its own words",
+            path="messages",
+        )
+        self.detail = detail[:DETAIL_CHARS]
+
+
 class Text:
     """One model's tokenizer, in the three ways that serving needs it."""
 
     def __init__(self, tokenizer: Any, model: str) -> None:
         self._tokenizer = tokenizer
         self._model = model
-        self.byte_tokens = byte_tokens(tokenizer.get_vocab())
+        vocabulary = tokenizer.get_vocab()
+        self.size = max(vocabulary.values(), default=-1) + 1  # Every token is less than this.
+        self.byte_tokens = byte_tokens(vocabulary)
         self.silent_tokens = frozenset(tokenizer.all_special_ids)
         self._single: dict[int, str] = {}
 
@@ -58,9 +78,6 @@ class Text:
             self._single[token] = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
         return self._single[token]
 
-    def __len__(self) -> int:
-        return len(self._tokenizer)
-
     def _of_messages(self, messages: Messages) -> tuple[int, ...]:
         if not self._tokenizer.chat_template:
             raise Unsupported(
@@ -71,9 +88,7 @@ class Text:
             rendered = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
         except Exception as error:
             # A template is a program of the model's: it raises what it likes about messages that it does not take.
-            raise InvalidParams(
-                f"the chat template of {self._model} refuses these messages: {error}", path="messages"
-            ) from error
+            raise TemplateRefusal(self._model, str(error)) from error
         return tuple(self._tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])
 
 
@@ -82,7 +97,6 @@ def _plain(message: dict[str, Any], model: str) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    other = next((part.get("type") for part in content if part.get("type") != "text"), None)
-    if other is not None:
-        raise Unsupported(f"{model} reads text only, not {other}", feature=str(other), model=model)
+    if any(part.get("type") != "text" for part in content):
+        raise Unsupported(f"{model} reads text only: send parts of the type text", feature="parts", model=model)
     return {**message, "content": "".join(part["text"] for part in content)}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, assert_never
 import torch
 import transformers
 
-from mlzoo.errors import MlzooError, ModelNotFound, OutOfMemory, Unsupported
+from mlzoo.errors import InvalidParams, MlzooError, ModelNotFound, OutOfMemory, Unsupported
 from mlzoo.frames import (
     Abandon,
     Detokenize,
@@ -278,7 +278,11 @@ def _tokenize(frame: Tokenize, text: Text) -> FromWorker:
 
 
 def _detokenize(frame: Detokenize, text: Text) -> FromWorker:
+    wrong = next((place for place, token in enumerate(frame.tokens) if token >= text.size), None)
+    if wrong is not None:
+        expected = f"a token of {frame.model}, less than {text.size}"
+        return failed(frame.request, InvalidParams(f"expected {expected}", path=f"tokens[{wrong}]", expected=expected))
     try:
         return Detokenized(request=frame.request, text=text.decode(frame.tokens))
-    except Exception as error:  # noqa: BLE001 - a number that is no token is one request's misfortune
+    except Exception as error:  # noqa: BLE001 - tokens that break a tokenizer are one request's misfortune
         return broken(frame.request, error)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 KEYWORDS = {
     "type", "enum", "const", "anyOf", "allOf", "oneOf", "items", "properties", "required", "additionalProperties",
     "dependencies", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems", "maxItems",
-    "title", "description", "default", "x-secret", "$ref",
+    "title", "description", "default", "x-secret", "x-unserved", "$ref",
 }  # fmt: skip
 KINDS = {"string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}
 
@@ -70,6 +70,39 @@ def _object_faults(value, schema, components, path):
             yield from faults(item, inner, components, f"{path}.{name}")
     if "oneOf" in schema and sum(all(n in value for n in one["required"]) for one in schema["oneOf"]) != 1:
         yield f"{path}: not exactly one of {schema['oneOf']}"
+
+
+def unserved(value, schema, components, path="$"):
+    """Yield the places of what the schema says that this version does not serve, in a value that it allows."""
+    schema = resolve(schema, components)
+    if "x-unserved" in schema and is_among(value, schema["x-unserved"]):
+        yield path
+    for member in (*schema.get("anyOf", ()), *schema.get("allOf", ())):
+        if not list(faults(value, member, components)):
+            yield from unserved(value, member, components, path)
+    if type(value) is list:
+        for index, item in enumerate(value):
+            yield from unserved(item, schema.get("items", {}), components, f"{path}[{index}]")
+    elif type(value) is dict:
+        for name, inner in schema.get("properties", {}).items():
+            if name in value:
+                yield from unserved(value[name], inner, components, f"{path}.{name}")
+
+
+def is_among(value, schema):
+    """Say whether a value is one of those that a schema beside the type allows; True allows all."""
+    match schema:
+        case True:
+            return True
+        case {"not": inner}:
+            return not is_among(value, inner)
+        case {"const": one}:
+            return value == one
+        case {"enum": some}:
+            return value in some
+        case {"minItems": least}:
+            return len(value) >= least
+    raise AssertionError(schema)
 
 
 def values(schema, components):

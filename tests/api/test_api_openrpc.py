@@ -8,16 +8,18 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schema_reader import faults, resolve, values
+from schema_reader import faults, resolve, unserved, values
 
 from mlzoo import errors
 from mlzoo.api import inference, lifecycle
+from mlzoo.api.content import unsupported_features
 from mlzoo.api.fields import checked
 from mlzoo.api.methods import METHODS
 from mlzoo.api.notifications import NOTIFICATIONS
 from mlzoo.api.openrpc import document
 from mlzoo.api.wire import structure, unstructure
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
 METHOD_KEYS = {"name", "summary", "description", "paramStructure", "params", "result", "errors", "x-params"}
 
 
@@ -189,6 +191,44 @@ def test_what_the_schema_of_params_allows_is_accepted(data, method):
     params = data.draw(values(shown["x-params"], components()))
     assert not list(faults(params, shown["x-params"], components()))
     assert type(structure(method, params)) is METHODS[method].params
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(data=st.data(), method=st.sampled_from(["chat", "complete", "embed", "tokenize", "detokenize"]))
+def test_the_schema_marks_exactly_what_this_version_refuses_as_unsupported(data, method):
+    (shown,) = [shown for shown in made()["methods"] if shown["name"] == method]
+    params = data.draw(values(shown["x-params"], components()))
+    marked = list(unserved(params, shown["x-params"], components()))
+    features = unsupported_features(structure(method, params))
+    assert bool(marked) == bool(features), (marked, features)
+
+
+@pytest.mark.parametrize(
+    ("params", "place"),
+    [
+        ({}, None),
+        ({"key": "k"}, "$.key"),
+        ({"persona": "p"}, "$.persona"),
+        ({"conversation": "new"}, "$.conversation"),
+        ({"response_format": {"type": "json_object"}}, "$.response_format"),
+        ({"response_format": {"type": "text"}}, None),
+        ({"tools": [{"type": "function"}]}, "$.tools"),
+        ({"tool_choice": "required"}, "$.tool_choice"),
+        ({"tool_choice": "auto"}, None),
+        ({"determinism": "exact"}, "$.determinism"),
+        ({"retention": "ephemeral"}, "$.retention"),
+        ({"provider": "elsewhere"}, "$.provider"),
+        ({"provider": "local"}, None),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "$.messages[0].role"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "$.messages[0].content[0].type"),
+    ],
+)
+def test_a_host_sees_what_is_not_served_before_it_calls(params, place):
+    chat = {"messages": [{"role": "user", "content": "x"}]} | params
+    reference = {"$ref": "#/components/schemas/ChatParams"}
+    assert not list(faults(chat, reference, components())), "what is not served is none the less of the protocol"
+    assert list(unserved(chat, reference, components())) == ([] if place is None else [place])
+    assert bool(unsupported_features(structure("chat", chat))) == (place is not None)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from schema_reader import any_json
 
 from mlzoo.api import inference, lifecycle, models, observation
+from mlzoo.api.inference import TOKEN_MAX, TOKENS_MAX
 from mlzoo.api.methods import METHODS
 from mlzoo.api.wire import structure
 from mlzoo.errors import InvalidParams
@@ -347,3 +348,22 @@ def outcome(method, params):
         return structure(method, params)
     except InvalidParams as error:
         return error
+
+
+def test_tokens_to_be_turned_into_text_are_bounded_in_number_and_size():
+    assert structure("detokenize", {"tokens": [0, TOKEN_MAX]}).tokens == (0, TOKEN_MAX)
+    assert len(structure("detokenize", {"tokens": [7] * TOKENS_MAX}).tokens) == TOKENS_MAX
+    too_many = refusal("detokenize", {"tokens": [7] * (TOKENS_MAX + 1)})
+    assert too_many.data == {"path": "tokens", "expected": f"a list of at most {TOKENS_MAX} items"}
+    too_large = refusal("detokenize", {"tokens": [1, TOKEN_MAX + 1]})
+    assert too_large.data["path"] == "tokens[1]"
+    assert too_large.data["expected"] == f"an integer at least 0 and at most {TOKEN_MAX}"
+
+
+@pytest.mark.parametrize("key", ["my secret is x", "geheimnis-ß", "x" * 65, '"', "a.b", ""])
+def test_an_unknown_key_that_is_no_name_of_a_programs_is_not_repeated(key):
+    for params in ({key: 1}, {"input": "a", key: 1}):
+        found = refusal("embed", params)
+        assert not key or key not in str((found.message, found.data))
+    assert refusal("embed", {"input": "a", key: 1}).data["path"] == ""
+    assert refusal("embed", {"input": "a", "top-k": 1}).data["path"] == "top-k"

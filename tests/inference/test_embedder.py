@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 
 import numpy as np
@@ -14,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from mlzoo.errors import ModelLoadFailed
 from mlzoo.frames import Embed, Embedded, WorkFailed
 from mlzoo.inference import embedder as embedder_module
-from mlzoo.inference.embedder import POOLINGS, Embedder, load_embed, pool
+from mlzoo.inference.embedder import ENVELOPE_BYTES, NUMBER_BYTES, POOLINGS, Embedder, as_json, load_embed, pool
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
@@ -42,7 +41,7 @@ def embed(model, *texts, normalize=True):
 
 
 def vectors(frame):
-    return np.frombuffer(base64.b64decode(frame.vectors), "<f4").reshape(frame.count, frame.dimensions)
+    return np.array(json.loads(frame.vectors), np.float32).reshape(frame.count, frame.dimensions)
 
 
 def test_vectors_are_the_mean_of_the_last_layer_of_unit_length_in_the_order_of_the_texts(model, directory):
@@ -85,9 +84,34 @@ def test_long_texts_are_cut_at_the_models_length(model):
     assert frame.prompt_tokens == 64
 
 
+def test_each_number_comes_back_as_the_very_float32_that_was_computed():
+    bits = np.random.default_rng(0).integers(0, 2**32, 300_000, dtype=np.uint32)
+    edges = np.array([0, 1, 2**23 - 1, 2**23, 0x7F7FFFFF, 0x80000000, 0x80000001, 0xFF7FFFFF, 0x3F800001], np.uint32)
+    powers = np.float32(2) ** np.arange(-149, 128, dtype=np.float32)
+    numbers = np.concatenate([bits.view(np.float32), edges.view(np.float32), powers, np.nextafter(powers, 0)])
+    numbers = numbers[np.isfinite(numbers)].astype(np.float32)
+    text = as_json([numbers])
+    (back,) = json.loads(text)
+    assert np.array(back, np.float32).tobytes() == numbers.tobytes()
+    assert max(map(len, text.strip("[]").split(","))) < NUMBER_BYTES
+
+
+def test_more_texts_than_surely_fit_into_a_line_are_refused_before_any_is_embedded(directory):
+    most = 5
+    narrow = load(directory, kind="embed", dtype="auto", answer_bytes=ENVELOPE_BYTES + most * (32 * NUMBER_BYTES + 3))
+    model = load_embed(narrow, CPU)
+    assert embed(model, *["one"] * most).count == most
+    embedder = Embedder(model)
+    (failed,) = embedder.submit(Embed(request="e", model="tiny", texts=("one",) * (most + 1)))
+    assert embedder.idle
+    assert (failed.request, failed.code) == ("e", 1011)
+    assert failed.data == {"type": "too_large", "retryable": False, "limit": most, "got": most + 1}
+    assert f"at most {most} texts" in failed.message
+
+
 def test_no_texts_are_no_vectors(model):
     frame = embed(model)
-    assert (frame.count, frame.vectors, frame.prompt_tokens) == (0, "", 0)
+    assert (frame.count, frame.vectors, frame.prompt_tokens) == (0, "[]", 0)
 
 
 def test_an_abandoned_request_is_silent_and_the_next_is_answered(model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import json
 import os
 import select
 import signal
@@ -104,6 +104,15 @@ def test_text_and_tokens_are_turned_into_each_other(worker):
     assert len(worker.receive().tokens) > 3
 
 
+def test_a_number_that_is_no_token_is_the_hosts_fault_and_named(worker):
+    worker.send(Detokenize(request="d", model="tiny", tokens=(5, 320, 6)))
+    failed = worker.receive()
+    assert (failed.code, failed.data["path"]) == (-32602, "tokens[1]")
+    assert "less than 320" in failed.data["expected"]
+    worker.send(Detokenize(request="d", model="tiny", tokens=()))
+    assert worker.receive() == Detokenized(request="d", text="")
+
+
 def test_a_model_that_is_not_loaded_fails_the_request_and_names_those_that_are(worker):
     worker.send(Embed(request="e", model="nobody", texts=("x",)))
     failed = worker.receive()
@@ -140,7 +149,7 @@ def test_an_embedding_model_beside_a_chat_model(worker, tmp_path):
     if not any(ended("chat")(frame) for frame in frames):
         worker.until(ended("chat"))
     assert (embedded.count, embedded.dimensions) == (2, 32)
-    assert len(base64.b64decode(embedded.vectors)) == 2 * 32 * 4
+    assert [len(vector) for vector in json.loads(embedded.vectors)] == [32, 32]
     worker.send(Unload(model="enc"))
     assert isinstance(worker.receive(), Unloaded)
     worker.send(Embed(request="e", model="enc", texts=("one",)))

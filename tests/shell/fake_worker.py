@@ -1,9 +1,7 @@
 """Worker processes without torch: they speak real frames, and do what a test tells them to, well or badly."""
 
-import base64
-import itertools
+import json
 import math
-from array import array
 
 import trio
 from memory_host import Moves
@@ -163,11 +161,11 @@ def echo(worker, frame):
             text = frame.prompt if frame.prompt is not None else frame.messages[-1]["content"]
             worker.generate(frame.request, text[: len(text) // 2], text[len(text) // 2 :])
         case frames.Embed():
-            rows = array("f", itertools.chain.from_iterable((float(len(text)), 0.5) for text in frame.texts))
+            rows = [[float(len(text)), 0.5] for text in frame.texts]
             worker.say(
                 frames.Embedded(
                     request=frame.request,
-                    vectors=base64.b64encode(rows.tobytes()).decode(),
+                    vectors=json.dumps(rows),
                     count=len(frame.texts),
                     dimensions=2,
                     prompt_tokens=5,

@@ -1,7 +1,5 @@
 """Requests side by side: streams, cancellation, deadlines, and what a full house says."""
 
-import base64
-
 import pytest
 import trio
 import trio.testing
@@ -41,8 +39,7 @@ async def test_what_a_slow_disk_has_not_synced_is_not_said(lives, autojump_clock
     lives.disk.faults.sync_s = 3.0
     async with lives.begin() as sidecar:
         [chat], worker, [request] = await by_hand.chats(sidecar, 1)
-        log = sidecar.services.log
-        await log.wait_synced(log.last_seq)  # that the request is in
+        await sidecar.synced()  # that the request is in
         began = trio.current_time()
         worker.generate(request, "a", "b", "c")
         assert len(await sidecar.host.streamed(chat, 2)) >= 2
@@ -98,8 +95,7 @@ async def test_embeddings_that_come_after_a_cancel_leave_nothing_on_the_disk(liv
         worker = await sidecar.worker()
         [request] = await worker.given()
         await sidecar.host.call("cancel", {"request": embed})
-        vectors = base64.b64encode(bytes(8)).decode()
-        worker.say(frames.Embedded(request=request, vectors=vectors, count=1, dimensions=2, prompt_tokens=1))
+        worker.say(frames.Embedded(request=request, vectors="[[0.0,0.0]]", count=1, dimensions=2, prompt_tokens=1))
         await trio.testing.wait_all_tasks_blocked()
         assert [name for name in sidecar.disk.files if "blobs" in name.parts and sidecar.disk.files[name]] == []
 
