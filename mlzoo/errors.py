@@ -223,5 +223,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the one that was probably meant, or nothing."""
     import difflib  # noqa: PLC0415 (only errors need it)
 
-    close = difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.7)  # A wild guess is worse than none.
     return f"; did you mean {close[0]}?" if close else ""

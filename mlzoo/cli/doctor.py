@@ -90,6 +90,8 @@ def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | Non
         yield Finding(
             "configuration", "warning", f"not read: {', '.join(stray)}", f"models belong into {own / 'model'}"
         )
+    for name, why in sorted(settings.broken.items()):
+        yield Finding(name, "fault", f"its configuration does not hold: {why}", "correct that file, or remove it")
     yield from devices()
     yield from store(settings)
     yield from logs(log, settings.log.budget_bytes)

@@ -74,8 +74,9 @@ def _list(settings: Config, store: Store, *, as_json: bool) -> int:
     from mlzoo.cli.columns import columns, size
 
     described = [_describe(store, entry) for _, entry in sorted(settings.models.items())]
+    broken = [{"name": name, "state": "broken", "error": why} for name, why in sorted(settings.broken.items())]
     if as_json:
-        for model in described:
+        for model in (*described, *broken):
             _say(model)
         return 0
     rows = [("NAME", "KIND", "STATE", "SIZE", "TO PULL", "LICENCE", "DEFAULT FOR")]
@@ -85,7 +86,10 @@ def _list(settings: Config, store: Store, *, as_json: bool) -> int:
             model["name"], model["kind"], model["state"], size(model["disk_bytes"]), size(model["download_bytes"]),
             model["licence"]["spdx"], ", ".join(default),
         ))  # fmt: skip
+    rows += [(model["name"], "-", model["state"], "-", "-", "-", "") for model in broken]
     print(columns(rows))
+    for model in broken:
+        print(f"mlzoo: {model['name']} is broken: {model['error']}", file=sys.stderr)
     return 0
 
 

@@ -2,7 +2,8 @@
 
 Every file of the group ``model`` is a known model and stands at ``models.<file name>``. ``model=NAME`` chooses the one
 that chats where a request names none and ``model@embed=NAME`` the one that embeds; what is said under ``model.`` or
-``embed.`` is said about the chosen one.
+``embed.`` is said about the chosen one. A model's file that does not hold costs that model alone, unless an override is
+about it.
 """
 
 from __future__ import annotations
@@ -11,72 +12,119 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml  # type: ignore[import-untyped] # OmegaConf lets its errors through; it has no types.
+import attrs
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mlzoo.config.schema import Config
-from mlzoo.config.validate import structure
+from mlzoo.config.documents import parse_overrides, settings_of
+from mlzoo.config.origins import Origins
+from mlzoo.config.schema import Config, Defaults, ModelEntry
+from mlzoo.config.sources import parse
+from mlzoo.config.validate import FOUND, structure
 from mlzoo.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hydra.core.override_parser.types import Override
 
-_CHOICES = {"model": "chat", "embed": "embed"}  # where a choice stands -> the kind of model that it must be
+    from mlzoo.config.loading import ConfigFile
+
+_CHOICES = {"model": ("model", "chat"), "embed": ("model@embed", "embed")}  # where it stands -> its group, its kind
 
 
-def compose(files: Mapping[str, str], overrides: Sequence[str]) -> Config:
+def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables: Mapping[str, str]) -> Config:
     """Return the configuration that files and overrides make.
 
     Args:
-        files: The text of each YAML file by group and option, such as ``model/smollm2``, and of ``config``.
+        files: Each YAML file by group and option, such as ``model/smollm2``, and ``config``; what is built in is first.
         overrides: ``key=value`` as in Hydra; the last one wins.
+        variables: The keys of those overrides that variables said -> the variable.
 
     Raises:
         ConfigError: It does not hold; ``data.path`` names the place.
     """
-    groups = _groups(files)
-    try:
-        lines = [_line(override, groups) for override in OverridesParser.create().parse_overrides(list(overrides))]
-        lines += [f"+model@models.{option}={option}" for option in groups.get("model", ())]
-        composed = _composed(files, lines)
-        plain = _plain(composed, files)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"the configuration cannot be composed: {_reason(error)}") from error
-    return structure(plain, Config)
+    models = _Models()
+    written = _written(files, models)
+    groups = _groups(written)
+    known = [*groups, *(field.name for field in attrs.fields(Config) if field.name not in FOUND)]
+    parsed = parse_overrides(overrides, known)
+    lines = [_line(override, groups) for override in parsed]
+    lines += [f"+model@models.{stem}={stem}" for stem in groups.get("model", ())]
+    composed = _composed(files, written, lines, groups)
+    choices = {str(group): str(option) for group, option in composed.hydra.runtime.choices.items()}
+    origins = Origins(
+        files=files,
+        written=written,
+        choices=choices,
+        overrides=[override.key_or_group for override in parsed if override.key_or_group not in groups],
+        picks={_place_of(override) for override in parsed if override.key_or_group in groups},
+        variables=variables,
+    )
+    chosen = {place: choices[group] for place, (group, _) in _CHOICES.items()}
+    OmegaConf.set_struct(composed, False)
+    del composed["hydra"]
+    _add_models(composed, models, origins, chosen)
+    defaults = {kind: _default(place, chosen[place], models, origins) for place, (_, kind) in _CHOICES.items()}
+    rest = {
+        str(key): _resolved(composed, str(key), origins.label) for key in composed if key not in {*_CHOICES, "models"}
+    }
+    for key in sorted(FOUND.intersection(rest)):
+        meant = "; write model=NAME or model@embed=NAME" if key == "defaults" else ""
+        raise ConfigError(f"{origins.label(key)}: there is no such setting{meant}", path=key)
+    settings = structure(rest, Config, label=origins.label)
+    entries = {entry.name: entry for entry in models.entries.values()}
+    return attrs.evolve(settings, models=entries, defaults=Defaults(**defaults), broken=models.broken)
 
 
-def _groups(files: Mapping[str, str]) -> dict[str, list[str]]:
+@attrs.define
+class _Models:
+    """What has become of each model's file: its entry, or what is wrong with it."""
+
+    entries: dict[str, ModelEntry] = attrs.field(factory=dict)
+    broken: dict[str, str] = attrs.field(factory=dict)
+
+
+# ------------------------------------------------------------------------------------------------- before Hydra
+
+
+def _written(files: Mapping[str, ConfigFile], models: _Models) -> dict[str, dict[str, Any]]:
+    """Return what each file says; a model's that says nothing usable is as good as empty from here on."""
+    written = {}
+    for name, file in files.items():
+        group, _, option = name.rpartition("/")
+        try:
+            written[name] = _usable(name, file)
+        except ConfigError as error:
+            if group != "model":
+                raise
+            written[name] = {}
+            models.broken[option] = error.message
+    return written
+
+
+def _usable(name: str, file: ConfigFile) -> dict[str, Any]:
+    said = settings_of(file)
+    group, _, option = name.rpartition("/")
+    if "." in option:
+        told = "the name of a configuration file cannot hold a dot; rename it and write name: inside"
+        raise ConfigError(f"{file.path}: {told}", path=name)
+    if group == "model" and "defaults" in said:
+        raise ConfigError(f"{file.path}: defaults: a model's file cannot choose others", path=name)
+    return said
+
+
+def _groups(written: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return each group -> its options."""
     groups: dict[str, list[str]] = {}
-    for name in sorted(files):
+    for name in written:
         group, _, option = name.rpartition("/")
-        if "." in option:
-            raise ConfigError(
-                f"{name}.yaml: the name of a configuration file cannot hold a dot; rename it and write name: inside",
-                path=name,
-            )
-        groups.setdefault(group, []).append(option)
-    del groups[""]
+        if group and "." not in option:
+            groups.setdefault(group, []).append(option)
     return groups
-
-
-def _composed(files: Mapping[str, str], lines: list[str]) -> DictConfig:
-    """Compose what was read, not what may stand on the disk by now; Hydra wants it in one directory."""
-    with tempfile.TemporaryDirectory(prefix="mlzoo-config-") as name:
-        for path, text in files.items():
-            place = Path(name, path + ".yaml")
-            place.parent.mkdir(exist_ok=True)
-            place.write_text(text, encoding="utf-8")
-        with initialize_config_dir(config_dir=name, version_base="1.3", job_name="mlzoo"):
-            composed: DictConfig = hydra_compose(config_name="config", overrides=lines, return_hydra_config=True)
-            return composed
 
 
 def _line(override: Override, groups: Mapping[str, Sequence[str]]) -> str:
@@ -93,46 +141,51 @@ def _line(override: Override, groups: Mapping[str, Sequence[str]]) -> str:
         return line if override.is_delete() or override.is_add() or override.is_force_add() else f"++{line}"
     value = override.value()
     if not override.is_delete() and value not in options:
-        raise ConfigError(
-            f"{line}: {key} has no option {value!r}" + nearest(str(value), options),
-            path=key,
-            expected=list(options),
-        )
+        raise _no_option(line, key, str(value), options)
     return line
 
 
-def _plain(composed: DictConfig, files: Mapping[str, str]) -> dict[str, Any]:
-    """Return plain data in the shape of ``Config``: the choices laid over the models that they chose."""
-    choices = composed.hydra.runtime.choices
-    chosen = {place: str(choices[group]) for place, group in (("model", "model"), ("embed", "model@embed"))}
-    written = {
-        place: OmegaConf.to_container(OmegaConf.create(files[f"model/{stem}"])) for place, stem in chosen.items()
-    }
-    OmegaConf.set_struct(composed, False)
-    del composed["hydra"]
-    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    by_file = plain.get("models") or {}
-    for place, stem in chosen.items():
-        said, stands_in_file = plain.pop(place), written[place]
-        assert isinstance(stands_in_file, dict)
-        by_file[stem] |= {key: value for key, value in said.items() if stands_in_file.get(key) != value}
-    for stem, entry in by_file.items():
-        if isinstance(entry, dict):
-            entry.setdefault("name", stem)
-    models: dict[str, Any] = {}
-    for stem, entry in by_file.items():
-        name = entry["name"] if isinstance(entry, dict) else stem
-        if name in models:
-            raise ConfigError(f"two configuration files describe a model called {name!r}", path=f"models.{stem}.name")
-        models[name] = entry
-    defaults = {}
-    for place, stem in chosen.items():
-        entry, kind = by_file[stem], _CHOICES[place]
-        if entry.get("kind") != kind:
-            raise ConfigError(f"{place}: {stem!r} is no model that can {kind}", path=f"{place}.kind", expected=kind)
-        defaults[kind] = entry["name"]
-    return {**{str(key): value for key, value in plain.items()}, "models": models, "defaults": defaults}
+def _place_of(override: Override) -> str:
+    """Return where a choice stands: that of the group ``model@embed`` at ``embed``."""
+    return str(override.package or override.key_or_group)
+
+
+def _no_option(where: str, group: str, option: str, options: Sequence[str]) -> ConfigError:
+    expected = f"{group} has no option {option!r}{nearest(option, options)} (there are {', '.join(options)})"
+    return ConfigError(f"{where}: {expected}", path=group, expected=list(options))
+
+
+# ------------------------------------------------------------------------------------------------- Hydra
+
+
+def _composed(
+    files: Mapping[str, ConfigFile],
+    written: Mapping[str, Any],
+    lines: list[str],
+    groups: Mapping[str, Sequence[str]],
+) -> DictConfig:
+    """Compose what was read, not what may stand on the disk by now; Hydra wants it in one directory."""
+    with tempfile.TemporaryDirectory(prefix="mlzoo-config-") as directory:
+        for name, file in files.items():
+            place = Path(directory, f"{name}.yaml")
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(file.text if written[name] else "", encoding="utf-8")
+        try:
+            with initialize_config_dir(config_dir=directory, version_base="1.3", job_name="mlzoo"):
+                composed: DictConfig = hydra_compose(config_name="config", overrides=lines, return_hydra_config=True)
+                return composed
+        except MissingConfigException as error:
+            group, _, option = (error.missing_cfg_file or "").rpartition("/")
+            where = f"{files['config'].path}: defaults"
+            if group in groups:
+                raise _no_option(where, group, option, groups[group]) from error
+            meant = f"there is no group {group!r}{nearest(group, groups)} (there are {', '.join(groups)})"
+            raise ConfigError(f"{where}: {meant}", path=group) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            reason = _reason(error)
+            for name, file in files.items():
+                reason = reason.replace(str(Path(directory, f"{name}.yaml")), file.path)
+            raise ConfigError(f"the configuration cannot be composed: {reason}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -141,3 +194,91 @@ def _reason(error: Exception) -> str:
     if error.__cause__ is not None:
         told.append(str(error.__cause__))
     return "; ".join(" ".join(text.split()) for text in told if text)
+
+
+def _resolved(composed: DictConfig, key: str, label: Callable[[str], str]) -> Any:
+    """Return a setting as plain data, with what it refers to put in.
+
+    Raises:
+        ConfigError: It refers to what does not exist.
+    """
+    try:
+        value = OmegaConf.select(composed, key, throw_on_missing=True)
+        return (
+            OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+        )
+    except OmegaConfBaseException as error:
+        path = str(error.full_key or key)
+        raise ConfigError(f"{label(path)}: {str(error).splitlines()[0]}", path=path) from error
+
+
+# ------------------------------------------------------------------------------------------------- models
+
+
+def _add_models(composed: DictConfig, models: _Models, origins: Origins, chosen: Mapping[str, str]) -> None:
+    """Make an entry of each model; where its own file is what does not hold, note that instead."""
+    by_file = composed.get("models")
+    if not isinstance(by_file, DictConfig):
+        raise ConfigError(f"{origins.label('models')}: expected models by their names", path="models")
+    for stem in map(str, by_file):
+        places = [place for place in chosen if chosen[place] == stem]
+        try:
+            entry = _entry(composed, stem, models, origins, places)
+        except ConfigError as error:
+            if f"model/{stem}" not in origins.files or not origins.picks.isdisjoint(places):
+                raise
+            if any(origins.is_override(said) for said in (f"models.{stem}", *places)):
+                raise
+            models.broken[stem] = error.message
+        else:
+            models.entries[stem] = entry
+
+
+def _entry(composed: DictConfig, stem: str, models: _Models, origins: Origins, places: Sequence[str]) -> ModelEntry:
+    """Return a model's entry: what its file says, and over it what is said about it where it is chosen.
+
+    Raises:
+        ConfigError: That does not hold, or another model has its name.
+    """
+    path = f"models.{stem}"
+    if stem in models.broken:
+        raise ConfigError(models.broken[stem], path=path)
+    file = origins.files.get(f"model/{stem}")
+
+    def label(path_: str) -> str:
+        key = path_.removeprefix(f"{path}.")
+        said = any(origins.is_override(f"{place}.{key}") for place in (path, *places))
+        return origins.label(path_) if said or key == path_ or file is None else f"{file.path}: {key}"
+
+    plain = _resolved(composed, path, label)
+    if isinstance(plain, dict):
+        in_file = origins.written.get(f"model/{stem}", {})
+        for place in places:
+            said, resolved = OmegaConf.to_container(composed[place]), _resolved(composed, place, label)
+            assert isinstance(said, dict)
+            plain |= {key: resolved[key] for key, value in said.items() if in_file.get(str(key)) != value}
+        plain.setdefault("name", stem)
+    entry = structure(plain, ModelEntry, at=path, label=label)
+    try:
+        parse(entry.source)
+    except ConfigError as error:
+        at = f"{path}.source"
+        raise ConfigError(f"{label(at)}: {error.data['expected']}", path=at, expected=error.data["expected"]) from error
+    if entry.name in {other.name for other in models.entries.values()}:
+        told = f"two configuration files describe a model called {entry.name!r}"
+        raise ConfigError(f"{label(f'{path}.name')}: {told}", path=f"{path}.name")
+    return entry
+
+
+def _default(place: str, stem: str, models: _Models, origins: Origins) -> str:
+    """Return the name of the model that was chosen for a place; one whose file does not hold keeps its place."""
+    kind = _CHOICES[place][1]
+    entry = models.entries.get(stem)
+    if entry is None:
+        return stem
+    if entry.kind != kind:
+        able = ", ".join(other.name for other in models.entries.values() if other.kind == kind)
+        variable = origins.variables.get(place)
+        told = f"{stem!r} is no model that can {kind} (there are {able or 'none'})"
+        raise ConfigError(f"{variable or place}: {told}", path=f"{place}.kind", expected=kind)
+    return entry.name

@@ -38,7 +38,16 @@ if TYPE_CHECKING:
 CONFIG_DIR_VARIABLE = "MLZOO_CONFIG_DIR"
 CACHE_DIR_VARIABLE = "MLZOO_CACHE_DIR"
 
-_SECTIONS = {"limits": Limits, "log": LogConfig, "devices": DevicesConfig, "defaults": Defaults}
+_SECTIONS = {"limits": Limits, "log": LogConfig, "devices": DevicesConfig}
+
+
+@attrs.frozen
+class ConfigFile:
+    """A YAML file: where it lies, and its text, or why that cannot be read."""
+
+    path: str
+    text: str
+    fault: str = ""
 
 
 def load(
@@ -60,12 +69,14 @@ def load(
     Raises:
         ConfigError: A key is unknown, a value is of the wrong type or out of range, or a file is not YAML.
     """
-    every = [*from_environment(environ), *overrides]
+    variables = from_environment(environ)
+    every = [*variables, *overrides]
+    files = _files(search_path(config_dir, environ))
     inputs: dict[str, Any] = {
         "version": __version__,
         "schema": _shape(),
         "overrides": every,
-        "files": _files(search_path(config_dir, environ)),
+        "files": {name: [file.path, file.text, file.fault] for name, file in files.items()},
     }
     place = _cache_dir(cache_dir, environ) / f"config-{zlib.crc32(orjson.dumps(inputs)):08x}.json"
     cached = _from_cache(place, inputs)
@@ -73,7 +84,7 @@ def load(
         return cached
     from mlzoo.config.compose import compose  # noqa: PLC0415 - heavy, and needed only here
 
-    composed = compose(inputs["files"], every)
+    composed = compose(files, every, {key_of(line): variable for line, variable in variables.items()})
     _to_cache(place, inputs, composed)
     return composed
 
@@ -103,24 +114,33 @@ def search_path(config_dir: Path | None, environ: Mapping[str, str]) -> tuple[Pa
     return (_built_in(),)
 
 
-def from_environment(environ: Mapping[str, str]) -> list[str]:
-    """Return the ``MLZOO_*`` variables as overrides: ``MLZOO_LIMITS_MAX_RUNNING=8`` is ``limits.max_running=8``.
+def key_of(line: str) -> str:
+    """Return where an override says something; a choice of the group ``model@embed`` stands at ``embed``."""
+    return line.partition("=")[0].rpartition("@")[2]
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return overrides -> the variables that say them: ``MLZOO_LIMITS_MAX_RUNNING=8`` is ``limits.max_running=8``.
 
     Raises:
         ConfigError: A variable in our name means nothing, so that a typing error does not pass for a setting.
     """
     settings = _variables()
-    found = []
+    found = {}
     for variable in sorted(environ):
         if not variable.startswith("MLZOO_") or variable in {CONFIG_DIR_VARIABLE, CACHE_DIR_VARIABLE}:
             continue
         if variable not in settings:
-            known = [*settings, CONFIG_DIR_VARIABLE, CACHE_DIR_VARIABLE]
+            # All begin alike, which would make any of them seem near.
+            known = {name.removeprefix("MLZOO_"): name for name in (*settings, CONFIG_DIR_VARIABLE, CACHE_DIR_VARIABLE)}
+            meant = nearest(variable.removeprefix("MLZOO_"), known).replace("mean ", "mean MLZOO_")
             raise ConfigError(
-                f"the environment variable {variable} is no setting of mlzoo" + nearest(variable, known), path=variable
+                f"the environment variable {variable} is no setting of mlzoo"
+                + (meant or "; they are called after settings, as MLZOO_LIMITS_MAX_RUNNING after limits.max_running"),
+                path=variable,
             )
         setting, value = settings[variable], environ[variable]
-        found.append(f"{setting}={_quoted(value) if setting == 'store' else value}")
+        found[f"{setting}={_quoted(value) if setting == 'store' else value}"] = variable
     return found
 
 
@@ -158,25 +178,30 @@ def _user_dir(kind: str) -> Path:
     return Path(platformdirs.user_config_dir("mlzoo") if kind == "config" else platformdirs.user_cache_dir("mlzoo"))
 
 
-def _files(directories: Sequence[Path]) -> dict[str, str]:
-    """Return the text of each YAML file by its path in its directory, such as ``model/smollm2``; the first one wins."""
-    found: dict[str, str] = {}
+def _files(directories: Sequence[Path]) -> dict[str, ConfigFile]:
+    """Return each YAML file by its path in its directory, such as ``model/smollm2``: the first directory's wins.
+
+    They are in order: what is built in comes first.
+    """
+    found: dict[str, ConfigFile] = {}
     for directory in reversed(directories):
-        for path in (*directory.glob("*.yaml"), *directory.glob("*/*.yaml")):
-            found[path.relative_to(directory).with_suffix("").as_posix()] = _text(path)
+        for path in sorted((*directory.glob("*.yaml"), *directory.glob("*/*.yaml"))):
+            found[path.relative_to(directory).with_suffix("").as_posix()] = _file(path)
     return found
 
 
-def _text(path: Path) -> str:
+def _file(path: Path) -> ConfigFile:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration file {path} cannot be read: {error}", path=str(path)) from error
+        return ConfigFile(str(path), path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return ConfigFile(str(path), "", f"cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError:
+        return ConfigFile(str(path), "", "cannot be read: it is no UTF-8")
 
 
 def _shape() -> str:
     """Return the shape of the classes: a cache that another state of the source wrote must not be taken for ours."""
-    classes = (Config, *_SECTIONS.values(), ModelEntry, Licence, SamplingDefaults)
+    classes = (Config, *_SECTIONS.values(), Defaults, ModelEntry, Licence, SamplingDefaults)
     return ";".join(
         f"{cls.__name__}({','.join(f'{field.name}:{annotations[field.name]}={field.default}' for field in fields)})"
         for cls, fields, annotations in ((cls, attrs.fields(cls), cls.__annotations__) for cls in classes)
@@ -215,6 +240,7 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
         defaults=Defaults(**plain["defaults"]),
         models={sys.intern(name): entry_from_plain(entry) for name, entry in plain["models"].items()},
         store=plain["store"],
+        broken=plain["broken"],
     )
 
 

@@ -168,12 +168,14 @@ class Config(_Compared):
     models: Mapping[str, ModelEntry] = attrs.field(factory=dict)
     store: str | None = None
     """Directory of the weights; null: ``models`` in the user's data directory."""
+    broken: Mapping[str, str] = attrs.field(factory=dict)
+    """Models whose file does not hold -> what is wrong with it. Found, not configured: the others work without them."""
 
     def model(self, name: str) -> ModelEntry:
         """Return the entry of a model by its name or one of its aliases.
 
         Raises:
-            ModelNotFound: No configuration names it.
+            ModelNotFound: No configuration names it, or what does so does not hold.
         """
         entry = self.models.get(name)
         if entry is not None:
@@ -182,6 +184,9 @@ class Config(_Compared):
             if name in entry.aliases:
                 return entry
         available = sorted(self.models)
+        if name in self.broken:
+            message = f"the configuration of model {name!r} does not hold: {self.broken[name]}"
+            raise ModelNotFound(message, model=name, available=available)
         raise ModelNotFound(
             f"no model is called {name!r}; there are: {', '.join(available) or 'none'}", model=name, available=available
         )

@@ -17,12 +17,13 @@ import orjson
 from mlzoo.errors import PullFailed
 from mlzoo.store import children, digest
 from mlzoo.store.layout import Progress
-from mlzoo.store.sources import Hub, check_weights, describe
+from mlzoo.store.sources import check_weights, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mlzoo.config import ModelEntry
+    from mlzoo.config.sources import Hub
 
 PATTERNS = (
     "*.safetensors",

@@ -22,11 +22,12 @@ import orjson
 
 from mlzoo import __version__
 from mlzoo.config.loading import entry_from_plain
+from mlzoo.config.sources import Hub, Local, Wheel, parse
 from mlzoo.errors import ConfigError, PullFailed
 from mlzoo.store import children, digest, hub, wheel
 from mlzoo.store.layout import MANIFEST_FORMAT, Progress, Store
 from mlzoo.store.lock import exclusively
-from mlzoo.store.sources import Hub, Local, Wheel, check_weights, parse
+from mlzoo.store.sources import check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,69 +1,18 @@
-"""The places that weights come from, and which of their files are taken."""
+"""Sources of weights in words, and which of their files are taken."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, assert_never
 
-import attrs
-
-from mlzoo.errors import ConfigError, PullFailed
+from mlzoo.config.sources import Hub, Local, Source, Wheel
+from mlzoo.errors import PullFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TAKEN = (".safetensors", ".json", ".txt", ".model", ".jinja", ".md", ".gguf")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-
-_WHEEL = re.compile(r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^/]+)/(?P<path>.+)")
-_HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-
-
-@attrs.frozen
-class Wheel:
-    """A file or directory inside a wheel of the package index that the user's pip is set up for."""
-
-    package: str
-    version: str
-    path: str
-
-
-@attrs.frozen
-class Hub:
-    """A repository of a model hub."""
-
-    repository: str
-    revision: str | None
-
-
-@attrs.frozen
-class Local:
-    """A file or directory of the user's."""
-
-    path: Path
-
-
-Source = Wheel | Hub | Local
-
-
-def parse(source: str) -> Source:
-    """Return the place that a ``source`` setting names.
-
-    Raises:
-        ConfigError: It names none.
-    """
-    scheme, _, rest = source.partition(":")
-    if scheme == "wheel" and (found := _WHEEL.fullmatch(rest)) and ".." not in PurePosixPath(found["path"]).parts:
-        return Wheel(found["package"], found["version"], found["path"].rstrip("/"))
-    if scheme == "hub" and (found := _HUB.fullmatch(rest)):
-        return Hub(found["repository"], found["revision"])
-    if scheme == "path" and rest:
-        return Local(Path(rest).expanduser().absolute())
-    raise ConfigError(
-        f"source {source!r} cannot be read; it is wheel:PACKAGE==VERSION/PATH, hub:OWNER/NAME[@REVISION] or path:PATH",
-        path="source",
-    )
 
 
 def describe(source: Source) -> str:

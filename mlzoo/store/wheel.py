@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from mlzoo.errors import PullFailed
 from mlzoo.store import children, digest
 from mlzoo.store.layout import Progress
-from mlzoo.store.sources import Wheel, check_weights, describe, is_taken
+from mlzoo.store.sources import check_weights, describe, is_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlzoo.config import ModelEntry
+    from mlzoo.config.sources import Wheel
 
 _COPIED_AT_ONCE_BYTES = 1 << 20
 

@@ -81,6 +81,15 @@ def test_a_configuration_that_does_not_hold_is_a_fault(capsys, place):
     assert "max_running" in findings["configuration"]["text"]
 
 
+def test_a_model_whose_file_does_not_hold_is_a_fault_and_all_else_is_still_checked(capsys, place, tmp_path):
+    (tmp_path / "configs" / "model").mkdir(parents=True)
+    (tmp_path / "configs" / "model" / "mine.yaml").write_text("kind: chat\nsource: foo:bar\n")
+    status, findings = doctor(capsys, *place, "--config-dir", tmp_path / "configs")
+    assert status == 1
+    assert "source: expected wheel:" in findings["mine"]["text"]
+    assert findings["sidecar"]["state"] == "ok"
+
+
 def test_a_sidecar_that_cannot_start_is_a_fault_with_its_last_words(capsys, place, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['trio'] = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -41,6 +41,19 @@ def test_the_list_names_every_known_model_with_its_state(settings, capsys):
     )
 
 
+def test_a_model_whose_file_does_not_hold_is_listed_as_broken_with_its_reason(settings, tmp_path, capsys):
+    file = tmp_path / "config" / "model" / "mine.yaml"
+    file.write_text("kind: chat\nsource: foo:bar\n")
+    assert main(["models", "list"]) == 0
+    told = capsys.readouterr()
+    assert ["mine", "-", "broken", "-", "-", "-"] in [row.split() for row in told.out.splitlines()]
+    assert told.err.startswith(f"mlzoo: mine is broken: {file}: source: expected wheel:")
+    assert main(["models", "list", "--json"]) == 0
+    assert {model["name"]: model["state"] for model in lines(capsys)}["mine"] == "broken"
+    assert main(["models", "pull", "mine"]) == 2
+    assert f"{file}: source: expected wheel:" in capsys.readouterr().err
+
+
 def test_a_model_is_pulled_checked_and_removed(settings, capsys):
     assert main(["models", "pull", "toy"]) == 0
     told = capsys.readouterr()

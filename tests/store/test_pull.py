@@ -315,7 +315,7 @@ async def test_a_path_that_does_not_exist_is_a_clear_error(store, tmp_path, hub_
 
 
 async def test_a_source_that_names_nothing_is_a_clear_error(store, hub_entry):
-    assert "cannot be read; it is wheel:" in (await reason_of(store, attrs.evolve(hub_entry, source="ftp:x")))[1]
+    assert "expected wheel:" in (await reason_of(store, attrs.evolve(hub_entry, source="ftp:x")))[1]
 
 
 @pytest.mark.torch
