@@ -71,11 +71,12 @@ class Outbox:
         self._opened: Cursors | None = None
         self._whole: deque[bytes] = deque()  # finished batches, which cannot be read from the log as one line
         self.batches_bytes = 0  # of answers in batches, finished or not: they are held in memory
-        self._lag_after: int | None = None  # the last aside that went out, while later ones wait in the log
+        self._lag_from: int | None = None  # the first aside that waits in the log for this host to take it
         self._skip: set[int] = set()  # asides that went into a batch, for when the log is read
         self._news = trio.Event()
         self._drained = trio.Event()
         self._closed = False
+        self._given_up = False  # the host has been told that something due to it is gone
 
     @property
     def cursors(self) -> Cursors:
@@ -108,11 +109,18 @@ class Outbox:
 
     def asides(self, lines: list[bytes], first_seq: int) -> None:
         """Send answers that are in the log already; those for which there is no room stay there."""
-        if lines and self._lag_after is None and not self._is_taken(b"".join(lines)):
-            self._lag_after = first_seq - 1
+        if self._given_up:
+            return
+        if lines and self._lag_from is None and not self._is_taken(b"".join(lines)):
+            self._lag(first_seq)
             self._news.set()
-        if self._lag_after is None:
+        if self._lag_from is None:
             self._skip.clear()
+
+    def _lag(self, first_seq: int | None) -> None:
+        """Note from which aside on the host has still to take them; the log spares those as long as it can."""
+        self._lag_from = first_seq
+        self._log.keep_asides(self._connection, first_seq)
 
     def _is_taken(self, data: bytes) -> bool:
         try:
@@ -159,6 +167,7 @@ class Outbox:
         """Follow nothing any more."""
         self._closed = True
         self._drained.set()
+        self._lag(None)
         if self._opened is not None:
             self._opened.close()
 
@@ -168,9 +177,9 @@ class Outbox:
         """Send what is due whenever there is some, as fast as the host takes it.
 
         Raises:
-            trio.BrokenResourceError: the host no longer reads.
+            trio.BrokenResourceError: the host no longer reads, or read too late and has been told so.
         """
-        while True:
+        while not self._given_up:
             await self._news.wait()
             self._news = trio.Event()
             for lines in self._due():
@@ -180,6 +189,9 @@ class Outbox:
                     await trio.lowlevel.checkpoint()  # Much may have been read of which nothing is wanted.
             if not self._opened and not self._news.is_set():
                 self._drained.set()
+        await self._stream.flush()
+        message = "the host read too late: what was due to it is not kept any more"
+        raise trio.BrokenResourceError(message)
 
     async def wait_drained(self) -> None:
         """Return when every request has been answered and every line was handed over. No new ones may come."""
@@ -194,10 +206,10 @@ class Outbox:
         What is yielded has been taken off its place; a chunk may be empty.
         """
         more = True
-        while more:
+        while more and not self._given_up:
             more = False
-            if self._lag_after is not None:
-                yield self._waiting_asides(self._lag_after)
+            if self._lag_from is not None:
+                yield self._waiting_asides(self._lag_from)
                 more = True
             if self._whole:
                 line = self._whole.popleft()
@@ -208,21 +220,40 @@ class Outbox:
                 yield self._opened.read()
                 more = True
 
-    def _waiting_asides(self, after_seq: int) -> bytes:
+    def _waiting_asides(self, first_seq: int) -> bytes:
         lines: list[bytes] = []
         size_bytes = 0
-        for aside in self._log.read_asides(self._connection, after_seq):
-            self._lag_after = aside.aside_seq
-            if aside.aside_seq in self._skip:
-                self._skip.discard(aside.aside_seq)
-                continue
-            lines.append(self._aside_line(aside))
-            size_bytes += len(lines[-1])
-            if size_bytes >= CHUNK_BYTES:
-                return b"".join(lines)
-        self._lag_after = None
+        try:
+            for aside in self._log.read_asides(self._connection, first_seq):
+                if aside.aside_seq in self._skip:
+                    self._skip.discard(aside.aside_seq)
+                    continue
+                if size_bytes >= CHUNK_BYTES:
+                    self._lag(aside.aside_seq)
+                    return b"".join(lines)
+                lines.append(self._aside_line(aside))
+                size_bytes += len(lines[-1])
+        except MlzooError as error:  # The host did not take them in time, or the disk did not keep them.
+            lines += self._last_lines(error)
+        self._lag(None)
         self._skip.clear()
         return b"".join(lines)
+
+    def _last_lines(self, error: MlzooError) -> list[bytes]:
+        """Return what is still said to a host of which some answers are gone: which ones, nobody knows any more.
+
+        Whatever it waits for is answered with the same error, and the connection ends: it must not wait for ever.
+        """
+        self._given_up = True
+        lost = error.failure()
+        message = f"Answers that were due on this connection are lost, and so it is closed: {lost.message}."
+        failure = attrs.evolve(lost, message=message)
+        lines = [jsonrpc.error_line(None, failure)]
+        if self._opened is not None:
+            lines += self._opened.fail(failure)
+        while self._whole:
+            lines.append(self._whole.popleft())
+        return lines
 
     def _aside_line(self, aside: Aside) -> bytes:
         if aside.failure is not None:

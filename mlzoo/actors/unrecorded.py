@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from mlzoo.errors import OutOfRange
 from mlzoo.events.records import Aside
 
 if TYPE_CHECKING:
@@ -59,9 +60,19 @@ class Unrecorded:
     def commit_asides(self) -> None:
         """Write nothing."""
 
-    def read_asides(self, connection: str, after: int) -> Iterator[Aside]:
-        """Yield what is remembered."""
-        return iter([a for a in self._asides if a.connection == connection and a.aside_seq > after])
+    def keep_asides(self, _connection: str, _first: int | None) -> None:
+        """Keep no more than what is remembered anyway."""
+
+    def read_asides(self, connection: str, first: int) -> Iterator[Aside]:
+        """Yield what is remembered from an aside_seq on.
+
+        Raises:
+            OutOfRange: It is not remembered any more (type expired).
+        """
+        oldest = self._count - len(self._asides) + 1
+        if first < oldest:
+            raise OutOfRange(f"the answers before {oldest} are not remembered", oldest=oldest)
+        return iter([a for a in self._asides if a.connection == connection and a.aside_seq >= first])
 
     def groups_of(self, _request: str, _after_seq: int) -> Iterator[Group]:
         """Yield nothing: no request was ever accepted."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mlzoo.errors import OutOfRange
 from mlzoo.events.codec import decode_aside, encode_aside
 from mlzoo.events.recovery import recover
 from mlzoo.events.segments import Header, Segments
@@ -87,13 +88,21 @@ class AsideLog:
             )
         )
 
-    def read(self, connection: str, after: int) -> Iterator[Aside]:
-        """Yield the written asides of a connection after a number, in order, as far as they are still kept."""
+    def read(self, connection: str, first: int) -> Iterator[Aside]:
+        """Yield the written asides of a connection from one of its own on, in order.
+
+        Raises:
+            OutOfRange: That one is not kept any more (type expired).
+            LogUnusable: What was read is damaged.
+        """
+        oldest = next(iter(self.segments.sizes), self.last_seq + 1)
+        if first < oldest:
+            raise OutOfRange(f"the asides begin at {oldest}; what was at {first} is gone", oldest=oldest)
         wanted = b'"connection":' + orjson.dumps(connection)
-        for line in self.segments.lines_from(after + 1):
+        for line in self.segments.lines_from(first):
             if wanted in line:
                 aside = decode_aside(line)
-                if aside.aside_seq > after and aside.connection == connection:
+                if aside.aside_seq >= first and aside.connection == connection:
                     yield aside
 
     def close(self) -> None:

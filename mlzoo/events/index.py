@@ -68,6 +68,10 @@ class RequestIndex:
         found = bisect_right(places, seq)
         return places[found] if found < len(places) else None
 
+    def oldest(self) -> int | None:
+        """Return the first place of any request, or None where none is noted."""
+        return min((places[0] for places in self._groups.values()), default=None)
+
     def knows(self, request: str) -> bool:
         """Whether any group that speaks of the request was noted."""
         return request in self._groups

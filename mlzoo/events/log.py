@@ -1,22 +1,20 @@
 """The event log: one writer appends groups and asides, a flusher makes them durable, anyone reads them by place.
 
 ``append`` and ``aside`` number, encode and buffer; ``commit`` and ``commit_asides`` write what is buffered in one call,
-inline, since a write to the page cache costs microseconds. ``run_flusher``, one task, syncs in a thread, once for all
-that was written meanwhile. Two watermarks say how far each got: ``written`` (survives the death of this process) and
-``synced`` (survives a power cut; with durability ``process`` it follows ``written`` and nothing is ever synced).
+inline, since a write to the page cache costs microseconds. ``run_flusher``, one task, syncs (``durability``).
 
 A group lies in one segment. When it is full, ``commit`` begins the next one, whose header holds the folded state: so a
 start reads one segment, and retention is removing files. ``recovery`` knows what a crash in between leaves.
 
-An error of the disk is final for this log: nothing more is appended, no fsync is retried, since the kernel drops what
-it could not write and calls it clean. Knows nothing of who appends, of JSON-RPC, or of what commands and events mean.
+An error of the disk is final for this log. Knows nothing of who appends, of JSON-RPC, or of what commands and events
+mean.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -24,12 +22,13 @@ from mlzoo.errors import OutOfRange
 from mlzoo.events.asides import AsideLog
 from mlzoo.events.blobs import Blobs
 from mlzoo.events.codec import encode_group
-from mlzoo.events.identity import LOCK, failed, give_identity, locked, read_identity, unwritable
+from mlzoo.events.durability import Durability
+from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable
 from mlzoo.events.index import RequestIndex, Tail
 from mlzoo.events.reading import GroupReader
 from mlzoo.events.records import Aside, Group, durable
 from mlzoo.events.recovery import recover
-from mlzoo.events.retention import Retention
+from mlzoo.events.retention import Needs, Retention
 from mlzoo.events.segments import FORMAT, Header, Segments
 from mlzoo.events.writing import SegmentWriter
 
@@ -53,13 +52,9 @@ class Log:
         self.format = FORMAT
         self.repaired: tuple[str, ...] = ()  # what recovery cut, one sentence each
         self.last_seq = 0  # the last log_seq given out
-        self.written = 0
-        self.synced = 0
         self.clock_ms = 0  # the last at_ms
-        self.on_progress: list[Callable[[], None]] = []  # called when a watermark has moved, or the log has failed
         self._world = world
         self._settings = settings
-        self._syncs = settings.durability == "disk"
         self._lock = lock
         self._version = version
         self._segments = Segments(world.disk, path / "segments")
@@ -72,14 +67,13 @@ class Log:
         self._retention = Retention(
             world.disk, self._segments, self._asides.segments, self._blobs, settings.budget_bytes
         )
+        self._durability = Durability(path, self._writer, self._retention, syncs=settings.durability == "disk")
+        self.on_progress = self._durability.on_progress  # called when a watermark has moved, or the log has failed
         self._base: Header | None = None  # of the segment that replay begins with
         self._snapshot: Callable[[], JsonObject] | None = None
         self._needed_from: Callable[[], int] = lambda: 1
-        self._failure: str | None = None
+        self._unread: dict[str, int] = {}  # connection -> the first aside that its host has not taken
         self._wants_sync = False
-        self._told_synced = 0
-        self._work = trio.Event()
-        self._sync_moved = trio.Event()
 
     @classmethod
     async def open(cls, path: Path, world: World, config: LogConfig, *, version: str) -> Log:
@@ -118,12 +112,11 @@ class Log:
             self.last_seq, self.clock_ms, self.repaired = found.last_seq, found.at_ms, found.repaired
             self._retention.drop_before(found.header.oldest)
             self._writer.resume(found.synced + 1)
-            self._work.set()
-        self.written = self.last_seq
-        if self._syncs:
+            self._durability.ask()
+        if self._durability.syncs:
             # What was read may be in the page cache only: nobody is shown it before it is durable.
             await self._writer.sync()
-        self.synced = self.written
+        self._durability.written = self._durability.synced = self.last_seq
         await self._asides.open()
         self.repaired += self._asides.repaired
 
@@ -164,7 +157,7 @@ class Log:
             StorageFailed: The log has failed before (reason failed).
             TypeError: Something in it is no JSON; the log is as it was.
         """
-        self._check()
+        self._durability.check()
         group = Group(
             first_seq=self.last_seq + 1,
             at_ms=at_ms,
@@ -173,13 +166,13 @@ class Log:
             events=tuple(events),
             text=text,
         )
-        data = encode_group(group, self.synced if self._syncs else self.last_seq)
+        data = encode_group(group, self._called_synced())
         self._writer.add(group.first_seq, data)
         self.last_seq = group.last_seq
         self.clock_ms = at_ms
         self._tail.add(group, len(data))
         self._index.add(group)
-        self._wants_sync = self._wants_sync or (self._syncs and durable(group.events))
+        self._wants_sync = self._wants_sync or (self._durability.syncs and durable(group.events))
         return group
 
     def commit(self) -> None:
@@ -188,26 +181,25 @@ class Log:
         Raises:
             StorageFailed: The disk would not (reason failed); final.
         """
-        self._check()
+        self._durability.check()
         try:
             if not self._writer.write():
                 return
-            self.written = self.last_seq
-            self.synced = self.synced if self._syncs else self.written
-            if self._writer.end_bytes >= self._settings.segment_bytes and self._snapshot is not None:
+            self._durability.wrote(self.last_seq)
+            if self._writer.end_bytes >= self._settings.segment_bytes and self._may_begin_segment():
                 self._begin_segment()
-                self._work.set()
+                self._durability.ask()
         except OSError as error:
-            self._fail(error)
+            self._durability.fail(error)
         self._tail.trim(self.written)
         if self._wants_sync:
             self._wants_sync = False
-            self._work.set()
-        self._progress()
+            self._durability.ask()
+        self._durability.tell()
 
-    def _begin_segment(self) -> Header:
+    def _begin_segment(self, *, spare_bytes: int = 0) -> Header:
         """Begin a segment after all that is written; its header says what is kept from now on."""
-        self._retention.drop_groups(self._needed_from())
+        self._retention.drop_groups(self._needs(), spare_bytes=spare_bytes)
         first = self.last_seq + 1
         header = Header(
             segment=first,
@@ -216,11 +208,29 @@ class Log:
             at_ms=self.clock_ms,
             time_ms=self._world.clock.wall_ms(),
             oldest=next(iter(self._segments.sizes), first),
-            synced=self.synced if self._syncs else self.last_seq,
+            synced=self._called_synced(),
             state=self._snapshot() if self._snapshot is not None else None,
         )
         self._writer.begin(header)
         return header
+
+    def _may_begin_segment(self) -> bool:
+        """Whether there is a state for its header, and all is written, and something after the last header."""
+        return self._snapshot is not None and self.written == self.last_seq >= self._writer.first
+
+    def _needs(self) -> Needs:
+        """Return what retention is to spare."""
+        live = self._needed_from()
+        followed = self._index.oldest()
+        return Needs(
+            live_seq=live,
+            followed_seq=live if followed is None else min(live, followed),
+            unread_aside=min(self._unread.values(), default=self._asides.last_seq + 1),
+        )
+
+    def _called_synced(self) -> int:
+        """Return up to where the next record calls the log durable, as ``framing`` explains."""
+        return self.synced if self._durability.syncs else self.last_seq
 
     # ------------------------------------------------------------------------------------------------ durability
 
@@ -232,62 +242,26 @@ class Log:
         """
         task_status.started()
         await self._blobs.measure()
-        while True:
-            await self._work.wait()
-            # Whom the last sync woke writes before the next one begins, which then serves them too.
-            await trio.lowlevel.checkpoint()
-            self._work = trio.Event()
-            await self._flush()
+        await self._durability.run()
 
-    async def _flush(self) -> None:
-        target, dropped = self.written, self._retention.dropped
-        try:
-            if not self._syncs:
-                self._writer.close_sealed()
-            elif target > self.synced or dropped:
-                await self._writer.sync()
-                self.synced = target
-                self._progress()
-            await self._retention.remove(dropped)
-        except OSError as error:
-            self._fail(error)
+    @property
+    def written(self) -> int:
+        """Up to where the log survives the death of this process."""
+        return self._durability.written
+
+    @property
+    def synced(self) -> int:
+        """Up to where the log survives a power cut; with durability ``process`` the same as ``written``."""
+        return self._durability.synced
 
     @property
     def failed(self) -> StorageFailed | None:
         """Why this log takes nothing more; None while it does. ``on_progress`` is called when it changes."""
-        return None if self._failure is None else failed(self.path, self._failure)
+        return self._durability.failed
 
     def is_shown(self, group: Group) -> bool:
         """Whether a group may be spoken of: it is durable, or written where it needs no more than that."""
         return group.last_seq <= (self.synced if durable(group.events) else self.written)
-
-    async def wait_synced(self, seq: int) -> None:
-        """Wait until all up to seq is as durable as the log promises.
-
-        Raises:
-            StorageFailed: The log has failed (reason failed).
-        """
-        while self.synced < seq:
-            self._check()
-            self._work.set()
-            await self._sync_moved.wait()
-
-    def _progress(self) -> None:
-        if self._failure is not None or self.synced > self._told_synced:  # a write alone wakes no waiter
-            self._told_synced = self.synced
-            self._sync_moved.set()
-            self._sync_moved = trio.Event()
-        for call in self.on_progress:
-            call()
-
-    def _fail(self, error: OSError) -> NoReturn:
-        self._failure = str(error)
-        self._progress()
-        raise failed(self.path, str(error)) from error
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise failed(self.path, self._failure)
 
     # ------------------------------------------------------------------------------------------------ asides
 
@@ -306,25 +280,39 @@ class Log:
             StorageFailed: The disk would not, now or before (reason failed).
             TypeError: Something in it is no JSON; the log is as it was.
         """
-        self._check()
+        self._durability.check()
         try:
             return self._asides.append(self.last_seq, connection, method, rpc, params, result, failure)
         except OSError as error:
-            self._fail(error)
+            self._durability.fail(error)
 
     def commit_asides(self) -> None:
         """Write the asides that are buffered, in one call, so that their replies may be emitted; fails as commit."""
-        self._check()
+        self._durability.check()
         try:
             if self._asides.commit():
-                self._retention.drop_asides()
-                self._work.set()
+                if self._retention.drop_asides(self._needs(), groups_can_go=self._may_begin_segment()):
+                    # Only a header can say that groups are kept no longer. The next one may have to wait for a group.
+                    self._begin_segment(spare_bytes=self._settings.budget_bytes // 4)
+                self._durability.ask()
         except OSError as error:
-            self._fail(error)
+            self._durability.fail(error)
 
-    def read_asides(self, connection: str, after: int) -> Iterator[Aside]:
-        """Yield the written asides of a connection after an aside_seq, from the disk, as far as they are kept."""
-        return self._asides.read(connection, after)
+    def keep_asides(self, connection: str, first: int | None) -> None:
+        """Spare the asides from a number on, which the host of a connection has still to take; None: it has all."""
+        if first is None:
+            self._unread.pop(connection, None)
+        else:
+            self._unread[connection] = first
+
+    def read_asides(self, connection: str, first: int) -> Iterator[Aside]:
+        """Yield the written asides of a connection from an aside_seq on, which is one of its own, from the disk.
+
+        Raises:
+            OutOfRange: It is not kept any more (type expired).
+            LogUnusable: What was read is damaged.
+        """
+        return self._asides.read(connection, first)
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -357,11 +345,11 @@ class Log:
 
     async def put_blob(self, data: bytes) -> str:
         """Keep a large value durably and return its name, which begins with its SHA-256; fails as commit does."""
-        self._check()
+        self._durability.check()
         try:
             return await self._blobs.put(data)
         except OSError as error:
-            self._fail(error)
+            self._durability.fail(error)
 
     def get_blob(self, name: str) -> bytes:
         """Return a large value.
@@ -387,10 +375,10 @@ class Log:
             StorageFailed: The disk would not.
         """
         try:
-            if self._failure is None:
+            if self.failed is None:
                 self.commit_asides()
                 self.commit()
-                await self._flush()
+                await self._durability.flush()
         finally:
             self._close_files()
             self._lock.release()

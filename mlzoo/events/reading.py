@@ -74,8 +74,9 @@ class GroupReader:
         on disk.
         """
         if not self._index.knows(request):
-            oldest = next(iter(self._segments.sizes))
-            for group in self.after(max(after_seq, oldest - 1)):
+            # One that was read from before may have lost what follows; that is for ``after`` to say.
+            start = after_seq or next(iter(self._segments.sizes)) - 1
+            for group in self.after(start):
                 if group.first_seq > after_seq and any(request_of(event) == request for event in group.events):
                     yield group
             return

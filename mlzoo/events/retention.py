@@ -1,7 +1,12 @@
 """What goes when a log reaches its byte budget, and how it goes.
 
-Asides go first, then the oldest groups that no live request needs, whole segments at a time, with the blobs that they
-name; never a segment that is written. Removing is done in slices, since the event loop goes on meanwhile; a crash in
+Whole segments go, oldest first, never the one that is being written. First go asides that every host has taken; then
+groups, with the blobs that they name, that neither a live request nor a reader needs; then, since the budget is a
+promise too and a host may stop reading for ever, asides that a host has not taken; last, groups that only readers need.
+What a live request needs stays, over the budget if need be: the core bounds it. A reader that was robbed finds that out
+when it reads on, and its host is told.
+
+Removing is done in slices, since the event loop goes on meanwhile; a crash in
 between leaves files older than the last header's ``oldest``, which the next start removes.
 """
 
@@ -10,6 +15,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
 from mlzoo.events.blobs import names_in
@@ -24,6 +30,21 @@ if TYPE_CHECKING:
 
 SLICE_BYTES = 256 * 1024
 _NAME_BYTES = 256  # more than a record's blob field has
+
+
+@attrs.frozen(kw_only=True)
+class Needs:
+    """From where on records are still wanted.
+
+    Attributes:
+        live_seq: First log_seq that a live request needs.
+        followed_seq: First log_seq that a live request or the reader of an ended one needs.
+        unread_aside: First aside_seq that some host has not taken.
+    """
+
+    live_seq: int
+    followed_seq: int
+    unread_aside: int
 
 
 class Retention:
@@ -41,31 +62,60 @@ class Retention:
         """Return the size of segments, asides and blobs."""
         return self._groups.size_bytes() + self._asides.size_bytes() + self._blobs.size_bytes()
 
-    def drop_asides(self) -> None:
-        """Drop the oldest asides while the log is over its budget."""
-        sizes = list(self._asides.sizes.items())
-        self._drop(self._asides, oldest_first(sizes[:-1], self.size_bytes() - self._budget_bytes))
+    def drop_asides(self, needs: Needs, *, groups_can_go: bool) -> bool:
+        """Drop the oldest asides while the log is over its budget; return whether it is now the groups' turn."""
+        over_bytes = self._drop_asides_before(needs.unread_aside, self._over_bytes())
+        if groups_can_go and over_bytes > 0 and self._free_groups(needs.followed_seq):
+            return True
+        self._drop_asides_before(None, over_bytes)
+        return False
 
-    def drop_groups(self, needed_from: int) -> None:
-        """Drop the oldest groups, too, while the log is over its budget; those from needed_from on stay.
+    def drop_groups(self, needs: Needs, *, spare_bytes: int = 0) -> None:
+        """Drop the oldest groups, too, while the log is over its budget; free ones also to have some bytes to spare."""
+        over_bytes = self._drop_asides_before(needs.unread_aside, self._over_bytes())
+        over_bytes = self._drop_groups_before(needs.followed_seq, over_bytes + spare_bytes) - spare_bytes
+        over_bytes = self._drop_asides_before(None, over_bytes)
+        self._drop_groups_before(needs.live_seq, over_bytes)
+
+    def _over_bytes(self) -> int:
+        return self.size_bytes() - self._budget_bytes
+
+    def _drop_asides_before(self, first: int | None, over_bytes: int) -> int:
+        """Drop the oldest segments of asides that end before a number, None: any; return what is still over."""
+        sizes = self._asides.sizes
+        free = [(segment, sizes[segment]) for segment, after in pairwise(sizes) if first is None or after <= first]
+        return self._drop(self._asides, free, over_bytes)
+
+    def _drop_groups_before(self, seq: int, over_bytes: int) -> int:
+        return self._drop(self._groups, self._free_groups(seq), over_bytes)
+
+    def _free_groups(self, seq: int) -> list[tuple[int, int]]:
+        """Return the full segments that end before a log_seq, and what each would win.
 
         How much of the blobs is whose is not known; each segment is taken to have its share.
         """
-        self.drop_asides()
         sizes = self._groups.sizes
         share = 1 + self._blobs.size_bytes() / max(1, self._groups.size_bytes())
-        free = [(first, int(sizes[first] * share)) for first, after in pairwise(sizes) if after <= needed_from]
-        self._drop(self._groups, oldest_first(free, self.size_bytes() - self._budget_bytes))
+        return [(first, int(sizes[first] * share)) for first, after in pairwise(sizes) if after <= seq]
 
     def drop_before(self, oldest: int) -> None:
         """Drop groups that an earlier process had dropped already."""
-        self._drop(self._groups, [first for first in self._groups.sizes if first < oldest])
+        for first in [first for first in self._groups.sizes if first < oldest]:
+            self._doom(self._groups, first)
 
-    def _drop(self, segments: Segments, firsts: list[int]) -> None:
-        """Let readers see these no more; their files go with the next ``remove``."""
-        for first in firsts:
-            self._doomed.append(segments.path(first))
-            segments.forget(first)
+    def _drop(self, segments: Segments, free: Sequence[tuple[int, int]], over_bytes: int) -> int:
+        """Drop the first of (segment, what it wins) until nothing is over; return what still is."""
+        for first, size_bytes in free:
+            if over_bytes <= 0:
+                break
+            self._doom(segments, first)
+            over_bytes -= size_bytes
+        return over_bytes
+
+    def _doom(self, segments: Segments, first: int) -> None:
+        """Let readers see a segment no more; its file goes with a later ``remove``."""
+        self._doomed.append(segments.path(first))
+        segments.forget(first)
 
     @property
     def dropped(self) -> int:
@@ -87,14 +137,3 @@ class Retention:
                 await trio.lowlevel.checkpoint()
             self._disk.remove(path)
             self._doomed.pop(0)
-
-
-def oldest_first(sizes: Sequence[tuple[int, int]], over_bytes: int) -> list[int]:
-    """Return the first of (segment, size) that together win over_bytes; none where nothing is to be won."""
-    chosen = []
-    for first, size_bytes in sizes:
-        if over_bytes <= 0:
-            break
-        chosen.append(first)
-        over_bytes -= size_bytes
-    return chosen

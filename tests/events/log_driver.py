@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import attrs
+import trio
 
 from mlzoo.events.commands import Cancel, ReportStep, RowFacts
 from mlzoo.events.log import Log
@@ -28,6 +29,17 @@ async def open_log(world, path=DIRECTORY, **settings):
 def bind(log):
     """Give segment headers a state of which a test can see where it was taken."""
     log.bind_state(lambda: {"last_seq": log.last_seq}, lambda: log.last_seq)
+
+
+async def wait_synced(log, seq):
+    """Wait until all up to seq is synced, as whoever speaks of it must; something up to there asks for a sync."""
+    while log.synced < seq:
+        if log.failed is not None:
+            raise log.failed
+        moved = trio.Event()
+        log.on_progress.append(moved.set)
+        await moved.wait()
+        log.on_progress.remove(moved.set)
 
 
 def append_tokens(log, number, request="req-a"):

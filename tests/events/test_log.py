@@ -1,10 +1,11 @@
 import orjson
 import pytest
 import trio
-from log_driver import DIRECTORY, append_end, append_tokens, bind, open_log, read_all
+from log_driver import DIRECTORY, append_end, append_tokens, bind, open_log, read_all, wait_synced
 
 from mlzoo.errors import LogUnusable, NotFound, OutOfRange, StorageFailed
-from mlzoo.events.commands import Strike
+from mlzoo.events.commands import ReportAnswer, Strike
+from mlzoo.events.types import RequestCancelled
 from mlzoo.simulation.disk import DiskFaults
 
 
@@ -58,7 +59,7 @@ async def test_an_end_is_shown_once_it_is_synced_and_a_token_once_it_is_written(
     log.commit()
     assert log.is_shown(token)
     assert not log.is_shown(end)
-    await log.wait_synced(end.last_seq)
+    await wait_synced(log, end.last_seq)
     assert log.is_shown(end)
 
 
@@ -81,7 +82,7 @@ async def test_one_sync_serves_all_that_was_written_meanwhile(world, disk, nurse
     async def client(number):
         group = append_end(log, number)
         log.commit()
-        await log.wait_synced(group.last_seq)
+        await wait_synced(log, group.last_seq)
 
     async with trio.open_nursery() as clients:
         for number in range(32):
@@ -98,7 +99,7 @@ async def test_with_process_durability_nothing_is_ever_synced(world, disk, nurse
         assert not log.is_shown(group)
         log.commit()
         assert log.is_shown(group)
-        await log.wait_synced(group.last_seq)
+        await wait_synced(log, group.last_seq)
     await trio.testing.wait_all_tasks_blocked()
     assert disk.syncs == 0
 
@@ -110,7 +111,7 @@ async def test_progress_is_told_when_written_and_when_synced(world, nursery, aut
     log.on_progress.append(lambda: seen.append((log.written, log.synced)))
     append_end(log, 1)
     log.commit()
-    await log.wait_synced(3)
+    await wait_synced(log, 3)
     assert seen == [(3, 0), (3, 3)]
 
 
@@ -163,7 +164,7 @@ async def test_a_failed_sync_ends_the_flusher_and_everyone_who_waits(world, disk
 
     async def wait():
         with pytest.raises(StorageFailed):
-            await log.wait_synced(group.last_seq)
+            await wait_synced(log, group.last_seq)
         ended.append("waiter")
 
     with pytest.RaisesGroup(StorageFailed):
@@ -177,7 +178,7 @@ async def test_a_failed_sync_ends_the_flusher_and_everyone_who_waits(world, disk
     with pytest.raises(StorageFailed):
         log.commit()
     with pytest.raises(StorageFailed):
-        await log.wait_synced(group.last_seq)
+        await wait_synced(log, group.last_seq)
     await log.close()
     assert disk.syncs == 1
 
@@ -249,7 +250,7 @@ async def roll(log, count, first=0):
     for number in range(first, first + count):
         groups.append(append_end(log, number))
         log.commit()
-        await log.wait_synced(log.last_seq)
+        await wait_synced(log, log.last_seq)
     return groups
 
 
@@ -311,14 +312,13 @@ async def test_blobs_go_with_the_segment_that_names_them(world, disk, nursery, a
     log = await open_log(world, segment_bytes=1500, budget_bytes=8000)
     bind(log)
     await nursery.start(log.run_flusher)
-    from mlzoo.events.commands import ReportAnswer
-
     names = []
     for number in range(60):
         names.append(await log.put_blob(b"x" * 100))
-        log.append(ReportAnswer(request=f"r{number}", blob=names[-1]), [], None, at_ms=1)
+        answer, end = ReportAnswer(request=f"r{number}", blob=names[-1]), RequestCancelled(request=f"r{number}")
+        log.append(answer, [end], None, at_ms=1)
         log.commit()
-        await log.wait_synced(log.last_seq)
+        await wait_synced(log, log.last_seq)
     await trio.testing.wait_all_tasks_blocked()
     with pytest.raises(NotFound):
         log.get_blob(names[0])

@@ -5,7 +5,7 @@ from random import Random
 import attrs
 import pytest
 import trio
-from log_driver import append_end, append_tokens, bind, open_log, read_all
+from log_driver import append_end, append_tokens, bind, open_log, read_all, wait_synced
 
 from mlzoo.simulation.disk import OUTCOMES, SimulatedDisk
 from mlzoo.simulation.world import simulated_world
@@ -33,18 +33,19 @@ async def live(disk, *, durability="disk", seed=7):
     disk.on_step = note
     log = await open_log(simulated_world(seed, disk), durability=durability, segment_bytes=1200, budget_bytes=6000)
     bind(log)
-    random, groups = Random(seed), []
+    random, groups, ended = Random(seed), [], 0
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run_flusher)
         for number in range(24):
             groups += [append_tokens(log, number) for _ in range(random.randrange(1, 4))]
             if random.random() < 0.7:
                 groups.append(append_end(log, number))
+                ended = log.last_seq
             log.aside("con-1", "ping", number)
             log.commit_asides()
             log.commit()
             if random.random() < 0.6:
-                await log.wait_synced(log.last_seq)
+                await wait_synced(log, ended)
             if random.random() < 0.3:
                 await log.put_blob(bytes(20))
         nursery.cancel_scope.cancel()
@@ -65,7 +66,7 @@ async def check(disk, groups, synced):
     folded = 0 if state is None else state["last_seq"]
     assert folded == (after[0].first_seq - 1 if after else log.last_seq)
     assert after == [group for group in found if group.first_seq > folded]
-    seen = list(log.read_asides("con-1", 0))
+    seen = list(log.read_asides("con-1", 1))
     assert [aside.aside_seq for aside in seen] == [aside.rpc + 1 for aside in seen]
     await log.close()
     return log
@@ -133,7 +134,7 @@ async def test_a_log_lives_on_through_many_crashes(autojump_clock):
             log.commit()
         async with trio.open_nursery() as nursery:
             await nursery.start(log.run_flusher)
-            await log.wait_synced(log.last_seq)
+            await wait_synced(log, log.last_seq)
             nursery.cancel_scope.cancel()
         disk, promised = random.choice(moments)
         disk = disk.crashed(random)

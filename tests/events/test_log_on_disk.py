@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from log_driver import append_end, append_tokens, bind, open_log, read_all
+from log_driver import append_end, append_tokens, bind, open_log, read_all, wait_synced
 
 from mlzoo.errors import LogUnusable, StorageFailed
 from mlzoo.world import RealDisk, real_world
@@ -19,7 +19,7 @@ CHILD = """
 import resource, sys, trio
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from log_driver import append_end, append_tokens, bind, open_log
+from log_driver import append_end, append_tokens, bind, open_log, wait_synced
 from mlzoo.world import real_world
 
 async def main():
@@ -34,7 +34,7 @@ async def main():
             log.commit_asides()
             log.commit()
             if sys.argv[3] == "disk":
-                await log.wait_synced(group.last_seq)
+                await wait_synced(log, group.last_seq)
             print(group.last_seq, flush=True)
             await trio.lowlevel.checkpoint()
 
@@ -135,7 +135,7 @@ async def test_segments_begin_one_another_on_a_real_disk_too(tmp_path, nursery):
         append_tokens(log, number)
         group = append_end(log, number)
         log.commit()
-        await log.wait_synced(group.last_seq)
+        await wait_synced(log, group.last_seq)
     nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
         await log.close()

@@ -81,13 +81,13 @@ async def test_asides_are_numbered_apart_and_know_their_place_in_the_story(world
     append_end(log, 1)
     assert log.aside("con-2", "models.load", "x", {"model": "m"}, None, failure) == 2
     log.commit_asides()
-    (first,) = log.read_asides("con-1", 0)
-    (second,) = log.read_asides("con-2", 0)
+    (first,) = log.read_asides("con-1", 1)
+    (second,) = log.read_asides("con-2", 1)
     assert [(aside.aside_seq, aside.after_seq) for aside in (first, second)] == [(1, 0), (2, 3)]
     assert (first.method, first.rpc, first.params, first.result, first.failure) == ("ping", 1, None, {}, None)
     assert (second.method, second.rpc, second.params, second.result) == ("models.load", "x", {"model": "m"}, None)
     assert second.failure == failure
-    assert list(log.read_asides("con-2", 2)) == []
+    assert list(log.read_asides("con-2", 3)) == []
 
 
 async def test_asides_are_read_over_many_segments_and_a_restart(world):
@@ -96,10 +96,10 @@ async def test_asides_are_read_over_many_segments_and_a_restart(world):
     for number in range(50):
         asides.append(log.aside(f"con-{number % 2}", "ping", number, None, {}))
         log.commit_asides()
-    assert [aside.aside_seq for aside in log.read_asides("con-1", 5)] == asides[5::2]
+    assert [aside.aside_seq for aside in log.read_asides("con-1", 6)] == asides[5::2]
     await log.close()
     again = await open_log(world)
-    assert [(aside.aside_seq, aside.rpc) for aside in again.read_asides("con-0", 0)] == list(
+    assert [(aside.aside_seq, aside.rpc) for aside in again.read_asides("con-0", 1)] == list(
         zip(asides[::2], range(0, 50, 2), strict=True)
     )
     assert again.aside("con-0", "ping", 1) == 51
@@ -115,7 +115,7 @@ async def test_damaged_asides_are_cut_and_kept_beside(world, disk):
     disk.corrupt(DIRECTORY / "asides" / name, 800)
     again = await open_log(world)
     assert len(again.repaired) == 1
-    last = max(aside.aside_seq for aside in again.read_asides("con-1", 0))
+    last = max(aside.aside_seq for aside in again.read_asides("con-1", 1))
     assert again.aside("con-1", "ping", 99) == last + 1
     assert len(disk.names(DIRECTORY / "asides")) == 2
 

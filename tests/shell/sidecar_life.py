@@ -100,6 +100,15 @@ class Sidecar:
     async def worker(self, number=0):
         return await self.workshop.worker(number)
 
+    async def synced(self):
+        """Wait until all that is in the log is synced; something at its end asks for that."""
+        log = self.services.log
+        while log.synced < log.last_seq:
+            moved = trio.Event()
+            log.on_progress.append(moved.set)
+            await moved.wait()
+            log.on_progress.remove(moved.set)
+
     async def live(self):
         self.status = await self.app.live(self.host, log=LOG)
         self.ended.set()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import attrs
 import orjson
 import trio
 
@@ -10,6 +11,7 @@ from mlzoo.actors.outbox import BATCHES_BYTES
 from mlzoo.transport.stream import SEND_BYTES
 
 FLOOD = 20_000
+KIB, MIB = 1 << 10, 1 << 20
 PING = {"jsonrpc": "2.0", "method": "ping"}
 
 
@@ -18,11 +20,13 @@ async def heard(sidecar):
     await trio.testing.wait_all_tasks_blocked()
 
 
-def pings(host, count):
-    """Send pings in one chunk, and return their ids."""
+def pings(host, count, chunk=FLOOD):
+    """Send pings, so many in a chunk, and return their ids."""
     ids = list(range(10_000, 10_000 + count))
     host.methods |= dict.fromkeys(ids, "ping")
-    host.feed(b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"ping"}\n' % number for number in ids))
+    for start in range(0, count, chunk):
+        part = ids[start : start + chunk]
+        host.feed(b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"ping"}\n' % number for number in part))
     return ids
 
 
@@ -262,3 +266,62 @@ async def test_a_driver_that_hangs_does_not_keep_the_sidecar(lives, autojump_clo
         sidecar.host.send("devices.list")
         await heard(sidecar)
     assert sidecar.status == 0
+
+
+async def test_a_host_whose_answers_fell_out_of_the_budget_is_told_and_closed(lives, autojump_clock):
+    lives.log = attrs.evolve(lives.log, asides_segment_bytes=64 * KIB, segment_bytes=64 * KIB, budget_bytes=MIB)
+    async with lives.begin() as sidecar:
+        sidecar.host.on_line = None
+        sidecar.workshop.answer = None
+        chat = sidecar.chat("x")
+        await sidecar.worker()
+        sidecar.host.stop_reading()
+        ids = pings(sidecar.host, FLOOD, chunk=500)
+        await heard(sidecar)
+        sidecar.host.read_on()
+        await sidecar.ended.wait()
+        answers = [m for m in sidecar.host.messages if "id" in m]
+        lost = next(place for place, answer in enumerate(answers) if answer["id"] is None)
+        said, last = answers[:lost], answers[lost:]
+        assert [m["id"] for m in said] == ids[: len(said)], "what was said before is whole"
+        assert [(m["id"], m["error"]["code"]) for m in last] == [(None, 1013), (chat, 1013)]
+        assert last[0]["error"]["data"]["oldest"] > len(said)
+        assert sidecar.services.log.size_bytes() < MIB + 3 * 64 * KIB
+
+
+async def test_a_client_that_is_closed_for_reading_too_late_disturbs_no_other(lives, autojump_clock):
+    lives.log = attrs.evolve(lives.log, asides_segment_bytes=64 * KIB, segment_bytes=64 * KIB, budget_bytes=MIB)
+    async with lives.begin() as sidecar:
+        sidecar.host.on_line = None
+        assert await sidecar.host.call("ping") == {}
+        client = sidecar.connect()
+        client.on_line = None
+        client.stop_reading()
+        pings(client, FLOOD, chunk=500)
+        await heard(sidecar)
+        client.read_on()
+        [told] = await client.until(lambda: [m for m in client.messages if "error" in m])
+        assert (told["id"], told["error"]["code"]) == (None, 1013)
+        await heard(sidecar)
+        assert len(sidecar.services.connections) == 1
+        assert await sidecar.host.call("ping") == {}
+
+
+async def test_a_host_that_is_slow_is_served_from_within_a_budget_that_others_fill(lives, autojump_clock):
+    """Its pings are the oldest thing in the log that nobody else needs, and still there when it reads."""
+    lives.log = attrs.evolve(lives.log, asides_segment_bytes=64 * KIB, segment_bytes=64 * KIB, budget_bytes=MIB)
+    async with lives.begin() as sidecar:
+        sidecar.host.on_line = None
+        assert await sidecar.host.call("ping") == {}
+        client = sidecar.connect()
+        client.on_line = None
+        client.stop_reading()
+        ids = pings(client, 4000, chunk=500)
+        await heard(sidecar)
+        for _ in range(3):
+            chat = sidecar.chat("x" * 300_000)
+            await sidecar.host.result(chat)
+        assert sidecar.services.log.oldest_seq > 1
+        client.read_on()
+        await client.until(lambda: len(client.messages) >= len(ids))
+        assert [m["id"] for m in client.messages] == ids

@@ -30,7 +30,7 @@ async def running(sidecar):
     chat = sidecar.chat("x", stream=True)
     worker = await sidecar.worker()
     [request] = await worker.given()
-    await sidecar.services.log.wait_synced(sidecar.services.log.last_seq)
+    await sidecar.synced()
     return chat, worker, request
 
 

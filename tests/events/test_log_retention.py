@@ -1,0 +1,123 @@
+"""Who is spared, and for how long, when a log has reached its byte budget."""
+
+import pytest
+from log_driver import append_end, append_tokens, bind, open_log, wait_synced
+
+from mlzoo.errors import OutOfRange
+
+BUDGET_BYTES = 12_000
+SLACK_BYTES = 3000  # the two segments that are written are never dropped
+
+
+@pytest.fixture
+async def log(world, nursery):
+    log = await open_log(world, segment_bytes=1500, asides_segment_bytes=1000, budget_bytes=BUDGET_BYTES)
+    bind(log)
+    await nursery.start(log.run_flusher)
+    return log
+
+
+async def work(log, count, request="req-other"):
+    """Append ends of requests that nobody reads."""
+    for number in range(count):
+        group = append_end(log, number, request)
+        log.commit()
+        await wait_synced(log, group.last_seq)
+        for ended in (request, "b"):
+            log.forget_index(ended)
+
+
+def pings(log, count, connection="con-1"):
+    """Record pings and return the first one's number."""
+    first = log.aside(connection, "ping", 0)
+    for number in range(1, count):
+        log.aside(connection, "ping", number)
+        log.commit_asides()
+    log.commit_asides()
+    return first
+
+
+async def test_asides_that_a_host_has_still_to_take_outlive_groups_that_nobody_needs(log, autojump_clock):
+    first = pings(log, 30)
+    log.keep_asides("con-1", first)
+    await work(log, 60)
+    assert log.oldest_seq > 1
+    assert [aside.rpc for aside in log.read_asides("con-1", first)] == list(range(30))
+    assert log.size_bytes() < BUDGET_BYTES + SLACK_BYTES
+
+
+async def test_asides_that_have_been_taken_go_first(log, autojump_clock):
+    first = pings(log, 30)
+    log.keep_asides("con-1", first)
+    log.keep_asides("con-1", None)
+    await work(log, 20)
+    assert log.oldest_seq == 1
+    with pytest.raises(OutOfRange) as caught:
+        list(log.read_asides("con-1", first))
+    assert caught.value.data["oldest"] > first
+
+
+async def test_a_flood_of_asides_takes_the_room_of_old_groups_before_that_of_a_slow_host(log, autojump_clock):
+    await work(log, 20)
+    log.keep_asides("con-1", 1)
+    first = pings(log, 7)
+    pings(log, 12, "con-2")
+    assert log.oldest_seq > 1
+    assert next(log.read_asides("con-1", first)).rpc == 0
+    assert log.size_bytes() < BUDGET_BYTES + SLACK_BYTES
+
+
+async def test_the_budget_is_a_bound_for_a_host_that_never_reads(log, autojump_clock):
+    first = pings(log, 5)
+    log.keep_asides("con-1", first)
+    for _ in range(20):
+        pings(log, 50, "con-2")
+        assert log.size_bytes() < BUDGET_BYTES + SLACK_BYTES
+    with pytest.raises(OutOfRange):
+        list(log.read_asides("con-1", first))
+
+
+async def test_a_flood_before_there_is_a_state_to_begin_a_segment_with_is_bounded_too(world, nursery, autojump_clock):
+    log = await open_log(world, asides_segment_bytes=1000, budget_bytes=BUDGET_BYTES)
+    await nursery.start(log.run_flusher)
+    log.keep_asides("con-1", pings(log, 1))
+    for _ in range(20):
+        pings(log, 50)
+        assert log.size_bytes() < BUDGET_BYTES + SLACK_BYTES
+
+
+async def test_groups_that_a_reader_follows_outlive_asides_that_a_host_does_not_take(log, autojump_clock):
+    answered = append_end(log, 0, "req-read")
+    log.commit()
+    first = pings(log, 60)
+    log.keep_asides("con-1", first)
+    await work(log, 60)
+    with pytest.raises(OutOfRange):
+        list(log.read_asides("con-1", first))
+    assert next(log.groups_of("req-read", 0)) == answered
+
+
+async def test_a_reader_that_was_robbed_hears_so(log, autojump_clock):
+    append_end(log, 0, "req-read")
+    token = append_tokens(log, 1, "req-read")
+    log.commit()
+    assert len(list(log.groups_of("req-read", 0))) == 2
+    log.bind_state(dict, lambda: log.last_seq)
+    for _ in range(30):
+        await work(log, 10)
+    log._tail._groups.clear()  # long gone from memory
+    log._tail._size_bytes = 0
+    for after in (0, token.first_seq - 1):
+        with pytest.raises(OutOfRange) as caught:
+            list(log.groups_of("req-read", after))
+        assert caught.value.data["oldest"] == log.oldest_seq
+
+
+async def test_what_was_read_of_a_request_does_not_go_on_after_a_gap(log, autojump_clock):
+    append_end(log, 0, "req-read")
+    append_tokens(log, 1, "req-read")
+    log.commit()
+    await work(log, 100)
+    log.forget_index("req-read")
+    with pytest.raises(OutOfRange):
+        list(log.groups_of("req-read", 3))
