@@ -10,7 +10,8 @@ import concurrent.futures
 import io
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mlzoo.cli.progress import ProgressDisplay
@@ -19,7 +20,7 @@ from mlzoo.client import ProtocolViolation, RemoteError, SidecarDied, serve_comm
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Mapping
 
     from anyio.from_thread import BlockingPortal
 
@@ -33,7 +34,8 @@ _HELP = """\
 /model        what models there are; /model NAME goes on with another one
 /clear        begin anew: the model forgets what was said
 /help         this
-/quit         leave, as Ctrl-D does; Ctrl-C ends an answer that is running"""
+/quit         leave, as Ctrl-D does
+Ctrl-C ends an answer that is running, and clears a line; twice at an empty prompt, it leaves"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,11 +46,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "chat",
         help="talk to a model, on a terminal or for one answer",
         description="Talk to a model: a conversation on a terminal, one answer for PROMPT or what comes on stdin.",
+        epilog="example: mlzoo chat 'Why is the sky blue?' --max-tokens 100",
     )
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="ask this, print the answer and leave")
     parser.add_argument("--model", metavar="M", help="the model's name; without it, the configured default")
-    parser.add_argument("--persona", metavar="P", help="who the model is to be")
-    parser.add_argument("--conversation", metavar="ID", help="go on with this conversation")
     parser.add_argument("--log", metavar="DIR", type=Path, help="the event log of the sidecar")
     parser.add_argument("--config-dir", metavar="DIR", type=Path, help="searched before the built-in configuration")
     parser.add_argument("--temperature", metavar="T", type=float, help="0 is the likeliest token every time")
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         return WRONG_USAGE
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # A console that cannot show a character shows another.
-    fields = ("model", "persona", "conversation", "temperature", "max_tokens", "seed")
+    fields = ("model", "temperature", "max_tokens", "seed")
     wishes = {name: value for name in fields if (value := getattr(args, name)) is not None}
     command = serve_command(log=args.log, config_dir=args.config_dir)
     try:
@@ -126,37 +127,55 @@ class _Asking:
             import readline  # noqa: F401 (gives input() its editing, and the lines of this session)
         _note("/help says what there is besides talking; Ctrl-D leaves")
         prompt = "> " if sys.stdout.isatty() else ""
-        while True:
-            try:
-                line = input(prompt).strip()
-            except EOFError:
-                print()
-                return 0
-            except KeyboardInterrupt:
-                print()
-                continue
-            if line in {"/quit", "/exit"}:
-                return 0
-            try:
+        with _interrupts_only_where_waited_for() as interruptible:
+            warned = False  # whether the last thing that happened was a Ctrl-C at an empty prompt
+            while True:
+                try:
+                    with interruptible():
+                        line = input(prompt).strip()
+                except EOFError:
+                    print()
+                    return 0
+                except KeyboardInterrupt:
+                    print()
+                    if warned:
+                        return 0
+                    warned = not _line_so_far()
+                    if warned:
+                        _note("Ctrl-C again leaves, as Ctrl-D does")
+                    continue
+                warned = False
+                if line in {"/quit", "/exit"}:
+                    return 0
+                self._take(line, interruptible)
+
+    def _take(self, line: str, interruptible: Interruptible) -> None:
+        """Obey or pass on what was typed; neither its failure nor its cancellation ends the talk."""
+        try:
+            with interruptible():
                 if line.startswith("/"):
                     self._obey(line)
                 elif line:
                     self._turn(line)
-            except RemoteError as error:
-                _note(error.message)
-            except KeyboardInterrupt:
-                print()
-                _note("cancelled")
+        except RemoteError as error:
+            _note(error.message)
+        except KeyboardInterrupt:
+            print()
+            _note("cancelled")
 
     def _turn(self, text: str) -> None:
-        turn = self._portal.start_task_soon(self._talk.turn, text)
-        try:
-            result = _wait(turn)
-        except KeyboardInterrupt:
-            turn.cancel()  # Here and thereby in the sidecar, which else would finish it before it leaves.
-            raise
+        result = self._call(self._talk.turn, text)
         print()
         self._tell_about(result)
+
+    def _call(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Have the event loop do something, and wait for it."""
+        future = self._portal.start_task_soon(call, *args)
+        try:
+            return _wait(future)
+        except KeyboardInterrupt:
+            future.cancel()  # Here and thereby in the sidecar, which else would finish it before it leaves.
+            raise
 
     def _obey(self, line: str) -> None:
         match line.split():
@@ -167,27 +186,79 @@ class _Asking:
                 _note("cleared")
             case ["/model"]:
                 for model in self._models():
-                    print(f"{model['name']}  {model['state']}")
+                    if model["kind"] == "chat":
+                        print(f"{model['name']}  {model['state']}")
             case ["/model", name]:
-                if name not in {model["name"] for model in self._models()}:
+                kinds = {model["name"]: model["kind"] for model in self._models()}
+                if kinds.get(name, "chat") != "chat":
+                    _note(f"{name} is for {kinds[name]}, not for chat; /model shows those that chat")
+                elif name not in kinds:
                     _note(f"there is no {name}; /model shows what there is")
-                    return
-                self._talk.wishes["model"] = name
+                else:
+                    self._talk.wishes["model"] = name
             case _:
                 _note("there is no such command; /help shows what there is")
 
     def _models(self) -> list[dict[str, Any]]:
-        listing = self._portal.call(self._talk.client.call, "models.list")
-        return [model for model in listing["models"] if model["kind"] == "chat"]
+        models: list[dict[str, Any]] = self._call(self._talk.client.call, "models.list")["models"]
+        return models
 
     def _tell_about(self, result: Mapping[str, Any]) -> None:
         """Say what the user would not see in the text."""
         if result["finish_reason"] == "length":
-            _note("the answer was cut: it had no room left")
+            _note(f"the answer was cut: {self._why_cut(result['usage']['completion_tokens'])}")
         if result.get("degraded"):
             _note(f"on {result['device']}: {result['degraded']}")
         if self._verbose:
             _note(stats(result))
+
+    def _why_cut(self, tokens: int) -> str:
+        most = self._talk.wishes.get("max_tokens")
+        if most is not None and tokens >= most:
+            return f"--max-tokens {most} allows no more"
+        return "what was said fills the model's context; a new talk has room again"
+
+
+Interruptible = Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def _interrupts_only_where_waited_for() -> Iterator[Interruptible]:
+    """Have a Ctrl-C raise within what is marked as interruptible, once, and do nothing elsewhere.
+
+    Else a second one, pressed while the first is still being answered, would end the program and the talk with it.
+    """
+    waited_for = False
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        nonlocal waited_for
+        if waited_for:
+            waited_for = False
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def interruptible() -> Iterator[None]:
+        nonlocal waited_for
+        waited_for = True
+        try:
+            yield
+        finally:
+            waited_for = False
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interruptible
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _line_so_far() -> str:
+    """Return what had been typed at the prompt when it was interrupted, where that can be known."""
+    try:
+        import readline
+    except ImportError:
+        return ""
+    return readline.get_line_buffer().strip()
 
 
 def stats(result: Mapping[str, Any]) -> str:

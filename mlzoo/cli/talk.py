@@ -29,7 +29,7 @@ class Talk:
 
     Args:
         client: A running sidecar.
-        wishes: Fields of ``chat`` that every turn is sent with: model, sampling, persona.
+        wishes: Fields of ``chat`` that every turn is sent with: model, sampling.
         write: Takes the text of answers, piece by piece.
         note: Takes what the user should know besides.
         display: Makes what shows progress under a title: on a terminal, and if wished also elsewhere, in lines.

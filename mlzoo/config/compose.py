@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hydra.core.override_parser.types import Override
 
-    from mlzoo.config.loading import ConfigFile
+    from mlzoo.config.files import ConfigFile
 
 _CHOICES = {"model": ("model", "chat"), "embed": ("model@embed", "embed")}  # where it stands -> its group, its kind
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hydra.core.override_parser.types import Override
 
-    from mlzoo.config.loading import ConfigFile
+    from mlzoo.config.files import ConfigFile
 
 
 def settings_of(file: ConfigFile) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import attrs
 import orjson
 
 from mlzoo import __version__
+from mlzoo.config.files import read_files
 from mlzoo.config.schema import (
     Config,
     Defaults,
@@ -39,15 +40,6 @@ CONFIG_DIR_VARIABLE = "MLZOO_CONFIG_DIR"
 CACHE_DIR_VARIABLE = "MLZOO_CACHE_DIR"
 
 _SECTIONS = {"limits": Limits, "log": LogConfig, "devices": DevicesConfig}
-
-
-@attrs.frozen
-class ConfigFile:
-    """A YAML file: where it lies, and its text, or why that cannot be read."""
-
-    path: str
-    text: str
-    fault: str = ""
 
 
 def load(
@@ -71,14 +63,14 @@ def load(
     """
     variables = from_environment(environ)
     every = [*variables, *overrides]
-    files = _files(search_path(config_dir, environ))
+    files = read_files(search_path(config_dir, environ))
     inputs: dict[str, Any] = {
         "version": __version__,
         "schema": _shape(),
         "overrides": every,
         "files": {name: [file.path, file.text, file.fault] for name, file in files.items()},
     }
-    place = _cache_dir(cache_dir, environ) / f"config-{zlib.crc32(orjson.dumps(inputs)):08x}.json"
+    place = cache_directory(cache_dir, environ) / f"config-{zlib.crc32(orjson.dumps(inputs)):08x}.json"
     cached = _from_cache(place, inputs)
     if cached is not None:
         return cached
@@ -164,7 +156,8 @@ def _built_in() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def _cache_dir(cache_dir: Path | None, environ: Mapping[str, str]) -> Path:
+def cache_directory(cache_dir: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return where what can be found out again is kept: where it was asked for, else the user's cache directory."""
     if cache_dir is not None:
         return cache_dir
     if environ.get(CACHE_DIR_VARIABLE):
@@ -176,27 +169,6 @@ def _user_dir(kind: str) -> Path:
     import platformdirs  # noqa: PLC0415 - not needed where both directories are given
 
     return Path(platformdirs.user_config_dir("mlzoo") if kind == "config" else platformdirs.user_cache_dir("mlzoo"))
-
-
-def _files(directories: Sequence[Path]) -> dict[str, ConfigFile]:
-    """Return each YAML file by its path in its directory, such as ``model/smollm2``: the first directory's wins.
-
-    They are in order: what is built in comes first.
-    """
-    found: dict[str, ConfigFile] = {}
-    for directory in reversed(directories):
-        for path in sorted((*directory.glob("*.yaml"), *directory.glob("*/*.yaml"))):
-            found[path.relative_to(directory).with_suffix("").as_posix()] = _file(path)
-    return found
-
-
-def _file(path: Path) -> ConfigFile:
-    try:
-        return ConfigFile(str(path), path.read_text(encoding="utf-8"))
-    except OSError as error:
-        return ConfigFile(str(path), "", f"cannot be read: {error.strerror or error}")
-    except UnicodeDecodeError:
-        return ConfigFile(str(path), "", "cannot be read: it is no UTF-8")
 
 
 def _shape() -> str:

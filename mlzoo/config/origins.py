@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from mlzoo.config.loading import ConfigFile
+from mlzoo.config.files import ConfigFile
 
 
 @attrs.frozen

@@ -28,15 +28,15 @@ class FakeSidecar:
         if not self.installed:
             self.fail(request, 1016, "smollm2 is not installed", model="smollm2", download_bytes=1000)
             return
-        if params.get("persona"):
-            self.fail(request, 1010, "personas are not served by this version", feature="persona")
-            return
         asked = params["messages"][-1]["content"]
         if asked == "die":
             print("out of luck", file=sys.stderr, flush=True)
             sys.exit(7)
         if asked == "load":
             self.progress(request, "start", 0, 1, "processes")
+        if asked == "wrong":
+            self.fail(request, 1010, "this model cannot do that", feature="that")
+            return
         if asked == "locked":
             self.fail(request, 1015, "another process holds the log", reason="locked")
             return

@@ -1,5 +1,6 @@
 """``mlzoo chat`` against a sidecar that answers with what it was asked."""
 
+import contextlib
 import os
 import select
 import signal
@@ -62,14 +63,23 @@ def test_verbose_says_how_fast_it_was():
     assert "smollm2 on cpu: 3 + 11 tokens, first after 100 ms, all after 600 ms, 20.0 tokens/s" in done.stderr
 
 
-def test_an_answer_that_was_cut_says_so():
-    assert "cut" in chat("cut").stderr
+def test_an_answer_that_was_cut_says_what_cut_it():
+    assert "the answer was cut: what was said fills the model's context" in chat("cut").stderr
+    assert "the answer was cut: --max-tokens 11 allows no more" in chat("cut", "--max-tokens", "11").stderr
+    assert "fills the model's context" in chat("cut", "--max-tokens", "12").stderr
 
 
 def test_an_error_is_one_line_of_the_sidecars_own_words():
-    done = chat("hello", "--persona", "pirate")
+    done = chat("wrong")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "mlzoo: personas are not served by this version\n"
+    assert done.stderr == "mlzoo: this model cannot do that\n"
+
+
+def test_no_option_is_offered_that_no_sidecar_serves_yet():
+    told = chat("--help").stdout
+    assert "--model" in told
+    assert "--persona" not in told
+    assert "--conversation" not in told
 
 
 def test_a_log_that_another_process_holds_is_status_4():
@@ -171,6 +181,12 @@ class Terminal:
                 self.type("\x03")
         self.seen = self.seen.split(text, 1)[1]
 
+    def press_again(self):
+        """Press Ctrl-C, and look for the end for a moment."""
+        self.type("\x03")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(3)
+
     def type(self, text):
         os.write(self._fd, text.encode())
 
@@ -227,6 +243,35 @@ def test_what_a_first_answer_waits_for_is_shown_with_the_name_of_the_model():
 
 
 @needs_terminal
+def test_ctrl_c_at_an_empty_prompt_says_how_to_leave_and_only_the_next_one_leaves():
+    with Terminal() as terminal:
+        terminal.expect("> ")
+        terminal.interrupt_until("Ctrl-C again leaves, as Ctrl-D does")
+        terminal.expect("> ")
+        terminal.type("still here\n")
+        terminal.expect("you said still here (1 messages)")
+        terminal.expect("> ")
+        terminal.interrupt_until("Ctrl-C again leaves, as Ctrl-D does")
+        terminal.expect("> ")
+        while terminal.process.poll() is None:
+            terminal.press_again()
+        assert terminal.process.returncode == 0
+
+
+@needs_terminal
+def test_ctrl_c_pressed_twice_at_an_answer_does_not_lose_the_talk():
+    with Terminal() as terminal:
+        terminal.expect("> ")
+        terminal.type("for ever\n")
+        terminal.expect("on and on")
+        terminal.type("\x03\x03")
+        terminal.expect("cancelled")
+        terminal.expect("> ")
+        terminal.type("next\n")
+        terminal.expect("you said next (3 messages)")
+
+
+@needs_terminal
 def test_an_error_does_not_end_the_conversation_and_stays_out_of_the_history():
     with Terminal() as terminal:
         terminal.expect("> ")
@@ -247,6 +292,9 @@ def test_the_model_can_be_changed_to_one_that_there_is():
         terminal.expect("> ")
         terminal.type("/model nobody\n")
         terminal.expect("there is no nobody")
+        terminal.expect("> ")
+        terminal.type("/model minilm\n")
+        terminal.expect("minilm is for embed, not for chat; /model shows those that chat")
         terminal.expect("> ")
         terminal.type("/model\n")
         terminal.expect("other  available")
