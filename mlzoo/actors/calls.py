@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlzoo.transport.jsonrpc import Call
 
 NOT_PART_OF_A_REQUEST = ("stream", "deadline_ms", "priority", "_meta")
+TEXTS = frozenset({"messages", "prompt", "input", "text", "tokens", "stop", "_meta"})  # kept in a form of their own
 CHAT_METHODS = ("chat", "complete")
 
 
@@ -139,9 +140,10 @@ class Calls:
     ) -> Ask:
         request = self._services.world.ids.new("req")
         kept = {name: value for name, value in _named(call).items() if name not in NOT_PART_OF_A_REQUEST}
+        as_sent = {name: value for name, value in _named(call).items() if name not in TEXTS}
         submit = cmd.Submit(
             request=request,
-            caller=cmd.Caller(connection=connection.name, rpc=call.id),
+            caller=_caller(connection, call),
             method=_method(call.method),
             model=facts,
             stream=stream,
@@ -149,7 +151,7 @@ class Calls:
             size_bytes=len(orjson.dumps(text)),
             **fields,
         )
-        return Ask(request, Order(submit, text), stream=stream)
+        return Ask(request, Order(submit, {**text, "params": as_sent}), stream=stream)
 
     def _cancel(self, connection: Peer, call: Call, params: api.CancelParams) -> Outcome:
         target = connection.outbox.in_flight.get(params.request) if params.request is not None else None
@@ -199,7 +201,7 @@ class Calls:
         )
 
     def _request(self, connection: Peer, call: Call) -> tuple[str, cmd.Caller]:
-        return self._services.world.ids.new("req"), cmd.Caller(connection=connection.name, rpc=call.id)
+        return self._services.world.ids.new("req"), _caller(connection, call)
 
     def _pull(self, connection: Peer, call: Call, params: Any) -> Outcome:
         request, caller = self._request(connection, call)
@@ -232,6 +234,10 @@ class Calls:
             return Answer({}, then=self._services.leave)
         request, caller = self._request(connection, call)
         return Ask(request, Order(cmd.Shutdown(request=request, caller=caller, reason="asked")))
+
+
+def _caller(connection: Peer, call: Call) -> cmd.Caller:
+    return cmd.Caller(connection=connection.name, rpc=call.id, after_aside=connection.after_aside)
 
 
 def _named(call: Call) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mlzoo import errors
 from mlzoo.actors.outbox import BATCHES_BYTES, Batch
 from mlzoo.actors.outcomes import Answer, Ask, Later
 from mlzoo.api.methods import METHODS
+from mlzoo.api.wire import DIGEST, digest
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Bad, Call, Notification
 from mlzoo.transport.ndjson import LineReader, TooLong
@@ -53,6 +54,7 @@ class Connection:
     def __init__(self, name: str, stream: ByteStream, outbox: Outbox, handler: Handler, services: Services) -> None:
         self.name = name
         self.outbox = outbox
+        self.after_aside = 0
         self._stream = stream
         self._handler = handler
         self._log = services.log
@@ -200,9 +202,14 @@ class Connection:
         return errors.Overloaded(message, retry_after_ms=RETRY_MS, queued=count, limit=OPEN_CALLS).failure()
 
     def _record_refused(self, call: Call, failure: Failure, batch: Batch | None) -> None:
-        """Record a call that came to nothing, without what a person may have written or what may be a secret."""
+        """Record a call that came to nothing, without what a person may have written or what may be a secret.
+
+        The digest of such params tells a replay whether a host has sent the same again.
+        """
         spec = METHODS.get(call.method)
-        params = None if spec is None or spec.group == "inference" else call.params
+        params = call.params
+        if call.params and (spec is None or spec.group == "inference"):
+            params = {DIGEST: digest(call.params)}
         self._record(call.method[:METHOD_CHARS], call.id, params, None, failure, batch)
 
     def _start_slow(self, call: Call, later: Later, batch: Batch | None) -> None:
@@ -271,6 +278,7 @@ class Connection:
         """Record an answer that changes nothing, and have it sent with the rest of this chunk's."""
         try:
             aside_seq = self._log.aside(self.name, method, rpc, params, result if recorded else None, failure)
+            self.after_aside = aside_seq
         except errors.StorageFailed as failed:
             self._say_unrecorded(rpc, failed.failure(), batch)
             return

@@ -37,6 +37,7 @@ class Peer(Protocol):
 
     name: str
     outbox: Outbox
+    after_aside: int  # the last call of it that was answered by an aside
 
     def notify(self, request: str, method: str, params: JsonObject) -> None:
         """Send a notification about one of its requests, recorded as an aside."""

@@ -23,10 +23,15 @@ Priority = Literal["interactive", "batch"]
 
 @attrs.frozen(kw_only=True)
 class Caller:
-    """Where an answer goes: a connection, and the id that the host gave its call there."""
+    """Where an answer goes: a connection, and the id that the host gave its call there.
+
+    after_aside is the last call of the connection that had been answered by an aside when this one came: an aside is
+    recorded at once, and a command when its turn comes, so that their places alone do not tell which came first.
+    """
 
     connection: str
     rpc: str | int
+    after_aside: int = 0
 
 
 @attrs.frozen(kw_only=True)
