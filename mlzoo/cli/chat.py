@@ -138,9 +138,10 @@ class _Asking:
                     return 0
                 except KeyboardInterrupt:
                     print()
-                    if warned:
+                    empty = not _line_so_far()
+                    if warned and empty:
                         return 0
-                    warned = not _line_so_far()
+                    warned = empty
                     if warned:
                         _note("Ctrl-C again leaves, as Ctrl-D does")
                     continue

@@ -253,6 +253,10 @@ def test_ctrl_c_at_an_empty_prompt_says_how_to_leave_and_only_the_next_one_leave
         terminal.expect("> ")
         terminal.interrupt_until("Ctrl-C again leaves, as Ctrl-D does")
         terminal.expect("> ")
+        terminal.type("half a line")
+        terminal.expect("half a line")
+        terminal.interrupt_until("> ")
+        assert terminal.process.poll() is None
         while terminal.process.poll() is None:
             terminal.press_again()
         assert terminal.process.returncode == 0
