@@ -189,7 +189,10 @@ class StorageFailed(MlzooError):
 
 
 class LogUnusable(MlzooError):
-    """The log's fault: locked, newer than this version, damaged or unwritable. ``data.remedy`` says the way on."""
+    """The log's fault: locked, newer than this version, damaged, inconsistent (an error of ours) or unwritable.
+
+    ``data.remedy`` says the way on.
+    """
 
     code = 1015
     type = "log_unusable"

@@ -14,13 +14,20 @@ import attrs
 from mlzoo.actors.messages import Order
 from mlzoo.core.apply import apply_group
 from mlzoo.core.state import State, WorkerState, needed_from
+from mlzoo.errors import LogUnusable
 from mlzoo.events.codec import Codec
-from mlzoo.events.records import Group, is_terminal, request_of
+from mlzoo.events.commands import Start
+from mlzoo.events.identity import unwritable
+from mlzoo.events.records import CORE_VERSION, Group, is_terminal, request_of
+from mlzoo.events.segments import newer
 
 STATES = Codec(lambda: {"State": ("event", State)}, {})  # how a segment's header holds the state before it
+STATE_VERSION = 1  # of the shape of ``State``; a state that an older version folded is upcast, as records are
 
 if TYPE_CHECKING:
-    from mlzoo.events.commands import JsonObject, Start, Submit
+    from pathlib import Path
+
+    from mlzoo.events.commands import JsonObject, Submit
     from mlzoo.events.log import Log
     from mlzoo.world import Clock
 
@@ -67,20 +74,58 @@ class Ledger:
 
     def snapshot(self) -> JsonObject:
         """Return the state as a segment's header holds it."""
-        return STATES.data(self.state)
+        return {"version": STATE_VERSION, **STATES.data(self.state)}
 
 
 def recover(log: Log) -> State:
-    """Return the state that a log's last segment leads to.
+    """Return the state that a log's last segment leads to; the log is only read.
+
+    Records that are whole and make no sense all the same (our error, or somebody edited them) are the end of this log:
+    a sidecar that starts says so, and goes on without it, instead of dying at each start.
 
     Raises:
-        LogUnusable: damaged in its middle, or written by a newer version.
+        LogUnusable: damaged in its middle, written by a newer version, or inconsistent.
     """
-    base = log.base_state()
-    state = State() if base is None else STATES.decode("State", 1, base)
-    for group in log.replay():
-        state = apply_group(state, group)
-        for event in group.events:
-            if is_terminal(event):
-                log.forget_index(request_of(event) or "")  # It has no reader in this life.
+    last_seq = log.base_seq
+    try:
+        state = _base(log.base_state())
+        for group in log.replay():
+            state = _folded(log, state, group)
+            last_seq = group.last_seq
+    except LogUnusable as error:
+        error.data.setdefault("path", str(log.path))  # A record that is too new does not know where it lies.
+        raise
+    except OSError as error:
+        raise unwritable(log.path, error) from error
+    except Exception as error:
+        raise _inconsistent(log.path, last_seq + 1, error) from error
     return state
+
+
+def _base(data: JsonObject | None) -> State:
+    if data is None:
+        return State()
+    state: State = STATES.decode("State", data.get("version", 1), {k: v for k, v in data.items() if k != "version"})
+    return state
+
+
+def _folded(log: Log, state: State, group: Group) -> State:
+    if isinstance(group.command, Start) and group.command.core_version > CORE_VERSION:
+        version = group.command.core_version
+        raise newer(f"log_seq {group.first_seq} and what follows come from core_version {version}, not {CORE_VERSION}")
+    state = apply_group(state, group)
+    for event in group.events:
+        if is_terminal(event):
+            log.forget_index(request_of(event) or "")  # It has no reader in this life.
+    return state
+
+
+def _inconsistent(path: Path, seq: int, error: Exception) -> LogUnusable:
+    why = f"{type(error).__name__}: {error}"
+    return LogUnusable(
+        f"the log {path} is whole, but cannot be folded from log_seq {seq} on ({why}); it is left as it is",
+        reason="inconsistent",
+        path=str(path),
+        log_seq=seq,
+        remedy="choose another log with --log, keep this one, and report it",
+    )

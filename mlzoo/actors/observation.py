@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlzoo.events.commands import JsonObject
 
 FEATURES = ("stream", "logprobs", "deadline", "priority", "cancel", "progress", "events")
-PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset"})
+PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset", "log_seq"})
 SUBSCRIPTIONS = 64  # of one connection
 TURN_GROUPS = 64  # read from the log before other tasks get their turn
 

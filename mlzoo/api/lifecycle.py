@@ -114,11 +114,12 @@ class RequestCounts:
 class LogProblem:
     """Why the log cannot be used, and the way on."""
 
-    reason: Literal["locked", "newer", "damaged", "unwritable", "failed"]
+    reason: Literal["locked", "newer", "damaged", "inconsistent", "unwritable", "failed"]
     remedy: str
     path: str
     segment: str | None = None
     offset: int | None = None
+    log_seq: int | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin
 import attrs
 import orjson
 
-from mlzoo.errors import Failure, LogUnusable
+from mlzoo.errors import Failure
 from mlzoo.events.framing import seal
 from mlzoo.events.records import Aside, Group
+from mlzoo.events.segments import newer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -85,7 +86,7 @@ class Codec:
         schema = self._by_name.get(name)
         if schema is None:
             if name not in self._classes():
-                raise _newer(f"the log holds {name!r}, a kind of record that this version does not know")
+                raise newer(f"the log holds {name!r}, a kind of record that this version does not know")
             schema = self._learn(name)
         if version != schema.version:
             data = self._upcast(name, version, schema.version, data)
@@ -93,7 +94,7 @@ class Codec:
 
     def _upcast(self, name: str, version: int, current: int, data: Data) -> Data:
         if version > current:
-            raise _newer(f"the log holds {name!r} in version {version}; this version knows it up to {current}")
+            raise newer(f"the log holds {name!r} in version {version}; this version knows it up to {current}")
         for step in range(version, current):
             data = self._upcasters[name, step](data)
         return data
@@ -107,10 +108,6 @@ class Codec:
         schema = Schema(converter.get_unstructure_hook(made), converter.get_structure_hook(made), made, version, head)
         self._by_class[made] = self._by_name[name] = schema
         return schema
-
-
-def _newer(message: str) -> LogUnusable:
-    return LogUnusable(message, reason="newer", remedy="use the version of mlzoo that wrote it, or another log")
 
 
 def _same(value: Any, _: object = None) -> Any:

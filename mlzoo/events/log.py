@@ -125,6 +125,11 @@ class Log:
         """The first log_seq that is kept."""
         return next(iter(self._segments.sizes))
 
+    @property
+    def base_seq(self) -> int:
+        """The last log_seq before the groups of ``replay``."""
+        return self._base.segment - 1 if self._base is not None else 0
+
     def base_state(self) -> JsonObject | None:
         """Return the folded state before the groups of ``replay``; None where they begin with the log."""
         return self._base.state if self._base is not None else None

@@ -40,6 +40,7 @@ class Header:
         oldest: First record that was still kept when the segment began; earlier files are leftovers.
         synced: Up to where the log was durable.
         state: The folded state before the first record, which makes the segment readable without those before.
+        core_version: Of the core that folded it.
     """
 
     segment: int
@@ -67,14 +68,16 @@ def decode_header(line: bytes | memoryview) -> Header:
         LogUnusable: A newer version wrote it (reason newer).
     """
     data = orjson.loads(line)
-    if data["format"] > FORMAT:
-        raise LogUnusable(
-            f"a segment is in format {data['format']}; this version reads up to {FORMAT}",
-            reason="newer",
-            remedy="use the version of mlzoo that wrote it, or another log",
-        )
+    for what, known in (("format", FORMAT), ("core_version", CORE_VERSION)):
+        if data[what] > known:
+            raise newer(f"a segment was written with {what} {data[what]}; this version knows it up to {known}")
     names = ("segment", "log", "version", "at_ms", "time_ms", "oldest", "synced", "state", "format", "core_version")
     return Header(**{name: data[name] for name in names})
+
+
+def newer(message: str) -> LogUnusable:
+    """Return the error for what a later version of mlzoo wrote."""
+    return LogUnusable(message, reason="newer", remedy="use the version of mlzoo that wrote it, or another log")
 
 
 def damaged(path: Path, offset: int, what: str = "a record is not whole") -> LogUnusable:
@@ -149,7 +152,11 @@ class Segments:
         return found
 
     def header(self, first: int) -> Header | None:
-        """Return the header of a segment, or None where it is not whole."""
+        """Return the header of a segment, or None where it is not whole.
+
+        Raises:
+            LogUnusable: A newer version wrote it, or it does not say what a header says.
+        """
         path, size_bytes = self.path(first), min(4096, self.sizes[first])
         data = self.disk.read(path, 0, size_bytes)
         wanted = framing.line_size(data, 0)
@@ -158,7 +165,13 @@ class Segments:
         end = framing.line_end(data, 0)
         if not end or not data.startswith(b'"segment":', framing.PREFIX_BYTES):
             return None
-        return decode_header(memoryview(data)[: end - 1])
+        try:
+            return decode_header(memoryview(data)[: end - 1])
+        except LogUnusable as error:
+            error.data["path"] = str(self.directory.parent)
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, 0, f"the first line is no header ({error!r})") from error
 
     def lines_from(self, seq: int) -> Iterator[bytes]:
         """Yield the lines of verified records, from the group or some before it that holds seq, to the end.
