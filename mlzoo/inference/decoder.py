@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from mlzoo.inference import attention
+from mlzoo.inference import attention, threads
 from mlzoo.inference.cache import Run, SlotCache
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class SlotDecoder:
         layers = module.config.get_text_config(decoder=True).num_hidden_layers
         self.cache = SlotCache(layers, slots, context)
         self.cache.forward.grain = grain
+        self.few_threads: int | None = None  # for steps of few rows; None: all (see ``mlzoo.inference.threads``)
         self._device = module.device
 
     @torch.inference_mode()
@@ -72,7 +73,11 @@ class SlotDecoder:
         """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
         ids = torch.tensor(tokens, device=self._device)[:, None]
         places = torch.tensor(positions, device=self._device)[:, None]
-        return self._forward(ids, places, slots, [position + 1 for position in positions], keep=0)[: len(slots), -1]
+        lengths = [position + 1 for position in positions]
+        if self.few_threads is None or len(slots) > threads.FEW_ROWS:
+            return self._forward(ids, places, slots, lengths, keep=0)[: len(slots), -1]
+        with threads.using(self.few_threads):
+            return self._forward(ids, places, slots, lengths, keep=0)[: len(slots), -1]
 
     @torch.inference_mode()
     def release(self, slot: int, tokens: int, *, dirty: bool) -> None:

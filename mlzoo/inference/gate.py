@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PROMPT_TOKENS = 24
 CHUNK = 16
 STEPS = 4
+WORST = 1e9  # what a difference is where logits hold NaN or infinity
 SERIAL_LAYERS = ("linear", "conv", "mamba", "recurrent", "hybrid", "moe_mamba", "ssm")
 
 
@@ -49,7 +50,7 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def disagreement(module: Any, vocabulary: int) -> float:
-    """Return the mean relative difference between slots and the model's own code.
+    """Return the mean relative difference between slots and the model's own code, a finite number.
 
     The model must still have its own attention; afterwards it has that of slots. A prompt is read at once and in
     chunks, in a slot that is not the first, beside another row, and both rows then decode some tokens.
@@ -109,4 +110,4 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
     a, b = a.float(), b.float()
     spread = float((a - a.mean()).norm())
     difference = float((a - b).norm()) / max(spread, 1e-9)
-    return difference if difference == difference else float("inf")  # noqa: PLR0124 - NaN is the worst difference
+    return min(difference, WORST) if difference == difference else WORST  # noqa: PLR0124 - NaN is none

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mlzoo.errors import ModelLoadFailed, OutOfMemory
-from mlzoo.inference import gate, kernels, memory, sizing, weights
+from mlzoo.inference import gate, kernels, memory, selftest, sizing, threads, weights
 from mlzoo.inference.decoder import Decoder, SerialDecoder, SlotDecoder
 from mlzoo.inference.text import Text
 
@@ -64,8 +64,14 @@ def silent(_stage: str, _done: int, _total: int, _unit: str) -> None:
     """Progress that nobody watches."""
 
 
-def load_chat(load: Load, device: torch.device, progress: Progress = silent) -> ChatModel:
+def load_chat(load: Load, device: torch.device, progress: Progress = silent, *, cache: Path | None = None) -> ChatModel:
     """Load a causal language model.
+
+    Args:
+        load: What to load.
+        device: Where to.
+        progress: Hears how far it is.
+        cache: The directory in which the findings of self-tests are kept; None: nowhere.
 
     Raises:
         ModelLoadFailed: What is in the directory is no model, or does not fit together.
@@ -74,7 +80,9 @@ def load_chat(load: Load, device: torch.device, progress: Progress = silent) -> 
     before = memory.used_bytes(device)
     found = read(load, device, AutoModelForCausalLM, progress)
     progress("check", 0, 1, "checks")
-    decoder, joined, why = _decoder(found, load, device)
+    findings = selftest.Findings(cache if load.digest else None, selftest.subject(load, device, found.dtype))
+    decoder, joined, why = _decoder(found, load, device, findings)
+    findings.keep()
     progress("check", 1, 1, "checks")
     module = found.module
     return ChatModel(
@@ -88,7 +96,7 @@ def load_chat(load: Load, device: torch.device, progress: Progress = silent) -> 
         architecture=type(module).__name__,
         joined_chunks=joined,
         memory_bytes=max(memory.used_bytes(device) - before, 0),
-        why=(found.why, *why),
+        why=(found.why, *why, *(() if findings.asked_anew else ("its self-test was passed at an earlier load",))),
     )
 
 
@@ -140,24 +148,29 @@ def _expect_room(size_bytes: int, device: torch.device) -> None:
         )
 
 
-def _decoder(found: Weights, load: Load, device: torch.device) -> tuple[Decoder, int, list[str]]:
+def _decoder(
+    found: Weights, load: Load, device: torch.device, findings: selftest.Findings
+) -> tuple[Decoder, int, list[str]]:
     """Choose between slots and one row at a time; return the decoder, how many chunks may be joined, and why."""
     module = found.module
     reason = gate.objection(module)
     if reason is None:
-        difference = gate.disagreement(module, _vocabulary(module))
+        difference = findings.ask("difference in slots", lambda: gate.disagreement(module, _vocabulary(module)))
         if difference > gate.tolerance(found.dtype):
             reason = f"its logits in slots differ by {difference:.2g}"
     if reason is not None:
-        return _serial(module, load, device, reason)
-    return _slots(module, load, device)
+        return _serial(module, load, device, findings, reason)
+    return _slots(module, load, device, findings)
 
 
-def _slots(module: Any, load: Load, device: torch.device) -> tuple[Decoder, int, list[str]]:
+def _slots(
+    module: Any, load: Load, device: torch.device, findings: selftest.Findings
+) -> tuple[Decoder, int, list[str]]:
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
     heads = _heads(module)
-    grain = kernels.row_grain(module, size.slots, heads)
+    rows = size.slots
+    grain = findings.ask(f"grain of {rows} rows", lambda: kernels.row_grain(module, rows, heads))
     why = [f"slots: {size.slots} rows in one forward", size.why]
     if grain is None:
         why.append("a row's last bits may depend on its company: no padding of rows helps on this machine")
@@ -165,11 +178,21 @@ def _slots(module: Any, load: Load, device: torch.device) -> tuple[Decoder, int,
         why.append(f"rows padded to multiples of {grain}, so that a row's result does not depend on its company")
     if _has_experts(module):
         why.append("a row's last bits may depend on its company: experts are computed over all rows that chose them")
-    joined = 2 if heads is not None and kernels.joins_chunks(module, CHUNK, heads) else 1
-    return SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1), joined, why
+    joins = heads is not None and findings.ask(
+        f"joins chunks of {CHUNK}", lambda: kernels.joins_chunks(module, CHUNK, heads)
+    )
+    decoder = SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1)
+    if device.type == "cpu" and torch.get_num_threads() > 1:
+        decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fastest(decoder))
+        why.append(
+            f"{decoder.few_threads} of {torch.get_num_threads()} threads for up to {threads.FEW_ROWS} rows: fastest"
+        )
+    return decoder, 2 if joins else 1, why
 
 
-def _serial(module: Any, load: Load, device: torch.device, reason: str) -> tuple[Decoder, int, list[str]]:
+def _serial(
+    module: Any, load: Load, device: torch.device, findings: selftest.Findings, reason: str
+) -> tuple[Decoder, int, list[str]]:
     for implementation in ("sdpa", "eager"):
         try:
             module.set_attn_implementation(implementation)
@@ -178,7 +201,8 @@ def _serial(module: Any, load: Load, device: torch.device, reason: str) -> tuple
             continue  # Not every architecture has it; eager is what it was loaded with.
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(1, load.context, _longest(module), token_bytes, memory.free_bytes(device))
-    chunk = CHUNK if gate.reads_in_chunks(module, _vocabulary(module)) else None
+    reads = findings.ask(f"reads chunks of {gate.CHUNK}", lambda: gate.reads_in_chunks(module, _vocabulary(module)))
+    chunk = CHUNK if reads else None
     why = [f"serial, one request at a time: {reason}", size.why]
     if chunk is None:
         why.append("prompts are read whole: its cache does not take them in parts")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, assert_never
 import torch
 import transformers
 
+from mlzoo.config.loading import cache_directory
 from mlzoo.errors import InvalidParams, MlzooError, ModelNotFound, OutOfMemory, Unsupported
 from mlzoo.frames import (
     Abandon,
@@ -47,6 +48,7 @@ from mlzoo.inference.loader import load_chat
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from mlzoo.inference.loader import Progress
     from mlzoo.inference.text import Text
@@ -65,7 +67,7 @@ def run(sock: socket.socket, device: str, threads: int, wait_policy: str) -> Non
     threading.Thread(target=_read, args=(sock, inbox), daemon=True, name="socket").start()
     where = torch.device(device)
     torch.zeros(1, device=where)  # The device answers, or this is where the process ends.
-    worker = Worker(sock, where)
+    worker = Worker(sock, where, cache_directory(None, os.environ))
     worker.send([_up(device, wait_policy)])
     while True:
         worker.drain(inbox)
@@ -108,8 +110,9 @@ def _read(sock: socket.socket, inbox: Inbox) -> None:
 class Worker:
     """The models of one process, and what each frame means to them."""
 
-    def __init__(self, sock: socket.socket, device: torch.device) -> None:
+    def __init__(self, sock: socket.socket, device: torch.device, cache: Path | None = None) -> None:
         self._sock = sock
+        self._cache = cache
         self._device = device
         self._models: dict[str, Engine | Embedder] = {}
         self._texts: dict[str, Text] = {}
@@ -219,7 +222,7 @@ class Worker:
             self.send([loaded])
 
     def _load_chat(self, frame: Load, progress: Progress) -> Loaded:
-        model = load_chat(frame, self._device, progress)
+        model = load_chat(frame, self._device, progress, cache=self._cache)
         self._models[frame.model], self._texts[frame.model] = Engine(model), model.text
         return Loaded(
             model=frame.model,

@@ -1,0 +1,124 @@
+"""A model is tried out once: what was found is remembered for as long as nothing of what it depends on has changed."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+import orjson
+import pytest
+import torch
+from tiny_models import ask, load, run
+
+from mlzoo.inference import gate, kernels, selftest
+from mlzoo.inference.engine import Engine
+from mlzoo.inference.loader import load_chat
+from mlzoo.inference.selftest import Findings
+
+pytestmark = pytest.mark.torch
+CPU = torch.device("cpu")
+SUBJECT = {"model": "d", "threads": 2, "machine": ["a", "b"]}
+
+
+def found(directory, answer, subject=SUBJECT, question="q"):
+    """Ask as a load does; return the answer, and whether it had to be found."""
+    findings = Findings(directory, subject)
+    given = findings.ask(question, lambda: answer)
+    findings.keep()
+    return given, findings.asked_anew
+
+
+@pytest.mark.parametrize("answer", [2, 0.25, True, False, None])
+def test_an_answer_is_found_once_and_remembered(tmp_path, answer):
+    assert found(tmp_path / "cache", answer) == (answer, True)
+    assert found(tmp_path / "cache", "another") == (answer, False)
+    assert len(list((tmp_path / "cache").iterdir())) == 1, "nothing is left beside it"
+
+
+def test_another_question_is_asked_and_the_first_answer_stays(tmp_path):
+    found(tmp_path, 1)
+    assert found(tmp_path, 2, question="other") == (2, True)
+    assert found(tmp_path, 3) == (1, False)
+
+
+@pytest.mark.parametrize("change", [{"model": "e"}, {"threads": 3}, {"machine": ["a", "c"]}, {"more": 1}])
+def test_another_subject_is_asked_anew(tmp_path, change):
+    found(tmp_path, 1)
+    assert found(tmp_path, 2, subject=SUBJECT | change) == (2, True)
+    assert found(tmp_path, 3) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[1]",
+        b'{"subject":',
+        orjson.dumps({"subject": {"model": "of another"}, "answers": {"q": 9}}),
+        orjson.dumps({"subject": SUBJECT, "answers": [9]}),
+        orjson.dumps({"subject": SUBJECT, "answers": {"q": "nine"}}),
+    ],
+)
+def test_what_cannot_be_read_is_found_again_and_replaced(tmp_path, content):
+    found(tmp_path, 1)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(content)
+    assert found(tmp_path, 2) == (2, True)
+    assert found(tmp_path, 3) == (2, False)
+
+
+def test_a_directory_that_cannot_be_made_costs_time_only(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert found(tmp_path / "file" / "cache", 1) == (1, True)
+    assert found(None, 1) == (1, True)
+
+
+def test_the_subject_names_model_machine_and_program(tiny_directory, monkeypatch):
+    order = load(tiny_directory, digest="d")
+    before = selftest.subject(order, CPU, torch.float32)
+    assert before == selftest.subject(order, CPU, torch.float32), "the same twice"
+    assert orjson.loads(orjson.dumps(before)) == before
+    changed = [
+        selftest.subject(attrs.evolve(order, digest="e"), CPU, torch.float32),
+        selftest.subject(order, CPU, torch.bfloat16),
+    ]
+    for module, name, value in (
+        (torch, "__version__", "0"),
+        (selftest, "__version__", "0"),
+        (torch, "get_num_threads", lambda: 99),
+        (torch.backends.cpu, "get_cpu_capability", lambda: "ABACUS"),
+        (torch.__config__, "show", lambda: "other kernels"),
+        (selftest, "_source", lambda: "changed"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            changed.append(selftest.subject(order, CPU, torch.float32))
+    monkeypatch.setitem(os.environ, "ONEDNN_MAX_CPU_ISA", "SSE41")
+    changed.append(selftest.subject(order, CPU, torch.float32))
+    assert before not in changed
+
+
+def test_a_second_load_tries_nothing_out_and_computes_the_same(tiny_directory, tmp_path, monkeypatch):
+    order = load(tiny_directory, digest="d")
+    first = load_chat(order, CPU, cache=tmp_path)
+    for module, name in ((gate, "disagreement"), (kernels, "row_grain"), (kernels, "joins_chunks")):
+        monkeypatch.setattr(module, name, None)  # calling it fails
+    second = load_chat(order, CPU, cache=tmp_path)
+    assert second.why == (*first.why, "its self-test was passed at an earlier load")
+    assert second.joined_chunks == first.joined_chunks
+    assert (second.decoder.grain, second.decoder.few_threads) == (first.decoder.grain, first.decoder.few_threads)
+    assert run(Engine(second), ask("r")).tokens("r") == run(Engine(first), ask("r")).tokens("r")
+
+
+def test_a_verdict_against_slots_is_remembered_as_well(tiny_directory, tmp_path, monkeypatch):
+    order = load(tiny_directory, digest="d")
+    monkeypatch.setattr(gate, "disagreement", lambda *_: gate.WORST)
+    assert load_chat(order, CPU, cache=tmp_path).batching == "serial"
+    monkeypatch.setattr(gate, "disagreement", None)
+    assert load_chat(order, CPU, cache=tmp_path).batching == "serial"
+
+
+def test_weights_without_a_digest_are_tried_out_each_time(tiny_directory, tmp_path):
+    load_chat(load(tiny_directory), CPU, cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
