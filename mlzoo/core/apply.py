@@ -11,6 +11,7 @@ import attrs
 
 from mlzoo.core.state import ModelState, RequestState, State, WorkerState
 from mlzoo.events import types as ev
+from mlzoo.events.commands import KeyFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,15 +42,12 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
     match event:
         case ev.RequestStreamed():  # by far the most frequent
             return _request_streams(state, event, at_ms)
-        case ev.RequestAccepted() | ev.RequestDispatched():
+        case ev.RequestAccepted() | ev.RequestDispatched() | ev.RequestSuspended():
             return _request_goes_on(state, event, seq, at_ms)
         case ev.RequestCompleted():
-            run_ms = event.timing.total_ms - event.timing.queue_ms
-            mean_ms = state.mean_run_ms or run_ms
-            state = attrs.evolve(state, mean_run_ms=mean_ms + RECENT_WEIGHT * (run_ms - mean_ms))
-            return _request_ends(state, event.request, at_ms)
+            return _request_ends(_with_run_time(state, event.timing), event.request, seq, at_ms)
         case ev.RequestReplied() | ev.RequestCancelled() | ev.RequestFailed():
-            return _request_ends(state, event.request, at_ms)
+            return _request_ends(state, event.request, seq, at_ms)
         case (
             ev.PlacementAsked()
             | ev.ModelLoadStarted()
@@ -95,7 +93,16 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return attrs.evolve(state, pulls=_without(state.pulls, event.model))
         case ev.StorageChanged():
             return attrs.evolve(state, storage_low=event.low)
-        case ev.RequestRefused() | ev.WorkAbandoned() | ev.RemoveStarted() | ev.RemoveEnded() | ev.IncidentNoted():
+        case ev.KeysFiled():
+            return attrs.evolve(state, keys={k: f for k, f in state.keys.items() if f.ended_seq > event.upto_seq})
+        case (
+            ev.RequestRefused()
+            | ev.RequestAttached()
+            | ev.WorkAbandoned()
+            | ev.RemoveStarted()
+            | ev.RemoveEnded()
+            | ev.IncidentNoted()
+        ):
             return state
         case _:
             assert_never(event)
@@ -136,6 +143,12 @@ def _request_streams(state: State, event: ev.RequestStreamed, at_ms: int) -> Sta
         prompt_tokens=was.prompt_tokens if event.prompt_tokens is None else event.prompt_tokens,
         completion_tokens=was.completion_tokens + event.tokens,
         cached_tokens=was.cached_tokens if event.prompt_tokens is None else event.cached_tokens,
+        key=was.key,
+        params_digest=was.params_digest,
+        determinism=was.determinism,
+        fingerprint=was.fingerprint,
+        losses=was.losses,
+        resumed=was.resumed,
     )
     return State(
         bounds=state.bounds,
@@ -148,10 +161,13 @@ def _request_streams(state: State, event: ev.RequestStreamed, at_ms: int) -> Sta
         drain_until_ms=state.drain_until_ms,
         storage_low=state.storage_low,
         stopped=state.stopped,
+        keys=state.keys,
     )
 
 
-def _request_goes_on(state: State, event: ev.RequestAccepted | ev.RequestDispatched, seq: int, at_ms: int) -> State:
+def _request_goes_on(
+    state: State, event: ev.RequestAccepted | ev.RequestDispatched | ev.RequestSuspended, seq: int, at_ms: int
+) -> State:
     match event:
         case ev.RequestAccepted():
             request = RequestState(
@@ -166,20 +182,55 @@ def _request_goes_on(state: State, event: ev.RequestAccepted | ev.RequestDispatc
                 accepted_seq=seq,
                 accepted_at_ms=at_ms,
                 deadline_at_ms=event.deadline_at_ms,
+                key=event.key,
+                params_digest=event.params_digest,
+                determinism=event.determinism,
             )
         case ev.RequestDispatched():
+            request = _dispatched(state, event, at_ms)
+        case ev.RequestSuspended():
             was = state.requests[event.request]
-            request = attrs.evolve(was, phase="running", device=event.device, started_at_ms=at_ms)
+            request = attrs.evolve(was, phase="suspended", device=None, losses=was.losses + 1)
         case _:
             assert_never(event)
     return attrs.evolve(state, requests=_with(state.requests, event.request, request))
 
 
-def _request_ends(state: State, request_id: str, at_ms: int) -> State:
+def _with_run_time(state: State, timing: ev.Timing) -> State:
+    run_ms = timing.total_ms - timing.queue_ms
+    mean_ms = state.mean_run_ms or run_ms
+    return attrs.evolve(state, mean_run_ms=mean_ms + RECENT_WEIGHT * (run_ms - mean_ms))
+
+
+def _dispatched(state: State, event: ev.RequestDispatched, at_ms: int) -> RequestState:
+    """Return a request that runs: for the first time, or again, as well as the weakest of its continuations."""
+    was = state.requests[event.request]
+    model = state.models.get(was.model.name) if was.model else None
+    return attrs.evolve(
+        was,
+        phase="running",
+        device=event.device,
+        started_at_ms=was.started_at_ms or at_ms,
+        fingerprint=was.fingerprint or (model.fingerprint if model else ""),
+        resumed=was.resumed if was.resumed == "prefill" or event.resume is None else event.resume,
+    )
+
+
+def _request_ends(state: State, request_id: str, seq: int, at_ms: int) -> State:
     request = state.requests.get(request_id)
     if request is None:
         return state
     state = attrs.evolve(state, requests=_without(state.requests, request_id))
+    if request.key:
+        facts = KeyFacts(
+            request=request.id,
+            params_digest=request.params_digest,
+            accepted_seq=request.accepted_seq,
+            ended_seq=seq,
+            next_seq=request.next_seq,
+            ended_at_ms=at_ms,
+        )
+        state = attrs.evolve(state, keys=_with(state.keys, request.key, facts))
     model = state.models.get(request.model.name) if request.model else None
     if model is None:
         return state
@@ -243,6 +294,7 @@ def _model_changes(
                 architecture=event.architecture,
                 batching=event.batching,
                 why=event.why,
+                fingerprint=event.fingerprint,
             )
         case ev.ModelFailed():
             return _model_is(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from mlzoo import errors
-from mlzoo.core import models, requests
+from mlzoo.core import keys, models, requests
 from mlzoo.core.draft import Draft
 from mlzoo.core.schedule import settle
 from mlzoo.events import commands as cmd
@@ -39,6 +39,8 @@ def _decide(draft: Draft, command: Command) -> None:
             requests.step(draft, command)
         case cmd.Submit():
             requests.submit(draft, command)
+        case cmd.Resume():
+            keys.resume(draft, command)
         case cmd.Cancel():
             requests.cancel(draft, command)
         case cmd.ReportAnswer():
@@ -75,6 +77,9 @@ def _decide(draft: Draft, command: Command) -> None:
         case cmd.ReportStorage():
             if command.low != draft.state.storage_low:
                 draft.say(ev.StorageChanged(low=command.low))
+        case cmd.ReportKeysFiled():
+            if any(facts.ended_seq <= command.upto_seq for facts in draft.state.keys.values()):
+                draft.say(ev.KeysFiled(upto_seq=command.upto_seq))
         case cmd.ReportIncident():
             incident(draft, command)
         case _:

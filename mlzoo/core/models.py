@@ -153,6 +153,7 @@ def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
             dtype=command.dtype,
             architecture=command.architecture,
             batching=command.batching,
+            fingerprint=command.fingerprint,
             why=command.why,
         )
     )

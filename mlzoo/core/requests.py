@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlzoo import errors
-from mlzoo.core.state import CALLS, calls_on
+from mlzoo.core import keys
+from mlzoo.core.state import CALLS, calls_on, under_key
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ FIRST_GUESS_MS = 1000.0  # of the time that a request runs, while none has been 
 
 
 def submit(draft: Draft, command: cmd.Submit) -> None:
-    """Refuse at the door, or accept."""
+    """Refuse at the door, accept, or show what its key stands for already."""
+    if command.key and keys.reuse(draft, command):
+        return
     refusal = _refusal(draft.state, command)
     if refusal is not None:
         draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=refusal))
@@ -38,6 +41,9 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
             priority=command.priority,
             require_device=command.require_device,
             size_bytes=command.size_bytes,
+            key=command.key,
+            params_digest=command.params_digest if command.key else "",
+            determinism=command.determinism,
         )
     )
 
@@ -177,7 +183,7 @@ def _degraded(state: State, request: RequestState) -> str | None:
 
 def cancel(draft: Draft, command: cmd.Cancel) -> None:
     """End a request because its host wants it so; what is unknown or has ended is no error."""
-    request = draft.state.requests.get(command.target) if command.target else None
+    request = draft.state.requests.get(command.target) if command.target else under_key(draft.state, command.key)
     if request is not None:
         withdraw(draft, request)
         draft.say(ev.RequestCancelled(request=request.id))
@@ -195,9 +201,9 @@ def fail(draft: Draft, request_id: str, failure: Failure) -> None:
 
 
 def host_gone(draft: Draft, command: cmd.HostGone) -> None:
-    """End what a vanished connection had asked for: there is nobody to hear the answer."""
+    """End what a vanished connection had asked for, as nobody hears the answer; who has the key may still come."""
     for request in tuple(draft.state.requests.values()):
-        if request.caller is not None and request.caller.connection == command.connection:
+        if request.caller is not None and request.caller.connection == command.connection and not request.key:
             _interrupt(draft, request, "The connection that asked for this has ended.")
 
 

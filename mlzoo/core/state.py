@@ -12,9 +12,9 @@ import attrs
 
 from mlzoo.errors import Failure
 from mlzoo.events import types as ev
-from mlzoo.events.commands import Bounds, Caller, DeviceFacts, ModelFacts, Priority
+from mlzoo.events.commands import Bounds, Caller, Determinism, DeviceFacts, KeyFacts, ModelFacts, Priority
 
-RequestPhase = Literal["queued", "running"]
+RequestPhase = Literal["queued", "running", "suspended"]
 CALLS: frozenset[ev.CallKind] = frozenset({"load", "unload", "pull", "remove", "shutdown"})  # all but inference
 ModelPhase = Literal["available", "placing", "loading", "ready", "unloading", "failed"]
 
@@ -41,6 +41,12 @@ class RequestState:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    key: str = ""
+    params_digest: str = ""
+    determinism: Determinism = "fast"
+    fingerprint: str = ""  # of the model when the request first ran; another one cannot continue it exactly
+    losses: int = 0  # how often it was suspended
+    resumed: ev.Resumption | None = None  # the weakest way in which it was continued so far
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +69,7 @@ class ModelState:
     architecture: str = ""
     batching: str = ""
     why: tuple[str, ...] = ()
+    fingerprint: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,6 +99,7 @@ class State:
     drain_until_ms: int | None = None
     storage_low: bool = False
     stopped: bool = False
+    keys: dict[str, KeyFacts] = attrs.field(factory=dict)  # that ended, and are not in the log's index of keys yet
 
 
 def waiting_on(state: State, model: str) -> list[RequestState]:
@@ -134,3 +142,8 @@ def idle_models(state: State) -> list[ModelState]:
 def needed_from(state: State) -> int | None:
     """Return the lowest log_seq that a live request still needs, or None where none lives."""
     return min((r.accepted_seq for r in state.requests.values()), default=None)
+
+
+def under_key(state: State, key: str) -> RequestState | None:
+    """Return the live request that runs under a key, or None."""
+    return next((r for r in state.requests.values() if r.key == key), None) if key else None

@@ -19,6 +19,7 @@ from mlzoo.frames import FinishReason, Sampling
 
 Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
 Priority = Literal["interactive", "batch"]
+Determinism = Literal["fast", "exact"]
 
 
 @attrs.frozen(kw_only=True)
@@ -67,6 +68,23 @@ class Bounds:
     max_running: int
     queued_bytes: int
     drain_ms: int
+    key_ms: int = 0  # of the log's clock, for which the result of a keyed request is kept
+
+
+@attrs.frozen(kw_only=True)
+class KeyFacts:
+    """What is known of a key whose request has ended.
+
+    A key is the SHA-256 of the host's own words, as hexadecimal digits; the words are text. next_seq is how many
+    pieces the answer has.
+    """
+
+    request: str
+    params_digest: str
+    accepted_seq: int
+    ended_seq: int
+    next_seq: int
+    ended_at_ms: int
 
 
 # ------------------------------------------------------------------------------------------------ from hosts
@@ -74,7 +92,13 @@ class Bounds:
 
 @attrs.frozen(kw_only=True)
 class Submit:
-    """A host asks for inference. Text: {messages | prompt | texts | text | tokens, stop?}, as the method has it."""
+    """A host asks for inference. Text: {messages | prompt | texts | text | tokens, stop?, params}, of its method.
+
+    params are the others as they were sent, also the words of its key.
+
+    The shell stamps what it found under the key: known is a request that ended and is in the state no more, and
+    kept_from the first log_seq that is kept.
+    """
 
     request: str
     caller: Caller
@@ -89,15 +113,38 @@ class Submit:
     require_device: str | None = None
     params_digest: str = ""
     size_bytes: int = 0
+    key: str = ""
+    determinism: Determinism = "fast"
+    known: KeyFacts | None = None
+    kept_from: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Resume:
+    """A host wants to hear of the request under a key, from the piece after ``after`` on. Text: {params}.
+
+    known and kept_from are as in ``Submit``.
+    """
+
+    request: str
+    caller: Caller
+    key: str
+    after: int = -1
+    known: KeyFacts | None = None
+    kept_from: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class Cancel:
-    """A host wants a request ended; target is None where it named one that the connection does not know."""
+    """A host wants a request ended: its target, or the one under a key. Text: {params}, where it named a key.
+
+    target is None where it named one that the connection does not know, or a key.
+    """
 
     request: str
     caller: Caller | None
     target: str | None
+    key: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -210,6 +257,7 @@ class ReportLoaded:
     architecture: str = ""
     batching: str = ""
     why: tuple[str, ...] = ()
+    fingerprint: str = ""  # of all that its numbers depend on: weights, kernels, threads, versions
 
 
 @attrs.frozen(kw_only=True)
@@ -297,6 +345,13 @@ class ReportStorage:
 
 
 @attrs.frozen(kw_only=True)
+class ReportKeysFiled:
+    """Keys of requests that ended up to a log_seq are in the log's index of keys, durably."""
+
+    upto_seq: int
+
+
+@attrs.frozen(kw_only=True)
 class ReportIncident:
     """A command could not be decided: a fault of ours. The request that it was about, if any, fails."""
 
@@ -313,6 +368,7 @@ class Strike:
 
 Command = (
     Submit
+    | Resume
     | Cancel
     | LoadModel
     | UnloadModel
@@ -333,6 +389,7 @@ Command = (
     | ReportPullEnded
     | ReportRemoved
     | ReportStorage
+    | ReportKeysFiled
     | ReportIncident
     | Strike
 )

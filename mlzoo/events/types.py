@@ -4,7 +4,8 @@ Events hold structure only; where one brings text to a host, it points into the 
 Several events are instructions as well: the shell carries out what they say once they are written. The docstring
 says so with the word "instructs". An event that is TRANSIENT is written at once and synced with the next group that
 must be; every other takes in work, ends it or changes state, and nobody hears of it before it is durable. The schema
-rules are those of ``mlzoo.events.commands``. One that is TERMINAL is the last of its request.
+rules are those of ``mlzoo.events.commands``. One that is TERMINAL is the last of its request. What happens to models
+and workers is in ``mlzoo.events.machine`` and belongs to this module's names all the same.
 """
 
 from __future__ import annotations
@@ -14,12 +15,32 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from mlzoo.errors import Failure
-from mlzoo.events.commands import Bounds, Caller, DeviceFacts, ModelFacts, Priority
+from mlzoo.events.commands import Bounds, Caller, Determinism, ModelFacts, Priority
+from mlzoo.events.machine import (
+    DevicesSeen,
+    ModelFailed,
+    ModelLoadStarted,
+    ModelPinned,
+    ModelReady,
+    ModelUnloadAsked,
+    ModelUnloaded,
+    ModelUnloadStarted,
+    PlacementAsked,
+    PullAbandoned,
+    PullEnded,
+    PullStarted,
+    RemoveEnded,
+    RemoveStarted,
+    WorkerRetired,
+    WorkerWentDown,
+    WorkerWentUp,
+)
 from mlzoo.frames import FinishReason
 
 CallKind = Literal[
     "chat", "complete", "embed", "tokenize", "detokenize", "load", "unload", "pull", "remove", "shutdown"
 ]
+Resumption = Literal["exact", "prefill"]
 
 
 # ------------------------------------------------------------------------------------------------ requests
@@ -40,6 +61,28 @@ class RequestAccepted:
     priority: Priority = "interactive"
     require_device: str | None = None
     size_bytes: int = 0
+    key: str = ""
+    params_digest: str = ""
+    determinism: Determinism = "fast"
+
+
+@attrs.frozen(kw_only=True)
+class RequestAttached:
+    """Terminal of this call: what it hears is the story of another request, which its key names.
+
+    The target was accepted at from_seq. The host has heard its pieces up to ``after``; where it does not stream, it
+    hears the end alone.
+    """
+
+    TERMINAL: ClassVar[bool] = True
+    TRANSIENT: ClassVar[bool] = True
+
+    request: str
+    caller: Caller
+    target: str
+    from_seq: int
+    after: int = -1
+    stream: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -55,12 +98,23 @@ class RequestRefused:
 
 @attrs.frozen(kw_only=True)
 class RequestDispatched:
-    """Instructs: hand the request to the worker of this device."""
+    """Instructs: hand the request to the worker of this device; resume says how it goes on where it was suspended."""
 
     TRANSIENT: ClassVar[bool] = True
 
     request: str
     device: str
+    resume: Resumption | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RequestSuspended:
+    """The worker or the sidecar died under a request that goes on after its last recorded piece, once it can.
+
+    It ends nothing but the responses of the connections that wait for it: they hear 1008, and may resume.
+    """
+
+    request: str
 
 
 @attrs.frozen(kw_only=True)
@@ -114,6 +168,7 @@ class RequestCompleted:
     count: int = 0
     dimensions: int = 0
     blob: str | None = None
+    resumed: Resumption | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -147,156 +202,6 @@ class RequestFailed:
     failure: Failure
 
 
-# ------------------------------------------------------------------------------------------------ models and workers
-
-
-@attrs.frozen(kw_only=True)
-class PlacementAsked:
-    """Instructs: probe the devices, this model needs a place."""
-
-    model: ModelFacts
-
-
-@attrs.frozen(kw_only=True)
-class ModelLoadStarted:
-    """Instructs: have the worker of this device load the model."""
-
-    model: str
-    device: str
-    memory_bytes: int
-    degraded: str | None = None
-
-
-@attrs.frozen(kw_only=True)
-class ModelReady:
-    """A model can work."""
-
-    model: str
-    device: str
-    memory_bytes: int
-    context: int
-    slots: int
-    dtype: str = ""
-    architecture: str = ""
-    batching: str = ""
-    why: tuple[str, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class ModelFailed:
-    """A model could not be placed or loaded; the next request for it tries again."""
-
-    model: str
-    failure: Failure
-
-
-@attrs.frozen(kw_only=True)
-class ModelPinned:
-    """A model is never unloaded by itself, or may be again."""
-
-    model: str
-    pinned: bool
-
-
-@attrs.frozen(kw_only=True)
-class ModelUnloadStarted:
-    """Instructs: have the worker drop the model."""
-
-    model: str
-    device: str
-    reason: Literal["asked", "idle", "evicted"]
-
-
-@attrs.frozen(kw_only=True)
-class ModelUnloadAsked:
-    """A model is to be unloaded as soon as what runs on it has ended."""
-
-    model: str
-
-
-@attrs.frozen(kw_only=True)
-class ModelUnloaded:
-    """A model holds no memory any more: in order, or because its worker died.
-
-    The device is empty where it had not been given any yet, and nobody waits for it any more.
-    """
-
-    model: str
-    device: str
-
-
-@attrs.frozen(kw_only=True)
-class DevicesSeen:
-    """The devices and their memory, as decisions since then saw them."""
-
-    devices: tuple[DeviceFacts, ...]
-
-
-@attrs.frozen(kw_only=True)
-class WorkerWentUp:
-    """A device's worker process answers."""
-
-    device: str
-    pid: int
-
-
-@attrs.frozen(kw_only=True)
-class WorkerWentDown:
-    """A device's worker process is gone."""
-
-    device: str
-    reason: str
-    expected: bool
-
-
-@attrs.frozen(kw_only=True)
-class WorkerRetired:
-    """Instructs: the worker process has nothing loaded; it is to leave and give its memory back."""
-
-    device: str
-
-
-@attrs.frozen(kw_only=True)
-class PullStarted:
-    """Instructs: bring the model's weights."""
-
-    model: str
-    accept_license: bool
-    pull: str = ""  # which one it is: the id of the request that began it
-
-
-@attrs.frozen(kw_only=True)
-class PullAbandoned:
-    """Instructs: nobody waits for this pull any more, end it; what has arrived stays for the next one."""
-
-    model: str
-    pull: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class PullEnded:
-    """A pull is over."""
-
-    model: str
-    failure: Failure | None = None
-    pull: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class RemoveStarted:
-    """Instructs: remove the model's weights from the store."""
-
-    model: str
-
-
-@attrs.frozen(kw_only=True)
-class RemoveEnded:
-    """A removal is over."""
-
-    model: str
-    failure: Failure | None = None
-
-
 # ------------------------------------------------------------------------------------------------ the sidecar
 
 
@@ -328,6 +233,13 @@ class StorageChanged:
 
 
 @attrs.frozen(kw_only=True)
+class KeysFiled:
+    """The state needs the keys of requests that ended up to a log_seq no more: the log's index of keys has them."""
+
+    upto_seq: int
+
+
+@attrs.frozen(kw_only=True)
 class IncidentNoted:
     """A fault of ours, contained: its place in the log is the incident's number."""
 
@@ -337,8 +249,10 @@ class IncidentNoted:
 
 Event = (
     RequestAccepted
+    | RequestAttached
     | RequestRefused
     | RequestDispatched
+    | RequestSuspended
     | RequestStreamed
     | WorkAbandoned
     | RequestCompleted
@@ -366,5 +280,47 @@ Event = (
     | DrainStarted
     | SidecarStopped
     | StorageChanged
+    | KeysFiled
     | IncidentNoted
 )
+
+__all__ = [
+    "CallKind",
+    "DevicesSeen",
+    "DrainStarted",
+    "Event",
+    "IncidentNoted",
+    "KeysFiled",
+    "ModelFailed",
+    "ModelLoadStarted",
+    "ModelPinned",
+    "ModelReady",
+    "ModelUnloadAsked",
+    "ModelUnloadStarted",
+    "ModelUnloaded",
+    "PlacementAsked",
+    "PullAbandoned",
+    "PullEnded",
+    "PullStarted",
+    "RemoveEnded",
+    "RemoveStarted",
+    "RequestAccepted",
+    "RequestAttached",
+    "RequestCancelled",
+    "RequestCompleted",
+    "RequestDispatched",
+    "RequestFailed",
+    "RequestRefused",
+    "RequestReplied",
+    "RequestStreamed",
+    "RequestSuspended",
+    "Resumption",
+    "SidecarStarted",
+    "SidecarStopped",
+    "StorageChanged",
+    "Timing",
+    "WorkAbandoned",
+    "WorkerRetired",
+    "WorkerWentDown",
+    "WorkerWentUp",
+]

@@ -6,12 +6,14 @@ import attrs
 from core_driver import Core, row
 
 from mlzoo.core.apply import apply
+from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 
 
 def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_state():
     core = Core()
-    core.chat("r1", size_bytes=5, deadline_ms=90_000, priority="batch", require_device="cpu")
+    keyed = {"key": "k1", "params_digest": "p1", "determinism": "exact"}
+    core.chat("r1", size_bytes=5, deadline_ms=90_000, priority="batch", require_device="cpu", **keyed)
     core.chat("r2")
     core.ready()
     core.at_ms += 7
@@ -19,7 +21,10 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     core.step(row("r2", "stop"))
     core.chat("r3")
     core.shut_down()
-    was = attrs.evolve(core.state, storage_low=True, stopped=True)
+    old = attrs.evolve(core.state.requests["r1"], fingerprint="f1", losses=2, resumed="prefill")
+    facts = cmd.KeyFacts(request="r0", params_digest="p0", accepted_seq=1, ended_seq=2, next_seq=3, ended_at_ms=4)
+    requests = {**core.state.requests, "r1": old}
+    was = attrs.evolve(core.state, storage_low=True, stopped=True, keys={"k0": facts}, requests=requests)
     for holder in (was, was.requests["r1"]):
         defaults = {f.name: f.default for f in attrs.fields(type(holder)) if not isinstance(f.default, attrs.Factory)}
         like_new = [name for name, default in defaults.items() if getattr(holder, name) == default]
