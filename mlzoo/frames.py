@@ -12,6 +12,7 @@ from typing import Any, Literal
 import attrs
 
 FinishReason = Literal["stop", "length"]
+Doing = Literal["start", "load", "work", "idle"]
 Messages = tuple[dict[str, Any], ...]
 
 
@@ -116,7 +117,12 @@ class Leave:
     """End the process, now; what is running is lost."""
 
 
-ToWorker = Load | Unload | Generate | Embed | Tokenize | Detokenize | Abandon | Leave
+@attrs.frozen(kw_only=True)
+class Beat:
+    """Show that you live. Answered at once by Beating, whatever is being computed."""
+
+
+ToWorker = Load | Unload | Generate | Embed | Tokenize | Detokenize | Abandon | Leave | Beat
 
 # ------------------------------------------------------------------------------------------ worker -> sidecar
 
@@ -130,6 +136,14 @@ class Up:
     versions: dict[str, str]  # torch, transformers, python
     threads: int
     wait_policy: str
+
+
+@attrs.frozen(kw_only=True)
+class Beating:
+    """What the main thread is doing. The turn changes with each step, load and frame: one that stays is stuck."""
+
+    turn: int
+    doing: Doing
 
 
 @attrs.frozen(kw_only=True)
@@ -260,6 +274,7 @@ class WorkFailed:
 
 FromWorker = (
     Up
+    | Beating
     | LoadProgress
     | Loaded
     | LoadFailed

@@ -24,6 +24,7 @@ from mlzoo.actors.progress import Progress
 from mlzoo.actors.registry import PROBE_S, Registry
 from mlzoo.actors.specs import Backoff, ChildCrashed, ChildSpec, Intensity, SupervisorSpec
 from mlzoo.actors.supervisor import Supervisor
+from mlzoo.actors.watchdog import patience_of
 from mlzoo.actors.worker import Incarnation, Worker, WorkerDied
 from mlzoo.events.commands import Bounds, Start
 from mlzoo.events.records import CORE_VERSION
@@ -101,7 +102,8 @@ async def build(
         )
 
     def make_worker(incarnation: Incarnation) -> Worker:
-        return Worker(incarnation, spawn=spawn, engine=engine, log=log, progress=progress)
+        patience = patience_of(config.limits)
+        return Worker(incarnation, spawn=spawn, patience=patience, engine=engine, log=log, progress=progress)
 
     actors: list[ChildSpec[Any]] = [
         ChildSpec(mailbox, partial(_run, partial(make_worker, Incarnation(name))), shutdown_s=10.0)

@@ -21,6 +21,8 @@ EXAMPLES = [
     frames.Detokenize(request="r", model="m", tokens=(1, 2)),
     frames.Abandon(request="r"),
     frames.Leave(),
+    frames.Beat(),
+    frames.Beating(turn=3, doing="load"),
     frames.Up(pid=1, device="cpu", versions={"torch": "2"}, threads=2, wait_policy="passive"),
     frames.LoadProgress(model="m", stage="weights", done=1, total=2),
     frames.Loaded(model="m", memory_bytes=1, context=2, slots=3, dtype="float32", architecture="A", batching="slots"),

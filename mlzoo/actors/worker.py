@@ -1,8 +1,8 @@
 """The worker actor of a device: keeps its process, gives it frames, and makes commands of what it says.
 
-The process is started when there is something to load and leaves when nothing is loaded. If it dies by itself, the
-actor reports the loss and crashes, so that its supervisor brings it back with a backoff; models are loaded again on
-demand. Knows no model and no request beyond their names.
+The process is started when there is something to load and leaves when nothing is loaded. If it dies by itself, or
+hangs (``watchdog`` tells) and is killed, the actor reports the loss and crashes, so that its supervisor brings it back
+with a backoff; models are loaded again on demand. Knows no model and no request beyond their names.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import trio
 
 from mlzoo import errors, frames
 from mlzoo.actors.messages import Order
+from mlzoo.actors.watchdog import Watchdog
 from mlzoo.events import commands as cmd
 from mlzoo.frames_codec import decode, encode
 from mlzoo.transport.ndjson import LineReader, TooLong
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.process import Spawn, WorkerProcess
     from mlzoo.actors.progress import Progress
     from mlzoo.actors.runtime import Inbox
+    from mlzoo.actors.watchdog import Patience
     from mlzoo.errors import Failure
     from mlzoo.events.log import Log
 
@@ -53,16 +55,28 @@ class Worker:
         incarnation: the device, and which of its processes is the present one.
         spawn: starts the process.
         engine: hears what the process reports.
+        patience: how long the process may be silent.
         log: keeps the blobs that answers name.
         progress: hears how far loads and prompts are.
     """
 
     def __init__(
-        self, incarnation: Incarnation, *, spawn: Spawn, engine: Ref[EngineMessage], log: Log, progress: Progress
+        self,
+        incarnation: Incarnation,
+        *,
+        spawn: Spawn,
+        patience: Patience,
+        engine: Ref[EngineMessage],
+        log: Log,
+        progress: Progress,
     ) -> None:
         self._incarnation = incarnation
         self._device = incarnation.device
         self._spawn = spawn
+        self._patience = patience
+        self._watchdog = Watchdog(patience)
+        self._something_due = trio.Event()
+        self._sending = trio.Lock()  # Beats are sent beside the frames.
         self._engine = engine
         self._log = log
         self._progress = progress
@@ -107,6 +121,9 @@ class Worker:
         """
         leaving = trio.Event()
         stopped = False
+        hung: str | None = None
+        self._watchdog = Watchdog(self._patience)
+        self._something_due.set()
         try:
             async with trio.open_nursery() as nursery:
 
@@ -114,18 +131,24 @@ class Worker:
                     await self._listen(process)
                     nursery.cancel_scope.cancel()
 
+                async def watch() -> None:
+                    nonlocal hung
+                    hung = await self._watch(process, nursery)
+                    nursery.cancel_scope.cancel()
+
                 nursery.start_soon(listen)
+                nursery.start_soon(watch)
                 stopped = not await self._speak(process, first, inbox)
                 leaving.set()
                 nursery.cancel_scope.deadline = trio.current_time() + LEAVE_S
                 if stopped:
-                    await process.send_all(encode(frames.Leave()))
+                    await self._send(process, encode(frames.Leave()))
         except* trio.BrokenResourceError:
             pass  # It no longer reads: what it died of is told below.
         finally:
             with trio.CancelScope(shield=True) as shield:
                 shield.deadline = trio.current_time() + LEAVE_S
-                reason = await self._end(process, leaving=leaving.is_set())
+                reason = await self._end(process, hung, leaving=leaving.is_set())
                 if reason is not None:
                     self._incarnation.epoch += 1
                 self._report_lost(reason)
@@ -135,31 +158,57 @@ class Worker:
 
     async def _speak(self, process: WorkerProcess, first: frames.ToWorker, inbox: Inbox[WorkerMessage]) -> bool:
         """Pass frames on until one says Leave (True) or the actor is to stop (False)."""
-        await process.send_all(encode(first))
+        self._note(first)
+        await self._send(process, encode(first))
         while (message := await self._next(inbox)) is not None:
             lines: list[bytes] = []
             leaves = False
             while message is not None and not leaves:
                 if message.epoch == self._incarnation.epoch:
-                    self._keep_digest(message.frame)
+                    self._note(message.frame)
                     lines.append(encode(message.frame))
                     leaves = isinstance(message.frame, frames.Leave)
                 message = self._held.popleft() if self._held and not leaves else None
-            await process.send_all(b"".join(lines))
+            await self._send(process, b"".join(lines))
             if leaves:
                 return True
         return False
 
-    async def _end(self, process: WorkerProcess, *, leaving: bool) -> str | None:
+    def _note(self, frame: frames.ToWorker) -> None:
+        self._keep_digest(frame)
+        self._watchdog.told(frame)
+        if self._watchdog.due:
+            self._something_due.set()
+
+    async def _send(self, process: WorkerProcess, data: bytes) -> None:
+        async with self._sending:
+            await process.send_all(data)
+
+    async def _watch(self, process: WorkerProcess, nursery: trio.Nursery) -> str:
+        """Return what is wrong with the process, once it hangs. While nothing is due it is not disturbed."""
+        beat = encode(frames.Beat())
+        while True:
+            await self._something_due.wait()
+            await trio.sleep(self._watchdog.interval_s)
+            if not self._watchdog.due:
+                self._something_due = trio.Event()
+                continue
+            hung = self._watchdog.tick()
+            if hung is not None:
+                return hung
+            if not self._sending.locked():  # Else it does not read what it was sent before, and the count goes on.
+                nursery.start_soon(self._send, process, beat)
+
+    async def _end(self, process: WorkerProcess, hung: str | None, *, leaving: bool) -> str | None:
         """See a process off; return what it died of, or None where it left as it was told."""
         if not leaving:
             process.kill()
         with trio.move_on_after(LEAVE_S / 2):
             status = await process.wait()
             process.kill()  # It has ended; this closes the socket.
-            return None if leaving else _cause(status)
+            return None if leaving else hung or _cause(status)
         process.kill()
-        return None if leaving else "was killed because it hung"
+        return None if leaving else hung or "was killed because it hung"
 
     def _report_lost(self, reason: str | None) -> None:
         self._digests.clear()
@@ -171,10 +220,15 @@ class Worker:
     async def _listen(self, process: WorkerProcess) -> None:
         lines = LineReader(FRAME_BYTES)
         while chunk := await process.receive_some():
+            self._watchdog.stirred()
+            self._watchdog.listening = False  # What follows may wait for the disk.
             for line in lines.feed(chunk):
                 if isinstance(line, TooLong):
                     raise WorkerDied(f"the worker of {self._device} said a frame of {line.size_bytes} bytes")
-                await self._hear(cast("frames.FromWorker", decode(line)))
+                frame = cast("frames.FromWorker", decode(line))
+                self._watchdog.heard(frame)
+                await self._hear(frame)
+            self._watchdog.listening = True
 
     async def _hear(self, frame: frames.FromWorker) -> None:
         device = self._device
@@ -220,6 +274,8 @@ class Worker:
             case frames.Tokenized():
                 answer = cmd.ReportAnswer(request=frame.request, count=len(frame.tokens))
                 await self._tell(answer, {"tokens": list(frame.tokens)})
+            case frames.Beating():
+                return
             case frames.Detokenized():
                 await self._tell(cmd.ReportAnswer(request=frame.request), {"text": frame.text})
             case frames.WorkFailed():

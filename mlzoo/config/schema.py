@@ -60,6 +60,12 @@ class Limits(_Compared):
     """Most texts in one ``embed`` request."""
     drain_s: float = attrs.field(default=5.0, validator=ge(0.0))
     """How long running requests may still take after the end of stdin or a ``shutdown``."""
+    beat_timeout_s: float = attrs.field(default=30.0, validator=gt(0.0))
+    """How long a worker process that has work may give no sign of life before it is killed."""
+    step_timeout_s: float = attrs.field(default=600.0, validator=gt(0.0))
+    """The same for one step of its work, a chunk of a prompt say, while it does give signs of life."""
+    load_timeout_s: float = attrs.field(default=1800.0, validator=gt(0.0))
+    """The same for both while it starts or loads: that may read many gigabytes, and keep the process from answering."""
     disk_reserve_bytes: int = attrs.field(default=64 * MIB, validator=ge(0))
     """Free disk space below which no new work is accepted, so that what runs can still be recorded."""
 

@@ -1,7 +1,7 @@
 """The worker process: ``python -m mlzoo.inference --fd N --parent-pid P --device cpu``.
 
-Sets the process up first, and imports torch after that. The socket is inherited: a file descriptor on POSIX, a handle
-on Windows.
+Sets the process up first, listens to the socket, and imports torch after that. The socket is inherited: a file
+descriptor on POSIX, a handle on Windows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import socket
 import sys
 
 from mlzoo.inference import process
+from mlzoo.inference.link import Link
 
 
 def main(arguments: list[str]) -> None:
@@ -24,9 +25,11 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     process.prepare(given.parent_pid, given.threads, given.wait_policy)
 
+    link = Link(socket.socket(fileno=given.fd))
+    link.listen()
     from mlzoo.inference import worker  # noqa: PLC0415 - torch reads the environment when it is imported
 
-    worker.run(socket.socket(fileno=given.fd), given.device, given.threads, given.wait_policy)
+    worker.run(link, given.device, given.threads, given.wait_policy)
 
 
 if __name__ == "__main__":

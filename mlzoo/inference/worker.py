@@ -1,7 +1,7 @@
 """The worker's loop: take frames from the socket, step every model that has work, send what came of it.
 
-Knows the socket, the frames and the models' engines; nothing of how tokens come about. One thread reads the socket, so
-that its end is noticed within any forward and any load; everything else happens in the main thread, in turns.
+Knows the frames and the models' engines; nothing of how tokens come about. The socket is read by a thread of its own
+(``link``); everything else happens in the main thread, in turns.
 What is unexpected ends the process with a traceback: its supervisor starts a new one.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import queue
-import threading
 import traceback
 from typing import TYPE_CHECKING, assert_never
 
@@ -21,6 +19,7 @@ from mlzoo.config.loading import cache_directory
 from mlzoo.errors import InvalidParams, MlzooError, ModelNotFound, OutOfMemory, Unsupported
 from mlzoo.frames import (
     Abandon,
+    Beat,
     Detokenize,
     Detokenized,
     Embed,
@@ -39,7 +38,7 @@ from mlzoo.frames import (
     Up,
     WorkFailed,
 )
-from mlzoo.frames_codec import BrokenFrame, decode, encode
+from mlzoo.frames_codec import BrokenFrame, decode
 from mlzoo.inference import memory, process
 from mlzoo.inference.embedder import Embedder, load_embed
 from mlzoo.inference.engine import Engine
@@ -47,31 +46,24 @@ from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.loader import load_chat
 
 if TYPE_CHECKING:
-    import socket
     from pathlib import Path
 
+    from mlzoo.inference.link import Link
     from mlzoo.inference.loader import Progress
     from mlzoo.inference.text import Text
 
-READ_BYTES = 65536
-UNREAD_FRAMES = 65536  # The sidecar counts what is in flight; more than this is a fault of ours, and ends the process.
 
-Inbox = queue.Queue[bytes]
-
-
-def run(sock: socket.socket, device: str, threads: int, wait_policy: str) -> None:
+def run(link: Link, device: str, threads: int, wait_policy: str) -> None:
     """Serve the socket until it ends or a Leave arrives."""
     torch.set_num_threads(threads or process.usable_processors())
     transformers.logging.disable_progress_bar()
-    inbox: Inbox = queue.Queue(UNREAD_FRAMES)
-    threading.Thread(target=_read, args=(sock, inbox), daemon=True, name="socket").start()
     where = torch.device(device)
     torch.zeros(1, device=where)  # The device answers, or this is where the process ends.
-    worker = Worker(sock, where, cache_directory(None, os.environ))
-    worker.send([_up(device, wait_policy)])
+    server = ModelServer(link, where, cache_directory(None, os.environ))
+    link.send([_up(device, wait_policy)])
     while True:
-        worker.drain(inbox)
-        worker.step()
+        server.drain()
+        server.step()
 
 
 def _up(device: str, wait_policy: str) -> Up:
@@ -85,60 +77,27 @@ def _up(device: str, wait_policy: str) -> Up:
     )
 
 
-def _read(sock: socket.socket, inbox: Inbox) -> None:
-    """Read lines into the inbox; end the process at once when the socket ends, whatever it is doing."""
-    parts: list[bytes] = []
-    while True:
-        try:
-            data = sock.recv(READ_BYTES)
-        except OSError:
-            os._exit(0)
-        if not data:
-            os._exit(0)
-        first, newline, rest = data.partition(b"\n")
-        parts.append(first)
-        while newline:
-            try:
-                inbox.put_nowait(b"".join(parts))
-            except queue.Full:
-                traceback.print_exc()
-                os._exit(1)
-            first, newline, rest = rest.partition(b"\n")
-            parts = [first]
-
-
-class Worker:
+class ModelServer:
     """The models of one process, and what each frame means to them."""
 
-    def __init__(self, sock: socket.socket, device: torch.device, cache: Path | None = None) -> None:
-        self._sock = sock
+    def __init__(self, link: Link, device: torch.device, cache: Path | None = None) -> None:
+        self._link = link
         self._cache = cache
         self._device = device
         self._models: dict[str, Engine | Embedder] = {}
         self._texts: dict[str, Text] = {}
 
-    def send(self, frames: list[FromWorker]) -> None:
-        """Send frames; end the process where nobody is left to read them."""
-        if not frames:
-            return
-        try:
-            self._sock.sendall(b"".join(map(encode, frames)))
-        except OSError:
-            os._exit(0)
-
-    def drain(self, inbox: Inbox) -> None:
+    def drain(self) -> None:
         """Take all frames that have arrived; wait for one where there is nothing else to do."""
-        while True:
-            try:
-                line = inbox.get(block=self._idle())
-            except queue.Empty:
-                return
+        while (line := self._link.take(wait=self._idle())) is not None:
+            self._link.begin("work")
             self._take(line)
 
     def step(self) -> None:
         """Give each model that has work one step."""
         for model in self._models.values():
-            self.send(model.step())
+            self._link.begin("work")
+            self._link.send(model.step())
 
     def _idle(self) -> bool:
         return all(model.idle for model in self._models.values())
@@ -155,9 +114,9 @@ class Worker:
         """Answer a frame that cannot be read, where it says whom it concerns; else let it crash."""
         request, model = error.fields.get("request"), error.fields.get("model")
         if isinstance(request, str):
-            self.send([broken(request, error)])
+            self._link.send([broken(request, error)])
         elif isinstance(model, str):
-            self.send([LoadFailed(model=model, message=str(error))])
+            self._link.send([LoadFailed(model=model, message=str(error))])
         else:
             raise error
 
@@ -168,18 +127,20 @@ class Worker:
             case Unload():
                 self._unload(frame)
             case Generate() | Embed() | Tokenize() | Detokenize():
-                self.send(self._work(frame))
+                self._link.send(self._work(frame))
             case Abandon():
                 for model in self._models.values():
                     model.abandon(frame.request)
             case Leave():
                 os._exit(0)
+            case Beat():
+                raise AssertionError("the thread that reads the socket answers beats")
             case _:
                 assert_never(frame)
 
     def _unload(self, frame: Unload) -> None:
         self._drop(frame.model)
-        self.send([Unloaded(model=frame.model, memory_bytes=memory.used_bytes(self._device))])
+        self._link.send([Unloaded(model=frame.model, memory_bytes=memory.used_bytes(self._device))])
 
     def _work(self, frame: Generate | Embed | Tokenize | Detokenize) -> list[FromWorker]:
         model = self._models.get(frame.model)
@@ -205,21 +166,23 @@ class Worker:
             self._drop(frame.model)
 
         def progress(stage: str, done: int, total: int, unit: str) -> None:
-            self.send([LoadProgress(model=frame.model, stage=stage, done=done, total=total, unit=unit)])
+            self._link.begin("load")
+            self._link.send([LoadProgress(model=frame.model, stage=stage, done=done, total=total, unit=unit)])
 
+        self._link.begin("load")
         try:
             loaded = self._load_chat(frame, progress) if frame.kind == "chat" else self._load_embed(frame, progress)
         except MlzooError as error:
             memory.give_back(self._device)
-            self.send([_load_failed(frame.model, error)])
+            self._link.send([_load_failed(frame.model, error)])
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
         except Exception as error:  # noqa: BLE001 - strangers' files raise what they like; the other models live on
             traceback.print_exc()
             memory.give_back(self._device)
-            self.send([_load_failed(frame.model, error)])
+            self._link.send([_load_failed(frame.model, error)])
         else:
-            self.send([loaded])
+            self._link.send([loaded])
 
     def _load_chat(self, frame: Load, progress: Progress) -> Loaded:
         model = load_chat(frame, self._device, progress, cache=self._cache)

@@ -54,6 +54,27 @@ def test_killing_the_worker_fails_only_what_ran_there_and_the_next_chat_works(lo
     assert types.index("WorkerWentDown") < types.index("RequestFailed") < types.index("RequestCompleted")
 
 
+def test_a_worker_that_is_stopped_is_killed_without_a_deadline_and_the_next_chat_works(log):
+    async def main(client):
+        async with client.stream("chat", LONG) as answer:
+            pieces = [(await anext(answer))["content"] for _ in range(3)]
+            (first,) = await worker_pids(client)
+            os.kill(first, signal.SIGSTOP)
+            with pytest.raises(RemoteError) as caught:
+                await read_on(answer, pieces)
+        result = await client.call("chat", SHORT)
+        return caught.value, "".join(pieces), first, result
+
+    with hosting(log, "limits.beat_timeout_s=4") as host:
+        error, shown, stopped, result = host.run(main)
+    assert (error.code, error.data["partial"]) == (1008, shown)
+    assert "Paris" in result["message"]["content"]
+    wait_until_gone([stopped])
+    assert is_whole(log)
+    (down,) = [r["data"] for r in story(log) if r.get("type") == "WorkerWentDown" and not r["data"].get("expected")]
+    assert "had not answered for 4 s" in down["reason"]
+
+
 def test_killing_the_sidecar_leaves_no_process_and_a_whole_log_that_the_next_one_goes_on_with(log):
     async def main(client):
         async with client.stream("chat", LONG) as answer:

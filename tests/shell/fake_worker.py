@@ -22,8 +22,10 @@ class FakeWorker:
         self._lines = LineReader(1 << 30)
         self._ended = trio.Event()
         self._moves = Moves()
+        self._turns = itertools.count()
         self.status = None
-        self.told = []  # every frame
+        self.beats = 0
+        self.told = []  # every frame but beats
         self.running = {}  # request -> the frame that asks for it
         self.say(
             frames.Up(
@@ -77,6 +79,12 @@ class FakeWorker:
         self._say.send_nowait(data)
 
     def _hear(self, frame):
+        if isinstance(frame, frames.Beat):
+            self.beats += 1
+            if not self._workshop.silent:
+                turn = 0 if self._workshop.stuck else next(self._turns)
+                self.say(frames.Beating(turn=turn, doing=self._workshop.doing))
+            return
         self.told.append(frame)
         match frame:
             case frames.Load():
@@ -184,6 +192,9 @@ class Workshop:
         self.loads = "well"  # badly | to death | later
         self.answer = echo  # called with each piece of work; None: the test answers by hand
         self.deaf = False  # workers read nothing
+        self.silent = False  # workers answer no beats
+        self.stuck = False  # workers answer beats, and get no further
+        self.doing = "work"
         self.stays = False  # workers do not leave when they are told to
         self.refuses = False  # no process can be started
         self.workers = []
