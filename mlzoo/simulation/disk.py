@@ -1,11 +1,11 @@
 """A disk in memory that behaves as badly as POSIX allows, on purpose and by a seed.
 
 What a process wrote is there for it to read at once; what a crash leaves of it is another matter. Per file, writes
-since the last sync may be kept, lost, torn, zeroed or garbled, and pages may reach the disk in any order; per
-directory, names that were made or removed since its last sync may be there or not. ``crashed`` gives the disk as the
-next process finds it. Beyond that a disk can be full (ENOSPC), have a limit to the size of a file (EFBIG), write a part
-of what it was given, fail a sync (EIO: what was not synced is then gone for good, though it still reads well), and be
-slow. Knows nothing of what the bytes mean.
+since the last sync may be kept, lost, torn, zeroed or garbled, blocks may show what stood there in an earlier life, and
+pages may reach the disk in any order; per directory, names that were made, removed or renamed since its last sync may
+be so or not. ``crashed`` gives the disk as the next process finds it. Beyond that a disk can be full (ENOSPC), have a
+limit to the size of a file (EFBIG), write a part of what it was given, fail a sync (EIO: what was not synced is then
+gone for good, though it still reads well), and be slow. Knows nothing of what the bytes mean.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import attrs
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from random import Random
 
     from mlzoo.world import AppendFile
 
-Outcome = Literal["kept", "lost", "torn", "zeroed", "garbled", "reordered"]
-OUTCOMES: tuple[Outcome, ...] = ("kept", "lost", "torn", "zeroed", "garbled", "reordered")
+Outcome = Literal["kept", "lost", "torn", "zeroed", "garbled", "stale", "reordered"]
+OUTCOMES: tuple[Outcome, ...] = ("kept", "lost", "torn", "zeroed", "garbled", "stale", "reordered")
 Step = Literal["write", "sync", "sync_dir", "create", "remove", "truncate", "replace"]
+TEMPORARY = ".new"
 
 
 @attrs.define(kw_only=True)
@@ -48,30 +49,32 @@ class DiskFaults:
     sync_s: float = 0.0
 
 
-class _File:
+class Inode:
     """What a file holds now, what of it is durable, and the writes in between as (offset, size)."""
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.durable = b""
         self.pending: list[tuple[int, int]] = []
+        self.stale = b""  # what its blocks held before it was cut
         self.broken = False  # a sync has failed: what was not durable never will be
 
     def settle(self, data: bytes) -> None:
         """Make data the whole durable content."""
         self.data, self.durable, self.pending = bytearray(data), data, []
 
-    def copy(self) -> _File:
-        made = _File()
+    def copy(self) -> Inode:
+        """Return this moment of it."""
+        made = Inode()
         made.data, made.durable, made.pending = bytearray(self.data), self.durable, list(self.pending)
-        made.broken = self.broken
+        made.broken, made.stale = self.broken, self.stale
         return made
 
 
 class SimulatedFile:
     """An open file of a simulated disk."""
 
-    def __init__(self, disk: SimulatedDisk, file: _File) -> None:
+    def __init__(self, disk: SimulatedDisk, file: Inode) -> None:
         self._disk = disk
         self.file = file
         self._closed = False
@@ -111,8 +114,8 @@ class SimulatedDisk:
         self.on_step: Callable[[Step], None] | None = None
         self.writes = 0
         self.syncs = 0
-        self.files: dict[PurePath, dict[str, _File]] = {}  # by directory and name, as processes see them
-        self.durable_files: dict[PurePath, dict[str, _File]] = {}  # the same as a crash would surely leave it
+        self.files: dict[PurePath, dict[str, Inode]] = {}  # by directory and name, as processes see them
+        self.durable_files: dict[PurePath, dict[str, Inode]] = {}  # the same as a crash would surely leave it
         self._locks: set[PurePath] = set()
 
     # ------------------------------------------------------------------------------------------------ as a disk
@@ -139,7 +142,7 @@ class SimulatedDisk:
         if names is None:
             raise FileNotFoundError(errno.ENOENT, "no such directory", str(path.parent))
         if path.name not in names:
-            names[path.name] = _File()
+            names[path.name] = Inode()
             self._step("create")
         return SimulatedFile(self, names[path.name])
 
@@ -173,20 +176,24 @@ class SimulatedDisk:
         """Cut a file, durably."""
         await trio.lowlevel.checkpoint()
         file = self._file(path)
+        file.stale = bytes(file.data)
         file.settle(bytes(file.data[:size_bytes]))
         self._step("truncate")
 
     async def replace(self, path: Path, data: bytes) -> None:
-        """Put data at path, whole and durable, in one step."""
+        """Put data at path: a temporary file, a sync, a rename, a sync of the directory; a crash may come between."""
         await trio.lowlevel.checkpoint()
-        self._step("replace")
+        names, temporary = self.files[PurePath(path.parent)], path.name + TEMPORARY
         if self.faults.capacity_bytes is not None and self._used_bytes() + len(data) > self.faults.capacity_bytes:
             raise OSError(errno.ENOSPC, "no space left")
-        file = _File()
+        file = names[temporary] = Inode()
+        file.data, file.pending = bytearray(data), [(0, len(data))]
+        self._step("write")
         file.settle(data)
-        self.files[PurePath(path.parent)][path.name] = file
-        self.durable_files[PurePath(path.parent)][path.name] = file
+        names[path.name] = names.pop(temporary)
         self._step("replace")
+        self.durable_files[PurePath(path.parent)] = dict(names)
+        self._step("sync_dir")
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there; durable only after sync_dir."""
@@ -207,7 +214,7 @@ class SimulatedDisk:
 
     # ------------------------------------------------------------------------------------------------ its failures
 
-    def write(self, file: _File, data: bytes) -> None:
+    def write(self, file: Inode, data: bytes) -> None:
         """Append data to a file, as far as the faults allow."""
         number, self.writes = self.writes, self.writes + 1
         fits, error = len(data), 0
@@ -234,9 +241,9 @@ class SimulatedDisk:
     def copy(self) -> SimulatedDisk:
         """Return this moment of the disk, to crash it more than once. Locks and open files stay behind."""
         made = SimulatedDisk(attrs.evolve(self.faults))
-        copies: dict[int, _File] = {}
+        copies: dict[int, Inode] = {}
 
-        def of(file: _File) -> _File:
+        def of(file: Inode) -> Inode:
             return copies.setdefault(id(file), file.copy())
 
         made.files = {path: {name: of(file) for name, file in names.items()} for path, names in self.files.items()}
@@ -256,20 +263,20 @@ class SimulatedDisk:
         made.faults = DiskFaults()
         for directory in sorted(made.files):
             names, durable = made.files[directory], made.durable_files[directory]
-            for name in sorted(names.keys() ^ durable.keys()):
-                if random.random() < 0.5:  # the change of this name reached the disk
-                    continue
-                if name in names:
-                    del names[name]
-                else:
+            for name in sorted(names.keys() | durable.keys()):
+                if names.get(name) is durable.get(name) or random.random() < 0.5:
+                    continue  # Nothing was changed, or the change of this name reached the disk.
+                if name in durable:
                     names[name] = durable[name]
+                else:
+                    del names[name]
             for name in sorted(names):
                 fate = random.choice(OUTCOMES) if outcome is None else outcome
                 names[name].settle(_after(names[name], random, fate))
             made.durable_files[directory] = dict(names)
         return made
 
-    def _file(self, path: Path) -> _File:
+    def _file(self, path: Path) -> Inode:
         try:
             return self.files[PurePath(path.parent)][path.name]
         except KeyError:
@@ -283,28 +290,41 @@ class SimulatedDisk:
             self.on_step(step)
 
 
-def _after(file: _File, random: Random, outcome: Outcome) -> bytes:
+def _after(file: Inode, random: Random, outcome: Outcome) -> bytes:
     """Return what a crash leaves of a file."""
     durable, data = file.durable, bytes(file.data)
     unsynced = len(data) - len(durable)
     if unsynced <= 0 or outcome == "lost" or file.broken:
         return durable
-    cut = len(durable) + random.randrange(unsynced)
+    if outcome == "kept":
+        return data
+    if outcome == "reordered":
+        return reordered(file, [random.random() < 0.5 for _ in file.pending])
+    return cut_short(file, len(durable) + random.randrange(unsynced), outcome, random)
+
+
+def cut_short(file: Inode, cut: int, outcome: Literal["torn", "zeroed", "garbled", "stale"], random: Random) -> bytes:
+    """Return a file of which the writes reached the disk up to a place, and its size perhaps beyond that."""
+    data = bytes(file.data)
+    rest = len(data) - cut
     match outcome:
-        case "kept":
-            return data
         case "torn":
             return data[:cut]
         case "zeroed":
-            return data[:cut] + bytes(len(data) - cut)
+            return data[:cut] + bytes(rest)
         case "garbled":
-            return data[:cut] + random.randbytes(len(data) - cut)
-        case "reordered":
-            # Each write reached the disk or not, whatever came of those before it; holes read as zeros.
-            found = bytearray(durable) + bytes(unsynced)
-            end = len(durable)
-            for offset, size in file.pending:
-                if random.random() < 0.5:
-                    found[offset : offset + size] = data[offset : offset + size]
-                    end = offset + size
-            return bytes(found[:end])
+            return data[:cut] + random.randbytes(rest)
+        case "stale":
+            return data[:cut] + (file.stale[cut:] or data)[:rest]
+
+
+def reordered(file: Inode, reached: Sequence[bool]) -> bytes:
+    """Return a file of which each unsynced write reached the disk or not, whatever came of those before it."""
+    data = bytes(file.data)
+    end = len(file.durable)
+    found = bytearray(file.durable) + bytes(len(data) - end)  # Holes read as zeros.
+    for (offset, size), there in zip(file.pending, reached, strict=True):
+        if there:
+            found[offset : offset + size] = data[offset : offset + size]
+            end = offset + size
+    return bytes(found[:end])

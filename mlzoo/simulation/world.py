@@ -57,7 +57,7 @@ def simulated_world(seed: int, disk: SimulatedDisk | None = None) -> World:
     """Return a world that a seed decides; the disk may be one that an earlier life left behind."""
     return World(
         clock=SimulatedClock(),
-        ids=SimulatedIds(Random(f"{seed} ids")),  # noqa: S311 - reproducible on purpose
-        seeds=SimulatedSeeds(Random(f"{seed} seeds")),  # noqa: S311
+        ids=SimulatedIds(Random(f"{seed} ids")),
+        seeds=SimulatedSeeds(Random(f"{seed} seeds")),
         disk=disk if disk is not None else SimulatedDisk(),
     )

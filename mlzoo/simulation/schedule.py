@@ -1,0 +1,80 @@
+"""Trio runs of which a seed decides the order of tasks, under a clock that jumps as soon as nobody has work.
+
+Trio draws the order in which ready tasks run from a generator of its own and lets nobody seed it but the test tools
+that it knows; this uses the same two names. That they are there is asserted at import, and a test compares the order
+of two runs.
+"""
+
+from __future__ import annotations
+
+import gc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+from trio.testing import MockClock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+_RUN: Any = trio._core._run  # noqa: SLF001 - trio has no public name for it
+assert _RUN._ALLOW_DETERMINISTIC_SCHEDULING in {True, False}, "trio names its switch for repeatable order otherwise now"  # noqa: SLF001
+assert callable(_RUN._r.shuffle), "trio draws the order of tasks from something else now"  # noqa: SLF001
+
+WATCHDOG_S = 1e6  # of virtual time, after which whatever still waits will wait for ever
+
+T = TypeVar("T")
+
+
+class Deadlock(AssertionError):
+    """The fault of what was run: it waits for something that nothing will ever bring about."""
+
+
+def run(seed: int | str, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Run an async function; equal seeds give equal orders of tasks, and equal times.
+
+    Raises:
+        Deadlock: it did not end within the watchdog's time.
+    """
+    with _deterministic(seed), _threads_run_inline():
+        return trio.run(_watched, function, args, clock=MockClock(autojump_threshold=0))
+
+
+async def _watched(function: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    """Without a deadline somewhere the clock could not jump, and a deadlock would hang instead of failing."""
+    with trio.move_on_after(WATCHDOG_S):
+        return await function(*args)
+    raise Deadlock(f"not done after {WATCHDOG_S:.0f} s of virtual time")
+
+
+@contextmanager
+def _deterministic(seed: int | str) -> Iterator[None]:
+    allowed, drawn = _RUN._ALLOW_DETERMINISTIC_SCHEDULING, _RUN._r.getstate()  # noqa: SLF001
+    _RUN._ALLOW_DETERMINISTIC_SCHEDULING = True  # noqa: SLF001
+    _RUN._r.seed(f"{seed} order")  # noqa: SLF001
+    collects = gc.isenabled()
+    gc.disable()  # When it strikes depends on what else the process has done, and finalizers may run then.
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+        _RUN._ALLOW_DETERMINISTIC_SCHEDULING = allowed  # noqa: SLF001
+        _RUN._r.setstate(drawn)  # noqa: SLF001
+
+
+@contextmanager
+def _threads_run_inline() -> Iterator[None]:
+    """Have what would run in threads run here: the clock would jump while a thread still works."""
+    threads: Any = trio.to_thread
+    kept = threads.run_sync
+
+    async def inline(function: Callable[..., T], *args: Any, **_options: Any) -> T:
+        await trio.lowlevel.checkpoint()
+        return function(*args)
+
+    threads.run_sync = inline
+    try:
+        yield
+    finally:
+        threads.run_sync = kept
