@@ -10,6 +10,7 @@ import sys
 import time
 
 from mlzoo.config import load
+from mlzoo.config.loading import cache_directory
 from mlzoo.inference import process
 from mlzoo.store import open_store
 
@@ -40,8 +41,10 @@ def main():
         dtype=entry.dtype,
         slots=entry.slots,
         context=entry.context,
+        digest=installed.digest,
     )
-    engine = Engine(load_chat(order, torch.device("cpu")))
+    # The findings of the self-test are those of the sidecar's own load: both sides compute with the same threads.
+    engine = Engine(load_chat(order, torch.device("cpu"), cache=cache_directory(None, os.environ)))
     for line in sys.stdin:
         streams, tokens = json.loads(line)
         print(json.dumps(generate(engine, entry.name, streams, tokens)), file=answers, flush=True)

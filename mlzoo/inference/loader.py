@@ -183,10 +183,8 @@ def _slots(
     )
     decoder = SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1)
     if device.type == "cpu" and torch.get_num_threads() > 1:
-        decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fastest(decoder))
-        why.append(
-            f"{decoder.few_threads} of {torch.get_num_threads()} threads for up to {threads.FEW_ROWS} rows: fastest"
-        )
+        decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
+        why.append(f"{decoder.few_threads} threads for steps of up to {threads.FEW_ROWS} rows: enough to be fast")
     return decoder, 2 if joins else 1, why
 
 

@@ -1,4 +1,4 @@
-"""How many threads a decode step of few rows runs fastest with, where that changes no bit.
+"""The fewest threads with which a decode step of few rows is fast, where that changes no bit.
 
 Knows decoders and torch's thread pool; nothing of requests. A step of one row is hundreds of small matrix products:
 where threads sleep between them, waking a second one can take longer than its half of the work. So a model is asked
@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from mlzoo.inference.decoder import SlotDecoder
+    from collections.abc import Callable, Iterator, Sequence
 
 FEW_ROWS = 4  # Above this a step is compute enough for all threads.
-STEPS = 3  # timed for each number of threads, of which the fastest counts
-GAIN = 1.1  # times as fast, at least, for all threads to be given up
-HOPELESS = 1.3  # times as slow as the best so far: even fewer threads are not tried
+ROUNDS = 4  # in which each number of threads has a step; its fastest one counts, since others use the machine as well
+SLACK = 1.1  # times as slow as the fastest number of threads, at most, a smaller one may be
+HOPELESS = 1.5  # times as slow as the fastest so far: neither this nor an even smaller number is looked at further
+
+
+class Steps(Protocol):
+    """What is asked of a decoder here."""
+
+    few_threads: int | None  # what a step of few rows computes with; None: all threads
+
+    @property
+    def slots(self) -> int:
+        """Rows that may decode together."""
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Read one token into each of some slots; return the logits after them."""
 
 
 @contextmanager
@@ -38,7 +49,7 @@ def using(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fastest(decoder: SlotDecoder, clock: Callable[[], float] = time.perf_counter) -> int:
+def fewest(decoder: Steps, clock: Callable[[], float] = time.perf_counter) -> int:
     """Return how many threads a step of few rows is to have.
 
     Args:
@@ -46,36 +57,37 @@ def fastest(decoder: SlotDecoder, clock: Callable[[], float] = time.perf_counter
         clock: Seconds that pass.
     """
     most = torch.get_num_threads()
-    best, best_s = most, _step_s(decoder, most, clock) / GAIN
-    threads = most // 2
+    took_s: dict[int, float] = {}
+    threads = most
     while threads >= 1:
+        _decode(decoder, 1, threads)  # Threads start, and memory is touched.
         step_s = _step_s(decoder, threads, clock)
-        if step_s < best_s and _computes_the_same(decoder, threads, most):
-            best, best_s = threads, step_s
-        elif step_s > best_s * HOPELESS:
+        if step_s > min(took_s.values(), default=step_s) * HOPELESS:
             break
+        took_s[threads] = step_s
         threads //= 2
-    return best
+    for _ in range(ROUNDS - 1):
+        for threads, step_s in took_s.items():
+            took_s[threads] = min(step_s, _step_s(decoder, threads, clock))
+    enough_s = min(took_s.values()) * SLACK
+    quick = sorted(threads for threads, step_s in took_s.items() if step_s <= enough_s)
+    return next((threads for threads in quick if _computes_the_same(decoder, threads, most)), most)
 
 
-def _step_s(decoder: SlotDecoder, threads: int, clock: Callable[[], float]) -> float:
-    _decode(decoder, 1, threads)  # Threads start, and memory is touched.
-    took_s = []
-    for _ in range(STEPS):
-        began = clock()
-        _decode(decoder, 1, threads)
-        took_s.append(clock() - began)
-    return min(took_s)
+def _step_s(decoder: Steps, threads: int, clock: Callable[[], float]) -> float:
+    began = clock()
+    _decode(decoder, 1, threads)
+    return clock() - began
 
 
-def _computes_the_same(decoder: SlotDecoder, threads: int, others: int) -> bool:
+def _computes_the_same(decoder: Steps, threads: int, others: int) -> bool:
     return all(
         torch.equal(_decode(decoder, rows, threads), _decode(decoder, rows, others))
         for rows in range(1, min(FEW_ROWS, decoder.slots) + 1)
     )
 
 
-def _decode(decoder: SlotDecoder, rows: int, threads: int) -> torch.Tensor:
+def _decode(decoder: Steps, rows: int, threads: int) -> torch.Tensor:
     """Decode one token at the beginning of some slots: the next request writes over it."""
     decoder.few_threads = threads
     try:
