@@ -1,5 +1,6 @@
 """Worker processes without torch: they speak real frames, and do what a test tells them to, well or badly."""
 
+import itertools
 import json
 import math
 
