@@ -2,7 +2,8 @@
 
 A command's module is imported when it is chosen, and argparse when there is something to explain: ``mlzoo serve`` must
 answer in a blink. Each module has ``add_parser(subparsers)`` and ``run(args)``, which returns the exit status: 0 done;
-1 what was checked does not hold; 2 wrong usage or configuration; 3 storage failed; 4 another process holds the log.
+1 what was checked does not hold; 2 wrong usage or configuration; 3 storage failed, or stdout did; 4 another process
+holds the log.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
 
+    from mlzoo.cli.serve import Wishes
     from mlzoo.errors import MlzooError
 
 COMMANDS = {
@@ -25,29 +27,57 @@ COMMANDS = {
     "schema": "the OpenRPC document of the protocol",
     "doctor": "check the installation, devices, store and log, and say what to do",
 }
-_INTERRUPTED = 130  # As shells have it: 128 and the number of SIGINT,
-_PIPE_CLOSED = 141  # of SIGPIPE.
+_INTERRUPTED = 130  # As shells have it: 128 and the number of SIGINT.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments (without the program's name) choose; return the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["serve"]:
+        from mlzoo.cli import serve
+
+        wishes = serve.parse(words[1:])
+        if wishes is not None:
+            return _serve(wishes)
+    from mlzoo.cli.stdout import UNWRITTEN, Stdout, open_the_closed
+
+    if not open_the_closed():
+        print("mlzoo: stdout is closed, there is nowhere to write to", file=sys.stderr)
+        return UNWRITTEN
+    stdout = Stdout()
     try:
-        status = _run(sys.argv[1:] if arguments is None else arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        status = _run(words)
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    except (SystemExit, Exception) as error:  # The first is argparse's, which has explained itself.
+        unwritten = stdout.settle()  # Then that was the reason, whatever it was taken for.
+        if unwritten is not None:
+            return unwritten
+        if not isinstance(error, Exception):
+            raise
+        return _explain(error)
+    return stdout.settle() or status
+
+
+def _serve(wishes: Wishes) -> int:
+    from mlzoo.cli import serve
+
+    try:
+        return serve.serve(wishes)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        _drop_stdout()
-        return _PIPE_CLOSED
-    except Exception as error:
-        from mlzoo.errors import MlzooError
+    except Exception as error:  # noqa: BLE001 (raised again where it cannot be explained)
+        return _explain(error)
 
-        if not isinstance(error, MlzooError):
-            raise
-        print(f"mlzoo: {error.message}", file=sys.stderr)
-        return exit_status(error)
-    return status
+
+def _explain(error: Exception) -> int:
+    """Say in a line what was wrong; return the exit status. What cannot be explained is raised again."""
+    from mlzoo.errors import MlzooError
+
+    if not isinstance(error, MlzooError):
+        raise error
+    print(f"mlzoo: {error.message}", file=sys.stderr)
+    return exit_status(error)
 
 
 def exit_status(error: MlzooError) -> int:
@@ -68,12 +98,6 @@ def exit_status(error: MlzooError) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if arguments[:1] == ["serve"]:
-        from mlzoo.cli import serve
-
-        wishes = serve.parse(arguments[1:])
-        if wishes is not None:
-            return serve.serve(wishes)
     args = _parse(arguments)
     from importlib import import_module
 
@@ -107,12 +131,3 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args
-
-
-def _drop_stdout() -> None:
-    """Point stdout nowhere: who read it has left, and Python would complain when it flushes the rest at exit."""
-    import os
-
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)

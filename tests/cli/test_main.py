@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,15 +103,51 @@ def test_a_configuration_that_does_not_hold_is_one_line_and_status_2():
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGPIPE")
-def test_a_closed_stdout_is_quiet():
+# ------------------------------------------------------------------------------------------- stdout
+
+PRINTING = [["--help"], ["chat", "--help"], ["schema"], ["models", "list"], ["models", "list", "--json"], ["devices"]]
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the shells of POSIX")
+
+
+def printing_to(redirection, arguments, unbuffered=""):
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "mlzoo", *arguments]
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=120, env=environ)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_what_could_not_be_written_is_never_status_0_and_says_so_in_one_line(arguments, unbuffered):
+    done = printing_to("> /dev/full", arguments, unbuffered)
+    assert (done.returncode, done.stderr) == (3, b"mlzoo: stdout cannot be written: No space left on device\n")
+
+
+@posix
+@pytest.mark.parametrize("arguments", PRINTING[:4], ids=" ".join)
+def test_a_closed_stdout_is_refused_before_anything_is_done(arguments):
+    done = printing_to(">&-", arguments)
+    assert (done.returncode, done.stderr) == (3, b"mlzoo: stdout is closed, there is nowhere to write to\n")
+
+
+@posix
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_a_reader_that_has_left_ends_a_command_quietly(arguments, unbuffered):
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with os.fdopen(write_fd, "wb") as closed:
-        done = subprocess.run(
-            [sys.executable, "-m", "mlzoo", "schema"], stdout=closed, stderr=subprocess.PIPE, check=False
-        )
+        command = [sys.executable, "-m", "mlzoo", *arguments]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False, env=environ)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@posix
+def test_what_is_said_besides_never_goes_to_stdout_even_where_stderr_is_closed():
+    command = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-m", "mlzoo", "chat", "--model", "no-such"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 # ------------------------------------------------------------------------------------------- arguments of serve
