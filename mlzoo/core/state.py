@@ -18,6 +18,8 @@ RequestPhase = Literal["queued", "running", "suspended"]
 CALLS: frozenset[ev.CallKind] = frozenset({"load", "unload", "pull", "remove", "shutdown"})  # all but inference
 ModelPhase = Literal["available", "placing", "loading", "ready", "unloading", "failed"]
 
+BATCH_YIELDS_MS = 30_000  # interactive requests that come so much later than one of a batch still go before it
+
 
 @attrs.frozen(kw_only=True)
 class RequestState:
@@ -103,9 +105,14 @@ class State:
 
 
 def waiting_on(state: State, model: str) -> list[RequestState]:
-    """Return those who wait for a model to be ready, in the order of their turn: interactive ones first."""
+    """Return those who wait for a model to be ready, in the order of their turn."""
     queued = [r for r in state.requests.values() if r.phase == "queued" and _wants(r) == model]
-    return sorted(queued, key=lambda r: r.priority != "interactive")
+    return sorted(queued, key=_turn_ms)
+
+
+def _turn_ms(request: RequestState) -> int:
+    """Return what decides whose turn it is: as nothing that comes later goes first for ever, nobody starves."""
+    return request.accepted_at_ms + (BATCH_YIELDS_MS if request.priority == "batch" else 0)
 
 
 def calls_on(state: State, model: str, kind: ev.CallKind) -> list[RequestState]:
