@@ -34,7 +34,7 @@ class Row:
         peer: whom we compare with, or why there is nobody.
         peer_value: theirs, the median; None where the peer is missing.
         ratio: the median of ours divided by theirs, round by round.
-        target: ``>= 1.0`` or ``<= 12``; what the ratio must reach, empty where nothing is promised.
+        target: ``>= 1.0`` or ``<= 12``; what the ratio must reach, empty where there is none.
     """
 
     what: str

@@ -91,7 +91,7 @@ BENCHMARKS = (
         how=(
             "Records of the real schema, about 200 bytes each, numbered, encoded and sealed with a CRC, on the disk "
             "that the project lies on; the peers get bytes that are encoded already. `/CPU s` counts the process's CPU "
-            "time, where nothing is waited for; `/s` counts wall time, where the disk is. The 32 clients each wait "
+            "time, `/s` wall time, which is what targets are of. The 32 clients each wait "
             "until their group of two records is durable; meanwhile a task of the same event loop notes how late its "
             "sleeps of 1 ms end."
         ),
@@ -231,9 +231,9 @@ def page(facts: list[str], outcomes: list[Outcome]) -> str:
         (
             "Figures of one machine mean little, ratios within one run mean much: each round measures everybody once, "
             "a ratio is taken within each round, and the median over the rounds is given. The first round warms up and "
-            "is dropped. Where an absolute figure was promised, the peer is that promise."
+            "is dropped. Where a target is an absolute figure, the peer is that figure."
         ),
-        "## What was promised",
+        "## Targets",
         table(wanted) if wanted else "Nothing of it was measured.",
         *([f"Not measured: {', '.join(missed)}; the reason is in the section."] if missed else []),
         *(section(outcome) for outcome in outcomes),

@@ -128,7 +128,8 @@ def _scan_records(data: bytes, offset: int, first_seq: int, header_bytes: int) -
     expected = first_seq
     whole, whole_seq, last_offset, synced = offset, first_seq - 1, 0, 0
     group_end = 0  # the seq after the group that is open; 0 where none is
-    named, group_offset = 0, offset
+    group_place: tuple[bytes | None, bytes | None] = (None, None)
+    first, named, group_offset = first_seq, 0, offset
     marks: list[tuple[int, int]] = []
     next_mark = 0
     while offset < size:
@@ -141,16 +142,17 @@ def _scan_records(data: bytes, offset: int, first_seq: int, header_bytes: int) -
             break
         if crc32(view[offset + _CRC_END : end - 1]) != int(crc, 16) or int(seq_text) != expected:
             break
-        first = int(first_text) if first_text is not None else expected
-        end_seq = first + int(count_text) if count_text is not None else expected + 1
+        place = (first_text, count_text)
         if group_end:
-            if end_seq != group_end:
+            if place != group_place:
                 break
-        elif expected in (first, first_seq):
-            # The very first record looked at may stand in the middle of its group, where only an end is scanned.
-            group_end, group_offset = end_seq, offset
         else:
-            break
+            first = int(first_text) if first_text is not None else expected
+            # The very first record looked at may stand in the middle of its group, where only an end is scanned.
+            if expected not in (first, first_seq):
+                break
+            group_end = first + int(count_text) if count_text is not None else expected + 1
+            group_place, group_offset = place, offset
         if synced_text is not None:
             named = int(synced_text)
         expected += 1

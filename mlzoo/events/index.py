@@ -49,18 +49,13 @@ class RequestIndex:
 
     def __init__(self) -> None:
         self._groups: dict[str, list[int]] = {}
+        self._cut: set[str] = set()  # requests of which groups before the first place were not noted
 
     def add(self, group: Group) -> None:
         """Note whom a group speaks of."""
-        first_seq = group.first_seq
-        for event in group.events:
-            request = request_of(event)
+        for request in dict.fromkeys(map(request_of, group.events)):
             if request is not None:
-                places = self._groups.get(request)
-                if places is None:
-                    self._groups[request] = [first_seq]
-                elif places[-1] != first_seq:
-                    places.append(first_seq)
+                self._groups.setdefault(request, []).append(group.first_seq)
 
     def after(self, request: str, seq: int) -> int | None:
         """Return the first place after seq, or None where there is none or the request is unknown."""
@@ -72,10 +67,18 @@ class RequestIndex:
         """Return the first place of any request, or None where none is noted."""
         return min((places[0] for places in self._groups.values()), default=None)
 
-    def knows(self, request: str) -> bool:
-        """Whether any group that speaks of the request was noted."""
-        return request in self._groups
+    def cut(self, request: str) -> None:
+        """Note that a request began before whatever will be noted of it."""
+        self._cut.add(request)
+
+    def knows_after(self, request: str) -> int | None:
+        """Return the log_seq after which all groups that speak of the request were noted; None: none was noted."""
+        places = self._groups.get(request)
+        if places is None:
+            return None
+        return places[0] - 1 if request in self._cut else 0
 
     def forget(self, request: str) -> None:
         """Drop a request's places."""
         self._groups.pop(request, None)
+        self._cut.discard(request)
