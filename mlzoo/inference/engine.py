@@ -13,6 +13,7 @@ import torch
 
 from mlzoo.errors import ContextLengthExceeded
 from mlzoo.frames import FromWorker, Generate, Prefilled, Row, Stepped, TokenLogprob, WorkFailed
+from mlzoo.inference import threads
 from mlzoo.inference.detokenizer import Detokenizer
 from mlzoo.inference.failing import broken
 from mlzoo.inference.memory import is_out_of_memory
@@ -201,7 +202,9 @@ class Engine:
 def _choose(logits: torch.Tensor, draws: Sequence[Draw]) -> Sequence[Choice | Exception]:
     """Choose for all rows at once; where that fails, for each alone, so that the one at fault fails alone."""
     try:
-        return choose(logits, draws)
+        # For few rows there is not work enough to wake other threads; their number changes no choice.
+        with threads.using(1 if len(draws) <= threads.FEW_ROWS else torch.get_num_threads()):
+            return choose(logits, draws)
     except (RuntimeError, ValueError, IndexError, OverflowError):
         return [_choose_one(logits[i : i + 1], draw) for i, draw in enumerate(draws)]
 

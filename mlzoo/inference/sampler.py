@@ -167,7 +167,8 @@ def _kept(values: torch.Tensor, total: float | None, sampling: Sampling, size: i
             return None
         mass, bounded, total = mass[:count], True, None
     if sampling.top_p < 1:
-        limit = sampling.top_p * (float(mass.sum()) if total is None else total)
+        # The last of the running sums, not a sum of its own: that is split over threads, as many as there are.
+        limit = sampling.top_p * (float(mass.cumsum(dim=-1)[-1]) if total is None else total)
         count = max(int((mass.cumsum(dim=-1) - mass < limit).sum()), 1)
         if not bounded and count == len(mass):
             return None

@@ -18,7 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from mlzoo.frames import Sampling
-from mlzoo.inference import sampler
+from mlzoo.inference import sampler, threads
 from mlzoo.inference.philox import uniform
 from mlzoo.inference.sampler import Choice, Draw, NotANumber, choose
 
@@ -180,3 +180,24 @@ def test_sixteen_bit_logits_are_compared_in_full_precision():
     logits = logits_of(4).bfloat16()
     chosen = choose(logits, [Draw(Sampling(temperature=1.0, top_p=0.9, seed=1), 2)] * 4)
     assert chosen == choose(logits.float(), [Draw(Sampling(temperature=1.0, top_p=0.9, seed=1), 2)] * 4)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_p": 0.999},
+        {"temperature": 3.0, "top_k": 20_000, "top_p": 0.9},
+        {"temperature": 0.7, "min_p": 1e-6, "logprobs": True, "top_logprobs": 5},
+    ],
+)
+def test_the_number_of_threads_changes_no_choice(how):
+    # A vocabulary so large that torch splits sums over it between threads.
+    logits = torch.randn(8, 100_000, generator=torch.Generator().manual_seed(0))
+    draws = [Draw(Sampling(seed=row, **how), position=5) for row in range(8)]
+    chosen = []
+    for count in (1, 2, 4):
+        with threads.using(count):
+            chosen.append(choose(logits, draws))
+    assert chosen[0] == chosen[1] == chosen[2]
