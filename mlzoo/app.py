@@ -7,7 +7,6 @@ the first lines are answered already, and leaves when everything that was due ha
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 import traceback
@@ -184,7 +183,7 @@ class Sidecar:
             probe=self._probe,
             report=self._incident,
             leave=self._leaving.set,
-            pid=os.getpid(),
+            pid=self._world.pid,
             started_ms=self._world.clock.awake_ms(),
             unusable=unusable,
         )

@@ -112,7 +112,8 @@ async def build(
     spec = _tree(
         actors, ChildSpec(registry, partial(_run, make_registry)), ChildSpec(engine, partial(_run, make_engine))
     )
-    return Supervisor(spec, random=random.Random(), observe=partial(_observe, observe))  # noqa: S311 (jitter)
+    jitter = random.Random(services.world.seeds.new())  # noqa: S311 (no secret)
+    return Supervisor(spec, random=jitter, observe=partial(_observe, observe))
 
 
 def _tree(workers: list[ChildSpec[Any]], registry: ChildSpec[Any], engine: ChildSpec[Any]) -> SupervisorSpec:

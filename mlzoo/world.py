@@ -324,6 +324,7 @@ class World:
     ids: Ids
     seeds: Seeds
     disk: Disk
+    pid: int = attrs.field(factory=os.getpid)  # who we are to others
 
 
 def real_world() -> World:

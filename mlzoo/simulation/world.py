@@ -60,4 +60,5 @@ def simulated_world(seed: int, disk: SimulatedDisk | None = None) -> World:
         ids=SimulatedIds(Random(f"{seed} ids")),
         seeds=SimulatedSeeds(Random(f"{seed} seeds")),
         disk=disk if disk is not None else SimulatedDisk(),
+        pid=1,
     )
