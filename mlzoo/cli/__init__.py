@@ -23,7 +23,7 @@ COMMANDS = {
     "chat": "talk to a model, on a terminal or for one answer",
     "models": "the model store: list, pull, info, remove",
     "devices": "what hardware was found, and what fits on it",
-    "log": "the event log: stat, verify, tail, cat, repair",
+    "log": "the event log: stat, verify, tail, cat, export, repair",
     "schema": "the OpenRPC document of the protocol",
     "doctor": "check the installation, devices, store and log, and say what to do",
 }
@@ -110,13 +110,13 @@ def _parse(arguments: Sequence[str]) -> Namespace:
 
     Only the chosen command's module is imported, for its arguments; of the others the table above knows enough.
     """
-    import argparse
     from importlib import import_module
 
     from mlzoo import __version__
+    from mlzoo.cli.parser import Parser
 
     chosen = next((word for word in arguments if not word.startswith("-")), None)
-    parser = argparse.ArgumentParser(prog="mlzoo", description="A machine-learning sidecar.", allow_abbrev=False)
+    parser = Parser(prog="mlzoo", description="A machine-learning sidecar.", epilog="example: mlzoo chat 'Hello!'")
     parser.add_argument("--version", action="version", version=f"mlzoo {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for name, explanation in COMMANDS.items():
@@ -127,7 +127,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     args, rest = parser.parse_known_args(list(arguments))
     # argparse takes positional arguments up to the first option that follows one, so an override after it is left over.
     if any(word.startswith("-") or "=" not in word for word in rest) or (rest and not hasattr(args, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args

@@ -255,11 +255,12 @@ def _interrupts_only_where_waited_for() -> Iterator[Interruptible]:
 
 def _line_so_far() -> str:
     """Return what had been typed at the prompt when it was interrupted, where that can be known."""
-    try:
-        import readline
-    except ImportError:
-        return ""
-    return readline.get_line_buffer().strip()
+    if sys.platform != "win32":
+        with suppress(ImportError):
+            import readline
+
+            return readline.get_line_buffer().strip()
+    return ""
 
 
 def stats(result: Mapping[str, Any]) -> str:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``devices`` to the commands of ``mlzoo``."""
-    parser = subparsers.add_parser("devices", help="what hardware was found, and what fits on it")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="key=value, such as devices=cpu")
+    parser = subparsers.add_parser(
+        "devices", help="what hardware was found, and what fits on it", epilog="example: mlzoo devices --json"
+    )
+    parser.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE", help="key=value, such as devices=cpu")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="searched before the built-in configuration")
     parser.add_argument("--json", action="store_true", help="for programs: JSON, a device a line")
 

@@ -41,11 +41,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "doctor",
         help="check the installation, devices, store and log, and say what to do",
         description="Check installation, devices, store, logs and a sidecar's start. Exits 1 if something is wrong.",
+        epilog="example: mlzoo doctor --log ./log",
     )
     parser.add_argument("--log", metavar="DIR", type=Path, help="check this log; without it, the user's own ones")
     parser.add_argument("--config-dir", metavar="DIR", type=Path, help="searched before the built-in configuration")
     parser.add_argument("--json", action="store_true", help="for programs: JSON, a finding a line")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="key=value, such as store=/models")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE", help="key=value, such as store=/models")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,18 +20,30 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``models`` and its own commands to those of ``mlzoo``."""
-    models = subparsers.add_parser("models", help="the model store: list, pull, info, remove")
+    models = subparsers.add_parser(
+        "models", help="the model store: list, pull, info, remove", epilog="example: mlzoo models list"
+    )
     commands = models.add_subparsers(dest="models_command", required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="the models that the configuration knows")
-    pull = commands.add_parser("pull", help="download a model, check its digest and install it")
+    listing = commands.add_parser(
+        "list", help="the models that the configuration knows", epilog="example: mlzoo models list store=/models"
+    )
+    pull = commands.add_parser(
+        "pull",
+        help="download a model, check its digest and install it",
+        epilog="example: mlzoo models pull smollm2",
+    )
     pull.add_argument("--accept-license", action="store_true", help="accept the terms of a model that asks for it")
-    info = commands.add_parser("info", help="all that is known of a model")
+    info = commands.add_parser(
+        "info", help="all that is known of a model", epilog="example: mlzoo models info smollm2 --verify"
+    )
     info.add_argument("--verify", action="store_true", help="read every file again and compare its digest")
-    remove = commands.add_parser("remove", help="delete a model's files")
+    remove = commands.add_parser("remove", help="delete a model's files", epilog="example: mlzoo models remove smollm2")
     for command in (pull, info, remove):
         command.add_argument("name", metavar="NAME")
     for command in (listing, pull, info, remove):
-        command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="key=value, such as store=/models")
+        command.add_argument(
+            "overrides", nargs="*", default=[], metavar="OVERRIDE", help="key=value, such as store=/models"
+        )
         command.add_argument(
             "--config-dir", type=Path, metavar="DIR", help="searched before the built-in configuration"
         )

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``schema`` to the commands of ``mlzoo``."""
-    subparsers.add_parser("schema", help="the OpenRPC document of the protocol")
+    subparsers.add_parser(
+        "schema", help="the OpenRPC document of the protocol", epilog="example: mlzoo schema > mlzoo.json"
+    )
 
 
 def run(_: argparse.Namespace) -> int:

@@ -73,6 +73,27 @@ def test_wrong_usage_is_status_2(arguments, capsys):
     assert "usage: mlzoo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command", "example", "told"),
+    [
+        (["models", "pull"], "models pull", "mlzoo models pull smollm2", "the following arguments are required: NAME"),
+        (["models", "pull", "x", "--bad"], "models pull", "mlzoo models pull smollm2", "unrecognized arguments: --bad"),
+        (["models"], "models", "mlzoo models list", "the following arguments are required: COMMAND"),
+        (["chat", "a", "b"], "chat", "mlzoo chat 'Why is the sky blue?'", "unrecognized arguments: b"),
+        (["serve", "a=1", "--x"], "serve", "mlzoo serve --log ./log", "unrecognized arguments: --x"),
+    ],
+)
+def test_wrong_usage_is_told_with_the_usage_of_the_command_that_was_meant_and_an_example(
+    arguments, command, example, told, capsys
+):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    usage = capsys.readouterr().err
+    assert usage.startswith(f"usage: mlzoo {command} ")
+    assert f"\nexample: {example}" in usage
+    assert usage.endswith(f"mlzoo {command}: error: {told}\n")
+
+
 def test_overrides_may_stand_between_and_after_options():
     args = cli._parse(["serve", "a=1", "--log", "dir", "b=2", "--parent-pid", "3", "c=4"])
     assert (args.overrides, args.log, args.parent_pid) == (["a=1", "b=2", "c=4"], "dir", 3)
