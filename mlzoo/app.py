@@ -379,5 +379,6 @@ class Sidecar:
         self._patient = False
         self._flushing.deadline = trio.current_time() + FLUSH_S
 
-    def _incident(self, story: str) -> None:
-        self._stderr.log("error", "incident", traceback=story)
+    def _incident(self, story: str, number: int | None = None) -> None:
+        numbered = {} if number is None else {"incident": number}
+        self._stderr.log("error", "incident", **numbered, traceback=story)

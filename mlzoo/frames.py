@@ -270,6 +270,7 @@ class WorkFailed:
     message: str
     data: dict[str, Any] = attrs.field(factory=dict)
     detail: str = ""
+    story: str = ""  # the traceback of a fault of ours, for the sidecar's own log
 
 
 FromWorker = (

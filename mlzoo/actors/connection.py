@@ -234,7 +234,7 @@ class Connection:
         """Return what a host is told of an error; what is not of our own kind is a fault of ours."""
         if isinstance(error, errors.MlzooError):
             return error.failure()
-        self._report("".join(traceback.format_exception(error)))
+        self._report("".join(traceback.format_exception(error)), self._log.last_seq)
         message = "mlzoo made an error; the incident stands among the asides of the log after this number."
         return errors.InternalError(message, incident=self._log.last_seq).failure()
 

@@ -48,7 +48,7 @@ class Engine:
         workers: the worker actor of each device.
         show: called with the groups just written, so that those who read them wake up.
         leave: called once everything has ended.
-        report: called with each incident's traceback, for the process's own log.
+        report: called with each incident's traceback and number, for the process's own log.
         free_bytes: returns the room on the log's disk.
         reserve_bytes: what must be free for new work to be let in, so that what runs can still be recorded.
     """
@@ -61,7 +61,7 @@ class Engine:
         workers: Mapping[str, Ref[WorkerMessage]],
         show: Callable[[list[Group]], None],
         leave: Callable[[], None],
-        report: Callable[[str], None],
+        report: Callable[[str, int | None], None],
         free_bytes: Callable[[], int],
         reserve_bytes: int,
     ) -> None:
@@ -136,10 +136,11 @@ class Engine:
         except Exception as error:
             if isinstance(order.command, cmd.ReportIncident):
                 raise  # Even saying so fails: this is for the supervisor.
-            self._report(traceback.format_exc())
+            story = traceback.format_exc()
             for incident in _incidents(order.command, error):
-                self._decide(Order(incident))
+                self._decide(Order(incident, story=story))
             return
+        self._report_incident(order, group)
         if group is None:
             if isinstance(order.command, cmd.ReportAnswer) and order.command.blob is not None:
                 ledger.log.drop_blob(order.command.blob)  # Cancelled meanwhile: no record names it.
@@ -149,6 +150,14 @@ class Engine:
             ledger.work[order.command.request] = (order.command, order.text)
         ledger.unshown.append(group)
         ledger.decided.append(Decided(group, state.workers))
+
+    def _report_incident(self, order: Order, group: Group | None) -> None:
+        """Tell the process's own log of a fault of ours; one that nobody waits for any more has no number."""
+        noted = [] if group is None else [event for event in group.events if isinstance(event, ev.IncidentNoted)]
+        if noted and group is not None:
+            self._report(order.story or f"{noted[0].command}: {noted[0].error}", group.first_seq)
+        elif order.story:
+            self._report(order.story, None)
 
     def _resume(self) -> None:
         """Go on where the last instance crashed: the request that it acted for ends, all else is carried out."""

@@ -17,10 +17,14 @@ from mlzoo.frames import ToWorker
 
 @attrs.frozen
 class Order:
-    """A command to be decided, with the text that belongs to it."""
+    """A command to be decided, with the text that belongs to it.
+
+    ``story`` is the traceback of a fault of ours, for the process's own log; it is neither recorded nor told to hosts.
+    """
 
     command: Command
     text: Any = None
+    story: str = ""
 
 
 EngineMessage = Order

@@ -6,6 +6,7 @@ where, and what has to make room, is the core's.
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, assert_never
 
 import attrs
@@ -94,14 +95,15 @@ class Registry:
 
     async def _give_up(self, message: RegistryMessage, error: Exception) -> None:
         failure = errors.InternalError(f"mlzoo made an error: {type(error).__name__}.").failure()
+        story = "".join(traceback.format_exception(error))
         match message:
             case Probe() | LoadOn():
                 device = message.device if isinstance(message, LoadOn) else ""
-                await self._tell(cmd.ReportLoadFailed(model=message.model, device=device, failure=failure))
+                await self._tell(cmd.ReportLoadFailed(model=message.model, device=device, failure=failure), story)
             case Pull():
-                await self._tell(cmd.ReportPullEnded(model=message.model, pull=message.pull, failure=failure))
+                await self._tell(cmd.ReportPullEnded(model=message.model, pull=message.pull, failure=failure), story)
             case Remove():
-                await self._tell(cmd.ReportRemoved(model=message.model, failure=failure))
+                await self._tell(cmd.ReportRemoved(model=message.model, failure=failure), story)
             case AbandonPull():
                 return
             case _:
@@ -153,6 +155,7 @@ class Registry:
 
         broken = errors.InternalError("The pull was broken off by an error of mlzoo; try again.").failure()
         ended = cmd.ReportPullEnded(model=message.model, pull=message.pull, failure=broken)
+        story = ""
         try:
             with scope:
                 entry = self._config.model(message.model)
@@ -160,12 +163,16 @@ class Registry:
                 ended = attrs.evolve(ended, failure=None, digest=installed.digest)
         except errors.MlzooError as error:
             ended = attrs.evolve(ended, failure=error.failure())
+        except Exception:
+            story = traceback.format_exc()
+            raise
         finally:
             del self._pulls[message.pull]
             if not scope.cancelled_caught:  # Whoever abandoned it does not wait for its end.
-                self._engine.signal(Order(ended))
+                self._engine.signal(Order(ended, story=story))
 
     async def _remove(self, message: Remove) -> None:
+        story = ""
         try:
             await trio.to_thread.run_sync(self._store.remove, self._config.model(message.model))
             removed = cmd.ReportRemoved(model=message.model)
@@ -174,7 +181,8 @@ class Registry:
         except OSError as error:
             failure = errors.InternalError(f"Some files could not be removed: {error}.").failure()
             removed = cmd.ReportRemoved(model=message.model, failure=failure)
-        await self._tell(removed)
+            story = traceback.format_exc()
+        await self._tell(removed, story)
 
-    async def _tell(self, command: cmd.Command) -> None:
-        await self._engine.tell(Order(command))
+    async def _tell(self, command: cmd.Command, story: str = "") -> None:
+        await self._engine.tell(Order(command, story=story))

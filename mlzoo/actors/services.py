@@ -56,7 +56,7 @@ class Services:
     hub: Hub
     engine: Ref[EngineMessage]
     probe: ProbeDevices
-    report: Callable[[str], None]
+    report: Callable[[str, int | None], None]
     leave: Callable[[], None]
     pid: int
     started_ms: int

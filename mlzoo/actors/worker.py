@@ -281,7 +281,7 @@ class Worker:
             case frames.WorkFailed():
                 self._digests.pop(frame.request, None)
                 detail = {"detail": frame.detail} if frame.detail else None
-                await self._tell(cmd.ReportFailure(request=frame.request, failure=_failure(frame)), detail)
+                await self._tell(cmd.ReportFailure(request=frame.request, failure=_failure(frame)), detail, frame.story)
             case _:
                 assert_never(frame)
 
@@ -340,8 +340,8 @@ class Worker:
         """Libraries take seconds to import, and nothing else tells a host of that."""
         self._progress.of_model(self._starting, "start", done, 1, "processes", message)
 
-    async def _tell(self, command: cmd.Command, text: object = None) -> None:
-        await self._engine.tell(Order(command, text))
+    async def _tell(self, command: cmd.Command, text: object = None, story: str = "") -> None:
+        await self._engine.tell(Order(command, text, story))
 
 
 def _cause(status: int) -> str:

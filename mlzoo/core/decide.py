@@ -46,7 +46,7 @@ def _decide(draft: Draft, command: Command) -> None:
         case cmd.ReportAnswer():
             requests.answer(draft, command)
         case cmd.ReportFailure():
-            requests.fail(draft, command.request, command.failure)
+            requests.failed(draft, command)
         case cmd.HostGone():
             requests.host_gone(draft, command)
         case cmd.Shutdown():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from mlzoo import errors
 from mlzoo.core import requests
+from mlzoo.core.incidents import numbered
 from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, Wait, choose
 from mlzoo.core.state import calls_on, idle_models, waiting_on
 from mlzoo.events import commands as cmd
@@ -163,7 +164,7 @@ def load_failed(draft: Draft, command: cmd.ReportLoadFailed) -> None:
     """A worker could not load the model; or, where no device is named, none could be looked for."""
     model = draft.state.models.get(command.model)
     if model is not None and model.phase in {"placing", "loading"} and command.device == (model.device or ""):
-        _give_up(draft, command.model, command.failure)
+        _give_up(draft, command.model, numbered(draft, command, command.failure))
 
 
 def _give_up(draft: Draft, name: str, failure: Failure) -> None:
@@ -229,14 +230,16 @@ def pull_ended(draft: Draft, command: cmd.ReportPullEnded) -> None:
     """A pull is over: tell everybody who waited for it. One that was abandoned may end late, beside its successor."""
     if draft.state.pulls.get(command.model) != command.pull:
         return
-    draft.say(ev.PullEnded(model=command.model, failure=command.failure, pull=command.pull))
-    _tell(draft, "pull", command.model, command.failure, {"model": command.model, "digest": command.digest})
+    failure = command.failure and numbered(draft, command, command.failure)
+    draft.say(ev.PullEnded(model=command.model, failure=failure, pull=command.pull))
+    _tell(draft, "pull", command.model, failure, {"model": command.model, "digest": command.digest})
 
 
 def removed(draft: Draft, command: cmd.ReportRemoved) -> None:
     """A removal is over."""
-    draft.say(ev.RemoveEnded(model=command.model, failure=command.failure))
-    _tell(draft, "remove", command.model, command.failure, {"model": command.model})
+    failure = command.failure and numbered(draft, command, command.failure)
+    draft.say(ev.RemoveEnded(model=command.model, failure=failure))
+    _tell(draft, "remove", command.model, failure, {"model": command.model})
 
 
 def _tell(draft: Draft, kind: ev.CallKind, name: str, failure: Failure | None, result: cmd.JsonObject) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlzoo import errors
 from mlzoo.core import keys
+from mlzoo.core.incidents import numbered
 from mlzoo.core.state import CALLS, calls_on, under_key
 from mlzoo.events import types as ev
 
@@ -190,6 +191,12 @@ def cancel(draft: Draft, command: cmd.Cancel) -> None:
     if command.caller is not None:
         reply = {"cancelled": request is not None}
         draft.say(ev.RequestReplied(request=command.request, caller=command.caller, result=reply))
+
+
+def failed(draft: Draft, command: cmd.ReportFailure) -> None:
+    """Take in that a worker could not do it."""
+    if command.request in draft.state.requests:
+        fail(draft, command.request, numbered(draft, command, command.failure))
 
 
 def fail(draft: Draft, request_id: str, failure: Failure) -> None:

@@ -1,12 +1,14 @@
 """How a request's failure is said: as a frame, with the wire's code.
 
-Knows errors and frames; nothing of what failed. A traceback goes to stderr, never over the wire; and what a library
-says of an error is not passed on, since it may repeat the text that it was given.
+Knows errors and frames; nothing of what failed. A traceback goes to the sidecar's own log, never to a host; and what a
+library says of an error is not passed on, since it may repeat the text that it was given.
 """
 
 from __future__ import annotations
 
 import traceback
+
+import attrs
 
 from mlzoo.errors import InternalError, MlzooError, OutOfMemory
 from mlzoo.frames import WorkFailed
@@ -31,5 +33,5 @@ def broken(request: str, error: Exception) -> WorkFailed:
         return failed(request, error)
     if is_out_of_memory(error):
         return failed(request, OutOfMemory("the device has no memory left for this request"))
-    traceback.print_exception(error)
-    return failed(request, InternalError(f"the model could not do this: {type(error).__name__}"))
+    ours = failed(request, InternalError(f"the model could not do this: {type(error).__name__}"))
+    return attrs.evolve(ours, story="".join(traceback.format_exception(error)))

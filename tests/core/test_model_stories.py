@@ -120,9 +120,20 @@ def test_without_room_anywhere_a_load_is_out_of_memory():
 def test_a_probe_that_fails_fails_who_waited_for_a_place():
     core = Core()
     core.chat("r1")
-    failure = errors.InternalError("The driver hangs.").failure()
+    failure = errors.ModelLoadFailed("The driver hangs.").failure()
     assert only(failing(core, failure=failure, on=""), ev.RequestFailed).failure == failure
     assert failing(core, failure=failure, on="") == ()
+
+
+def test_a_load_that_fails_by_a_fault_of_ours_is_an_incident_of_which_all_who_wait_hear_the_number():
+    core = Core()
+    core.chat("r1")
+    core.chat("r2")
+    number = core.seq
+    events = failing(core, failure=errors.InternalError("A bug.").failure(), on="")
+    assert kinds(events) == ["IncidentNoted", "ModelFailed", "RequestFailed", "RequestFailed"]
+    heard = [event.failure.data["incident"] for event in all_of(events, ev.RequestFailed)]
+    assert heard == [number, number]
 
 
 def test_without_a_usable_device_a_load_is_unsupported():

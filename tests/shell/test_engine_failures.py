@@ -1,9 +1,11 @@
 """Faults of our own, planted: each is contained, told and numbered, and everybody else goes on."""
 
+import fake_worker
 import orjson
 import pytest
 
 import mlzoo.actors.engine
+from mlzoo import frames
 from mlzoo.events import commands as cmd
 
 
@@ -112,3 +114,60 @@ async def test_a_method_that_fails_is_answered_with_an_incident_and_no_traceback
         assert "Traceback" not in str(error)
         assert "ZeroDivisionError" in sidecar.stderr_text()
         assert await sidecar.host.call("ping") == {}
+
+
+async def incident_of(sidecar, error):
+    """Return the incident that a host was told of: as the log notes it, and what stderr says under its number."""
+    assert error["code"] == -32603
+    number = error["data"]["incident"]
+    events = (await sidecar.host.call("events.read", {"types": ["IncidentNoted"]}))["events"]
+    [noted] = [event["data"] for event in events if event["log_seq"] == number + 1]
+    told = [orjson.loads(line) for line in sidecar.stderr_text().splitlines()]
+    [story] = [line["traceback"] for line in told if line.get("incident") == number]
+    return noted["command"], story
+
+
+async def test_a_fault_in_a_worker_is_an_incident_with_the_workers_traceback(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = lambda worker, frame: worker.say(
+            frames.WorkFailed(request=frame.request, code=-32603, message="it broke", story="Traceback: of a toy")
+        )
+        error = await sidecar.host.error(sidecar.chat("x"))
+        assert error["message"] == "it broke"
+        assert await incident_of(sidecar, error) == ("ReportFailure", "Traceback: of a toy")
+
+
+async def test_a_fault_in_a_worker_of_which_nobody_waits_to_hear_is_on_stderr_all_the_same(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        chat = sidecar.chat("x")
+        worker = await sidecar.worker()
+        [request] = await worker.given()
+        await sidecar.host.call("cancel", {"request": chat})
+        worker.say(frames.WorkFailed(request=request, code=-32603, message="it broke", story="Traceback: too late"))
+        sidecar.workshop.answer = fake_worker.echo
+        await sidecar.host.result(sidecar.chat("next"))
+        assert "Traceback: too late" in sidecar.stderr_text()
+
+
+async def test_a_fault_in_a_removal_is_an_incident(lives, autojump_clock, monkeypatch):
+    async with lives.begin() as sidecar:
+
+        def busy(_store, _entry):
+            raise OSError("the file is open")
+
+        monkeypatch.setattr("mlzoo.store.layout.Store.remove", busy)
+        error = await sidecar.host.refused("models.remove", {"model": "toy"})
+        command, story = await incident_of(sidecar, error)
+        assert command == "ReportRemoved"
+        assert "in busy" in story
+
+
+async def test_a_fault_in_the_registry_is_an_incident_for_whoever_waits_for_the_model(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        await sidecar.host.call("models.unload", {"model": "toy"})  # It has started.
+        sidecar.devices = None  # which looking at the devices never gives
+        error = await sidecar.host.error(sidecar.chat("x"))
+        command, story = await incident_of(sidecar, error)
+        assert command == "ReportLoadFailed"
+        assert "TypeError" in story
