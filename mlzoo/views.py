@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, assert_never, get_args
 import attrs
 import orjson
 
-from mlzoo.errors import Cancelled, Failure
+from mlzoo.errors import Cancelled, Failure, Interrupted
 from mlzoo.events import types as ev
 from mlzoo.events.codec import CODEC
 from mlzoo.events.commands import Command, ReportFailure
@@ -48,7 +48,15 @@ class Refusal:
     failure: Failure
 
 
-Piece = Delta | Result | Refusal
+@attrs.frozen
+class Attached:
+    """From here on, log_seq ``since``, the call hears the story of the request that the event names."""
+
+    event: ev.RequestAttached
+    since: int
+
+
+Piece = Delta | Result | Refusal | Attached
 
 
 class RequestView:
@@ -57,14 +65,18 @@ class RequestView:
     Args:
         request: the id in the log.
         blob: returns the bytes of a blob by its digest.
+        after_seq: where its story begins; 0: with the next group.
+        since: where the host came to hear of it: how it was suspended before is not its affair.
     """
 
-    def __init__(self, request: str, blob: Callable[[str], bytes]) -> None:
+    def __init__(self, request: str, blob: Callable[[str], bytes], *, after_seq: int = 0, since: int = 0) -> None:
         self.request = request
-        self.after_seq = 0  # the last group that was read, so that a cursor knows where it stands
+        self.after_seq = after_seq  # the last group that was read, so that a cursor knows where it stands
+        self._since = since
         self._blob = blob
         self._accepted: ev.RequestAccepted | None = None
         self._content: list[str] = []
+        self._seq = -1  # of the last piece
         self._logprobs: list[JsonObject] = []
 
     @property
@@ -75,11 +87,15 @@ class RequestView:
     def read(self, group: Group) -> Iterator[Piece]:
         """Yield what a group brings to the host."""
         self.after_seq = group.last_seq
-        for event in group.events:
+        for seq, event in enumerate(group.events, group.first_seq + 1):
             if request_of(event) == self.request:
                 yield from self._read(event, group.text)
                 if isinstance(event, ev.RequestFailed):
                     yield Refusal(self._failure(event.failure, group))
+                elif isinstance(event, ev.RequestAttached):
+                    yield Attached(event, seq)
+                elif isinstance(event, ev.RequestSuspended) and seq > self._since:
+                    yield Refusal(self._with_partial(self._suspended()))
 
     def _read(self, event: Event, text: Any) -> Iterator[Piece]:
         match event:
@@ -88,6 +104,7 @@ class RequestView:
                 self._content.append(row["content"])
                 self._logprobs += row.get("logprobs", ())
                 if event.seq is not None:
+                    self._seq = event.seq
                     yield Delta(event.seq, _delta(row))
             case ev.RequestAccepted():
                 self._accepted = event
@@ -99,7 +116,7 @@ class RequestView:
                 failure = Cancelled("The request was cancelled.").failure()
                 yield Refusal(self._with_partial(failure))
             case ev.RequestRefused():
-                yield Refusal(event.failure)
+                yield Refusal(_in_the_hosts_words(event.failure, text))
             case _:
                 return  # What moves a request on inside is not the host's to hear.
 
@@ -114,6 +131,10 @@ class RequestView:
         ):
             failure = attrs.evolve(failure, data={**failure.data, **group.text})
         return failure
+
+    def _suspended(self) -> Failure:
+        message = "The worker that ran this died; the request goes on by itself: resume it with its key."
+        return Interrupted(message, seq=self._seq, resumable=True).failure()
 
     def _with_partial(self, failure: Failure) -> Failure:
         return attrs.evolve(failure, data={**failure.data, "partial": self.text})
@@ -157,7 +178,7 @@ class RequestView:
             "finish_reason": event.finish_reason,
             "usage": _usage(event),
             "seed": accepted.seed,
-            "determinism": "fast",
+            "determinism": accepted.determinism,
             "timing": attrs.asdict(event.timing),
         }
         if accepted.kind == "chat":
@@ -166,9 +187,18 @@ class RequestView:
             result["text"] = self.text
         if event.degraded is not None:
             result["degraded"] = event.degraded
+        if event.resumed is not None:
+            result["resumed"] = event.resumed
         if self._logprobs:
             result["logprobs"] = self._logprobs
         return result
+
+
+def _in_the_hosts_words(failure: Failure, text: Any) -> Failure:
+    """Return a refusal that names a key as its host did; the core knows its digest alone."""
+    if failure.data.get("what") != "key" or text is None:
+        return failure
+    return attrs.evolve(failure, data={**failure.data, "id": text["params"]["key"]})
 
 
 def _usage(event: ev.RequestCompleted) -> JsonObject:

@@ -8,34 +8,48 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import attrs
 
-from mlzoo.errors import MlzooError, TooLarge
+from mlzoo.errors import MlzooError, OutOfRange, TooLarge
+from mlzoo.events.records import request_of
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Id
-from mlzoo.views import Delta, Refusal, RequestView, Result, event_params
+from mlzoo.views import Attached, Delta, Refusal, RequestView, Result, event_params
 
 if TYPE_CHECKING:
     from mlzoo.actors.hub import Hub
     from mlzoo.errors import Failure
     from mlzoo.events.commands import JsonObject
     from mlzoo.events.log import Log
+    from mlzoo.events.records import Group
 
 TURN_GROUPS = 32  # of one request, before the next one gets its turn
+SCAN_GROUPS = 256  # of any, where one request's are looked for among others
 SUBSCRIPTION_TURN_GROUPS = 64
 CHUNK_BYTES = 64 * 1024
 
 
 @attrs.define(eq=False)
 class Cursor:
-    """Where a connection stands in one request; end is called with the line that answers it."""
+    """Where a connection stands in one request.
+
+    Attributes:
+        rpc: The host's id of the call that is answered.
+        view: Of the request whose story is told: the call's own, or the one that its key names.
+        stream: Whether the host wants the pieces as well.
+        end: Called with the line that answers the call.
+        after: The last piece that the host has.
+        upto_seq: Where the story has ended, if that was so when it was asked for.
+    """
 
     rpc: Id
     view: RequestView
     stream: bool
     end: Callable[[bytes], bytes]
+    after: int = -1
+    upto_seq: int | None = None
 
 
 @attrs.define(eq=False)
@@ -91,7 +105,7 @@ class Cursors:
             end: given the line that answers the call, once; returns what of it goes out now.
         """
         self._cursors[request] = Cursor(rpc, RequestView(request, self._log.get_blob), stream, end)
-        self._hub.follow(request, self)
+        self._hub.follow(request, self, request)
 
     def subscribe(self, subscription: Subscription) -> None:
         """Read everything after a place, from now on."""
@@ -107,13 +121,18 @@ class Cursors:
         return found
 
     def waits_for(self, request: str) -> bool:
-        """Return whether a request is read here."""
+        """Return whether a request that was asked here is open."""
         return request in self._cursors
 
-    def wake(self, request: str) -> None:
+    def heard_by(self, request: str) -> str:
+        """Return which request a call hears of: its own, or the one that its key names."""
+        cursor = self._cursors.get(request)
+        return request if cursor is None else cursor.view.request
+
+    def wake(self, cursor: str) -> None:
         """See ``Reader``."""
-        if request in self._cursors:
-            self._ready[request] = None
+        if cursor in self._cursors:
+            self._ready[cursor] = None
             self._news()
 
     def wake_all(self) -> None:
@@ -131,8 +150,8 @@ class Cursors:
 
     def close(self) -> None:
         """Read nothing any more."""
-        for request in tuple(self._cursors):
-            self._hub.unfollow(request)
+        for request, cursor in self._cursors.items():
+            self._hub.unfollow(cursor.view.request, self, request)
         self._cursors.clear()
         self._hub.unsubscribe(self)
 
@@ -160,30 +179,52 @@ class Cursors:
         return sum(map(len, lines[before:]))
 
     def _read_groups(self, request: str, cursor: Cursor, lines: list[bytes]) -> None:
-        for turn, group in enumerate(self._log.groups_of(request, cursor.view.after_seq)):
-            if not self._log.is_shown(group):
+        view, turn = cursor.view, 0
+        for scanned, group in enumerate(self._log.groups_of(view.request, view.after_seq), start=1):
+            if cursor.upto_seq is not None and group.first_seq > cursor.upto_seq:
+                raise OutOfRange("the story of this request is not in the log any more", oldest=cursor.after + 1)
+            if any(request_of(event) == view.request for event in group.events):
+                if not self._log.is_shown(group):
+                    break
+                turn += 1
+            self._read_group(request, cursor, group, lines)
+            if self._cursors.get(request) is not cursor or cursor.view is not view:
                 break
-            for piece in cursor.view.read(group):
-                match piece:
-                    case Delta():
-                        if cursor.stream:
-                            params = {"request": cursor.rpc, "seq": piece.seq, "delta": piece.delta}
-                            lines.append(jsonrpc.notification_line("stream", params, self._line_bytes))
-                    case Result():
-                        line = jsonrpc.result_line(cursor.rpc, piece.result, self._line_bytes)
-                        self._end(request, cursor, line, lines)
-                    case Refusal():
-                        line = jsonrpc.error_line(cursor.rpc, piece.failure, self._line_bytes)
-                        self._end(request, cursor, line, lines)
-            if request not in self._cursors:
-                break
-            if turn + 1 == TURN_GROUPS:
+            if turn == TURN_GROUPS or scanned == SCAN_GROUPS:
                 self._ready[request] = None  # There may be more; the others come first.
                 break
 
+    def _read_group(self, request: str, cursor: Cursor, group: Group, lines: list[bytes]) -> None:
+        for piece in cursor.view.read(group):
+            match piece:
+                case Delta():
+                    if cursor.stream and piece.seq > cursor.after:
+                        params = {"request": cursor.rpc, "seq": piece.seq, "delta": piece.delta}
+                        lines.append(jsonrpc.notification_line("stream", params, self._line_bytes))
+                case Result():
+                    line = jsonrpc.result_line(cursor.rpc, piece.result, self._line_bytes)
+                    self._end(request, cursor, line, lines)
+                case Refusal():
+                    line = jsonrpc.error_line(cursor.rpc, piece.failure, self._line_bytes)
+                    self._end(request, cursor, line, lines)
+                case Attached():
+                    self._attach(request, cursor, piece)
+                case _:
+                    assert_never(piece)
+
+    def _attach(self, request: str, cursor: Cursor, piece: Attached) -> None:
+        """Move a cursor over to the request that its call's key names, where that one begins."""
+        event = piece.event
+        self._hub.unfollow(request, self, request)
+        begins_after = event.from_seq - 2  # before the group of its acceptance, which is the first event of it
+        cursor.view = RequestView(event.target, self._log.get_blob, after_seq=begins_after, since=piece.since)
+        cursor.stream, cursor.after, cursor.upto_seq = event.stream, event.after, event.upto_seq
+        self._hub.follow(event.target, self, request)
+        self._ready[request] = None
+
     def _end(self, request: str, cursor: Cursor, line: bytes, lines: list[bytes]) -> None:
         del self._cursors[request]
-        self._hub.unfollow(request)
+        self._hub.unfollow(cursor.view.request, self, request)
         lines.append(cursor.end(line))
 
     def _read_subscriptions(self, lines: list[bytes]) -> None:

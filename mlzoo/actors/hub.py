@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Reader(Protocol):
     """Whoever follows requests, or the whole log."""
 
-    def wake(self, request: str) -> None:
-        """There may be more to read of a request."""
+    def wake(self, cursor: str) -> None:
+        """There may be more to read for a cursor, which is named by the request that was asked."""
 
     def wake_all(self) -> None:
         """There may be more to read of the log."""
@@ -31,19 +31,26 @@ class Hub:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, dict[tuple[Reader, str], None]] = {}
+        self._ended: set[str] = set()  # requests whose end somebody has still to read
         self._subscribers: dict[Reader, None] = {}
         self._unsynced: deque[Group] = deque()
         log.on_progress.append(self._progress)
 
-    def follow(self, request: str, reader: Reader) -> None:
-        """Wake reader for a request until it is unfollowed."""
-        self._readers[request] = reader
+    def follow(self, request: str, reader: Reader, cursor: str) -> None:
+        """Wake a cursor of reader for a request until it is unfollowed."""
+        self._readers.setdefault(request, {})[reader, cursor] = None
 
-    def unfollow(self, request: str) -> None:
-        """Nobody reads a request any more; its place in the log's index is given up."""
+    def unfollow(self, request: str, reader: Reader, cursor: str) -> None:
+        """Wake that cursor no more. Once nobody reads a request that has ended, the log's index gives it up."""
+        readers = self._readers.get(request, {})
+        readers.pop((reader, cursor), None)
+        if readers:
+            return
         self._readers.pop(request, None)
-        self._log.forget_index(request)
+        if request in self._ended:
+            self._ended.discard(request)
+            self._log.forget_index(request)
 
     def subscribe(self, reader: Reader) -> None:
         """Wake reader for everything."""
@@ -70,9 +77,12 @@ class Hub:
             request = request_of(event)
             if request is None:
                 continue
-            reader = self._readers.get(request)
-            if reader is not None:
-                reader.wake(request)
+            readers = self._readers.get(request)
+            if readers:
+                for reader, cursor in tuple(readers):
+                    reader.wake(cursor)
+                if is_terminal(event):
+                    self._ended.add(request)
             elif is_terminal(event):
                 self._log.forget_index(request)  # Whoever asked has gone; nobody will read it.
         for subscriber in self._subscribers:

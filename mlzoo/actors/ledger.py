@@ -74,7 +74,7 @@ class Ledger:
 
     def snapshot(self) -> JsonObject:
         """Return the state as a segment's header holds it."""
-        return {"version": STATE_VERSION, **STATES.data(self.state)}
+        return encode_state(self.state)
 
 
 def recover(log: Log) -> State:
@@ -88,7 +88,9 @@ def recover(log: Log) -> State:
     """
     last_seq = log.base_seq
     try:
-        state = _base(log.base_state())
+        state = decode_state(log.base_state())
+        for request in state.requests:
+            log.cut_index(request)
         for group in log.replay():
             state = _folded(log, state, group)
             last_seq = group.last_seq
@@ -102,7 +104,13 @@ def recover(log: Log) -> State:
     return state
 
 
-def _base(data: JsonObject | None) -> State:
+def encode_state(state: State) -> JsonObject:
+    """Return a state as a segment's header, or a recording's, holds it."""
+    return {"version": STATE_VERSION, **STATES.data(state)}
+
+
+def decode_state(data: JsonObject | None) -> State:
+    """Return the state that a header holds; that of a new log where it holds none."""
     if data is None:
         return State()
     state: State = STATES.decode("State", data.get("version", 1), {k: v for k, v in data.items() if k != "version"})

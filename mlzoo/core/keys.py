@@ -72,6 +72,7 @@ def _attach(
             caller=command.caller,
             target=bound.request if isinstance(bound, cmd.KeyFacts) else bound.id,
             from_seq=bound.accepted_seq,
+            upto_seq=bound.ended_seq if isinstance(bound, cmd.KeyFacts) else None,
             after=after,
             stream=stream,
         )

@@ -69,9 +69,11 @@ class Log:
         )
         self._durability = Durability(path, self._writer, self._retention, syncs=settings.durability == "disk")
         self.on_progress = self._durability.on_progress  # called when a watermark has moved, or the log has failed
+        self.fail = self._durability.fail  # for who keeps files beside the segments and meets an error of the disk
         self._base: Header | None = None  # of the segment that replay begins with
         self._snapshot: Callable[[], JsonObject] | None = None
         self._needed_from: Callable[[], int] = lambda: 1
+        self._kept_from: Callable[[], int] = lambda: 1
         self._unread: dict[str, int] = {}  # connection -> the first aside that its host has not taken
         self._wants_sync = False
 
@@ -145,13 +147,18 @@ class Log:
             self._index.add(group)
             yield group
 
-    def bind_state(self, snapshot: Callable[[], JsonObject], needed_from: Callable[[], int]) -> None:
+    def bind_state(
+        self,
+        snapshot: Callable[[], JsonObject],
+        needed_from: Callable[[], int],
+        kept_from: Callable[[], int] | None = None,
+    ) -> None:
         """Say where the folded state after all that was appended comes from; without it no second segment is begun.
 
-        Retention keeps what follows ``needed_from``, the lowest log_seq that a live request still needs.
+        Retention keeps what follows ``needed_from``, the lowest log_seq that a live request still needs, and as long
+        as it can what follows ``kept_from``, the lowest that the result of a key needs.
         """
-        self._snapshot = snapshot
-        self._needed_from = needed_from
+        self._snapshot, self._needed_from, self._kept_from = snapshot, needed_from, kept_from or needed_from
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -230,6 +237,7 @@ class Log:
         return Needs(
             live_seq=live,
             followed_seq=live if followed is None else min(live, followed),
+            kept_seq=min(live, self._kept_from()),
             unread_aside=min(self._unread.values(), default=self._asides.last_seq + 1),
         )
 
@@ -324,7 +332,7 @@ class Log:
     def groups_of(self, request: str, after_seq: int) -> Iterator[Group]:
         """Yield the groups that speak of a request and start after a log_seq, up to the end as it is when reached.
 
-        They may not be shown yet (``is_shown``). From memory where they are kept there, else from the disk.
+        They may not be shown yet (``is_shown``). Where no index says which they are, all between them come as well.
 
         Raises:
             OutOfRange: One of them is not kept any more (type expired).
@@ -348,6 +356,10 @@ class Log:
         """Drop what memory holds of a request's places, once its last reader is done."""
         self._index.forget(request)
 
+    def cut_index(self, request: str) -> None:
+        """Note that a request began before the groups of ``replay``."""
+        self._index.cut(request)
+
     async def put_blob(self, data: bytes) -> str:
         """Keep a large value durably and return its name, which begins with its SHA-256; fails as commit does."""
         self._durability.check()
@@ -357,12 +369,7 @@ class Log:
             self._durability.fail(error)
 
     def get_blob(self, name: str) -> bytes:
-        """Return a large value.
-
-        Raises:
-            NotFound: It is not kept (any more).
-            LogUnusable: It is damaged.
-        """
+        """Return a large value; NotFound where it is not kept (any more), LogUnusable where it is damaged."""
         return self._blobs.get(name)
 
     def drop_blob(self, name: str) -> None:

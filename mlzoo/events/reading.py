@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from mlzoo.errors import OutOfRange
 from mlzoo.events.codec import groups_in
-from mlzoo.events.records import request_of
 from mlzoo.events.segments import damaged
 
 if TYPE_CHECKING:
@@ -70,16 +69,19 @@ class GroupReader:
     def of_request(self, request: str, after_seq: int) -> Iterator[Group]:
         """Yield the groups that speak of a request and start after a log_seq.
 
-        A request that is not in the index, because it began before what was replayed or was forgotten, is looked for
-        on disk.
+        What the index does not have, because it lies before what was replayed or was forgotten, is looked for on disk,
+        and then all groups between are yielded as well: who reads decides how much is read at a time.
         """
-        if not self._index.knows(request):
+        indexed_after = self._index.knows_after(request)
+        if indexed_after is None or after_seq < indexed_after:
             # One that was read from before may have lost what follows; that is for ``after`` to say.
             start = after_seq or next(iter(self._segments.sizes)) - 1
             for group in self.after(start):
-                if group.first_seq > after_seq and any(request_of(event) == request for event in group.events):
+                if indexed_after is not None and group.first_seq > indexed_after:
+                    break
+                if group.first_seq > after_seq:
                     yield group
-            return
+                    after_seq = group.first_seq
         while (place := self._index.after(request, after_seq)) is not None:
             yield self._tail.get(place) or self._at(place)
             after_seq = place

@@ -1,10 +1,11 @@
 """What goes when a log reaches its byte budget, and how it goes.
 
 Whole segments go, oldest first, never the one that is being written. First go asides that every host has taken; then
-groups, with the blobs that they name, that neither a live request nor a reader needs; then, since the budget is a
-promise too and a host may stop reading for ever, asides that a host has not taken; last, groups that only readers need.
-What a live request needs stays, over the budget if need be: the core bounds it. A reader that was robbed finds that out
-when it reads on, and its host is told.
+groups, with the blobs that they name, that neither a live request nor a reader nor the result of a key needs; then,
+since the budget is a promise too and a host may stop reading for ever, asides that a host has not taken; then groups
+that only readers need; last, groups that results of keys need, whose number nothing else bounds. What a live request
+needs stays, over the budget if need be: the core bounds it. A reader that was robbed finds that out when it reads on,
+and its host is told; a key whose result is gone is expired, and never runs again.
 
 Removing is done in slices, since the event loop goes on meanwhile; a crash in
 between leaves files older than the last header's ``oldest``, which the next start removes.
@@ -39,11 +40,13 @@ class Needs:
     Attributes:
         live_seq: First log_seq that a live request needs.
         followed_seq: First log_seq that a live request or the reader of an ended one needs.
+        kept_seq: First log_seq that a live request or the result of a key needs.
         unread_aside: First aside_seq that some host has not taken.
     """
 
     live_seq: int
     followed_seq: int
+    kept_seq: int
     unread_aside: int
 
 
@@ -65,7 +68,7 @@ class Retention:
     def drop_asides(self, needs: Needs, *, groups_can_go: bool) -> bool:
         """Drop the oldest asides while the log is over its budget; return whether it is now the groups' turn."""
         over_bytes = self._drop_asides_before(needs.unread_aside, self._over_bytes())
-        if groups_can_go and over_bytes > 0 and self._free_groups(needs.followed_seq):
+        if groups_can_go and over_bytes > 0 and self._free_groups(min(needs.followed_seq, needs.kept_seq)):
             return True
         self._drop_asides_before(None, over_bytes)
         return False
@@ -73,8 +76,10 @@ class Retention:
     def drop_groups(self, needs: Needs, *, spare_bytes: int = 0) -> None:
         """Drop the oldest groups, too, while the log is over its budget; free ones also to have some bytes to spare."""
         over_bytes = self._drop_asides_before(needs.unread_aside, self._over_bytes())
-        over_bytes = self._drop_groups_before(needs.followed_seq, over_bytes + spare_bytes) - spare_bytes
+        free_seq = min(needs.followed_seq, needs.kept_seq)
+        over_bytes = self._drop_groups_before(free_seq, over_bytes + spare_bytes) - spare_bytes
         over_bytes = self._drop_asides_before(None, over_bytes)
+        over_bytes = self._drop_groups_before(needs.kept_seq, over_bytes)
         self._drop_groups_before(needs.live_seq, over_bytes)
 
     def _over_bytes(self) -> int:

@@ -70,8 +70,8 @@ class RequestAccepted:
 class RequestAttached:
     """Terminal of this call: what it hears is the story of another request, which its key names.
 
-    The target was accepted at from_seq. The host has heard its pieces up to ``after``; where it does not stream, it
-    hears the end alone.
+    The target was accepted at from_seq, and ended at upto_seq, unless it lives. The host has heard its pieces up to
+    ``after``; where it does not stream, it hears the end alone.
     """
 
     TERMINAL: ClassVar[bool] = True
@@ -81,6 +81,7 @@ class RequestAttached:
     caller: Caller
     target: str
     from_seq: int
+    upto_seq: int | None = None
     after: int = -1
     stream: bool = False
 

@@ -22,11 +22,16 @@ async def test_the_groups_of_a_request_are_read_from_memory_or_disk_alike(world,
 async def test_a_forgotten_request_is_still_found_on_disk(world):
     log = await open_log(world)
     groups = [append_tokens(log, number) for number in range(3)]
-    append_end(log, 9, request="req-b")
+    other = append_end(log, 9, request="req-b")
     log.commit()
     log.forget_index("req-a")
-    assert list(log.groups_of("req-a", groups[0].last_seq)) == groups[1:]
-    assert list(log.groups_of("never", 0)) == []
+    assert list(log.groups_of("req-a", groups[0].last_seq)) == [*groups[1:], other], "who reads leaves out the others"
+    log.cut_index("req-a")
+    groups += [append_tokens(log, number) for number in range(3, 6)]
+    append_end(log, 10, request="req-b")
+    log.commit()
+    assert list(log.groups_of("req-a", groups[0].last_seq)) == [*groups[1:3], other, *groups[3:]]
+    assert list(log.groups_of("req-a", groups[4].last_seq)) == groups[5:]
 
 
 async def test_groups_that_are_appended_while_reading_are_read_too(world):
