@@ -1,4 +1,4 @@
-"""``mlzoo log``: look at an event log, verify it, follow it, repair it.
+"""``mlzoo log``: look at an event log, verify it, follow it, repair it, make a recording of it.
 
 Only ``repair`` takes the log's lock; everything else reads what lies there, also while a sidecar writes.
 """
@@ -21,33 +21,66 @@ _FOLLOW_S = 0.2
 
 def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
     """Add ``log`` and its own commands."""
-    parser = subparsers.add_parser("log", help="the event log: stat, verify, tail, cat, repair")
+    parser = subparsers.add_parser("log", help="the event log: stat, verify, tail, cat, export, repair")
     commands = parser.add_subparsers(dest="log_command", required=True, metavar="COMMAND")
     helps = {
         "stat": "what it holds, in numbers",
         "verify": "read everything; exits 0 only where every record is whole",
         "cat": "the whole story, in order",
         "tail": "the end of the story",
+        "export": "make a recording: one file that mlzoo replay plays and checks",
         "repair": "cut it at the damage, keep what was cut, give it a new id",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text)
-        command.add_argument("directory", metavar="DIR", type=Path)
+        metavar, what = ("PATH", "a log, or one segment of it") if name == "verify" else ("DIR", "a log")
+        command.add_argument("directory", metavar=metavar, type=Path, help=what)
         if name in ("cat", "tail"):
             command.add_argument(
                 "--json", action="store_true", default=None, help="records as they are; the default when piped"
             )
+        if name == "export":
+            _add_export(command)
         if name == "tail":
-            command.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="records to begin with")
+            command.add_argument("-n", "--lines", type=_count, default=20, metavar="N", help="records to begin with")
             command.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
+
+
+def _count(text: str) -> int:
+    """Return a number of records; argparse says where it is none."""
+    from argparse import ArgumentTypeError
+
+    if not text.isdecimal():
+        message = f"a number of records is 0 or more, not {text!r}"
+        raise ArgumentTypeError(message)
+    return int(text)
+
+
+def _add_export(command: ArgumentParser) -> None:
+    command.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the recording")
+    command.add_argument("--request", metavar="ID", help="of one request alone, and of its cancels")
+    command.add_argument("--connection", metavar="ID", help="of one connection alone")
+    command.add_argument("--span", metavar="FIRST:LAST", help="of these log_seqs alone")
+    command.add_argument(
+        "--redact", action="store_true", help="take out mail addresses, secrets, long numbers and home directories"
+    )
+    command.add_argument(
+        "--redact-rule", action="append", default=[], metavar="NAME=REGEX", help="take out what this finds as well"
+    )
 
 
 def run(args: Namespace) -> int:
     """Run one of the commands; return the exit status."""
+    from mlzoo.errors import StorageFailed
     from mlzoo.events.story import is_log
     from mlzoo.world import RealDisk
 
     try:
+        if args.log_command == "verify" and args.directory.is_file():
+            return _verify_segment(args.directory)
+        if args.directory.is_file():
+            print(f"mlzoo log: {args.directory} is a file; a log is a directory", file=sys.stderr)
+            return 2
         if not is_log(RealDisk(), args.directory):
             print(f"mlzoo log: there is no log in {args.directory}", file=sys.stderr)
             return 2
@@ -58,15 +91,14 @@ def run(args: Namespace) -> int:
                 return _verify(args.directory)
             case "repair":
                 return _repair(args.directory)
+            case "export":
+                return _export(args)
             case "cat":
                 return _cat(args.directory, as_json=_as_json(args))
             case _:
                 return _tail(args.directory, args.lines, follow=args.follow, as_json=_as_json(args))
-    except BrokenPipeError:
-        raise  # who reads our output has had enough; that is no fault of the log's
-    except OSError as error:
-        print(f"mlzoo log: {args.directory} cannot be read: {error}", file=sys.stderr)
-        return 3
+    except OSError as error:  # Of the log, or of stdout: that is for the program to find out.
+        raise StorageFailed(f"the log {args.directory} cannot be read: {error}", reason="failed") from error
 
 
 def _as_json(args: Namespace) -> bool:
@@ -107,11 +139,29 @@ def _verify(path: Path) -> int:
     found = verify(real_world(), path)
     for fault in found.faults:
         print(fault)
+    verdict = (
+        "all whole" if not found.faults else "whole but for its end" if found.faults == found.torn else "NOT whole"
+    )
     print(
         f"{found.id}: {found.records} records ({found.oldest_seq} to {found.last_seq}) in {found.segments} segments, "
-        f"{found.asides} asides, {found.blobs} blobs: " + ("NOT whole" if found.faults else "all whole")
+        f"{found.asides} asides, {found.blobs} blobs: {verdict}"
     )
     return 1 if found.faults else 0
+
+
+def _verify_segment(path: Path) -> int:
+    from mlzoo.events.segments import SUFFIX
+    from mlzoo.events.story import verify_segment
+    from mlzoo.world import real_world
+
+    if path.suffix != SUFFIX or not path.stem.isdecimal():
+        print(f"mlzoo log: {path} is no segment of a log: those are called after their first record", file=sys.stderr)
+        return 2
+    records, fault = verify_segment(real_world(), path)
+    if fault:
+        print(fault)
+    print(f"{path.name}: {records} whole records: " + ("NOT whole" if fault else "all whole"))
+    return 1 if fault else 0
 
 
 def _repair(path: Path) -> int:
@@ -122,6 +172,18 @@ def _repair(path: Path) -> int:
 
     lost = trio.run(repair, real_world(), path)
     print("\n".join(lost) if lost else "nothing to repair")
+    return 0
+
+
+def _export(args: Namespace) -> int:
+    from mlzoo.replay.export import export, part_of
+    from mlzoo.replay.redaction import BUILT_IN, rule_of
+    from mlzoo.world import real_world
+
+    rules = [*(BUILT_IN if args.redact else ()), *map(rule_of, args.redact_rule)]
+    part = part_of(args.request, args.connection, args.span)
+    made = export(real_world(), args.directory, args.output, part=part, rules=rules)
+    print(f"{args.output}: {made.lines} lines of the wire, {made.groups} groups, {made.size_bytes:,} bytes")
     return 0
 
 

@@ -178,10 +178,52 @@ def _verify_segments(segments: Segments, faults: list[str], torn: list[str]) -> 
         last_seq = found.last_seq
         if found.verdict == "whole":
             continue
-        what = f"{segments.directory.name}/{name}: not whole from byte {found.whole_bytes}"
-        is_end = first == firsts[-1] and found.verdict == "torn" and found.lost_records == 0
-        (torn if is_end else faults).append(f"{what}, {found.lost_records} whole records follow")
+        where = f"{segments.directory.name}/{name}"
+        if first == firsts[-1] and _is_torn(found, segments.disk.read(segments.path(first), found.whole_bytes)):
+            torn.append(_torn(where, found, segments.sizes[first]))
+        else:
+            faults.append(_damaged(where, found))
     return records, last_seq
+
+
+def _is_torn(found: framing.Scan, rest: bytes) -> bool:
+    """Whether what follows the whole groups is the beginning of the next one, and nothing else that is whole."""
+    at = records = 0
+    while end := framing.line_end(rest, at):
+        if orjson.loads(rest[at:end]).get("group", [0])[0] != found.last_seq + 1:
+            return False
+        at, records = end, records + 1
+    return found.verdict == "torn" and records == found.lost_records
+
+
+def _torn(where: str, found: framing.Scan, size_bytes: int) -> str:
+    return (
+        f"{where}: torn at byte {found.whole_bytes}: the last {size_bytes - found.whole_bytes} bytes are what a crash "
+        "left of a group that nobody was told of; the next start cuts them"
+    )
+
+
+def _damaged(where: str, found: framing.Scan) -> str:
+    return f"{where}: damaged at byte {found.whole_bytes}, {found.lost_records} whole records follow"
+
+
+def verify_segment(world: World, path: Path) -> tuple[int, str]:
+    """Read one segment of a log and check each record; return how many are whole, and what is not, if anything.
+
+    What a process that writes to it just now has not finished yet is no fault.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    data, first, log = world.disk.read(path), int(path.stem), path.absolute().parent.parent
+    found = framing.scan(data, first)
+    records = found.last_seq - first + 1
+    if found.verdict == "whole":
+        return records, ""
+    if not _is_torn(found, data[found.whole_bytes :]):
+        return records, _damaged(path.name, found)
+    is_being_written = is_log(world.disk, log) and is_written(world.disk, log)
+    return records, "" if is_being_written else _torn(path.name, found, len(data))
 
 
 def _verify_blob(disk: Disk, blobs: Blobs, name: str) -> list[str]:

@@ -60,10 +60,51 @@ def test_verify_holds_for_a_whole_log(path, capsys):
 
 
 @pytest.mark.parametrize("cut", [1, 50])
-def test_verify_does_not_hold_where_the_end_is_torn_and_nobody_writes(path, cut):
+def test_verify_does_not_hold_where_the_end_is_torn_and_nobody_writes(path, capsys, cut):
     data = segment(path).read_bytes()
     segment(path).write_bytes(data[:-cut])
     assert main(["log", "verify", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert f"segments/{1:020d}.ndjson: torn at byte " in out
+    assert "the next start cuts them" in out
+    assert out.endswith("whole but for its end\n")
+
+
+def test_whole_records_of_a_group_that_is_not_whole_are_torn_too(path, capsys):
+    data = segment(path).read_bytes()
+    event = data.index(b'{"crc":', data.index(b'"log_seq":3'))
+    segment(path).write_bytes(data[:event])
+    assert main(["log", "verify", str(path)]) == 1
+    assert "torn at byte " in capsys.readouterr().out
+
+
+def test_verify_takes_one_segment_too(path, capsys):
+    assert main(["log", "verify", str(segment(path))]) == 0
+    assert capsys.readouterr().out == f"{1:020d}.ndjson: 5 whole records: all whole\n"
+    assert main(["log", "verify", str(path / "asides" / segment(path).name)]) == 0
+    data = segment(path).read_bytes()
+    segment(path).write_bytes(data[:-1])
+    assert main(["log", "verify", str(segment(path))]) == 1
+    assert "torn at byte " in capsys.readouterr().out
+    lock = real_world().disk.lock(path / "lock")
+    assert main(["log", "verify", str(segment(path))]) == 0
+    lock.release()
+
+
+def test_verify_of_a_segment_that_lies_alone_makes_no_lock(path, tmp_path, capsys):
+    alone = tmp_path / "a" / "b" / segment(path).name
+    alone.parent.mkdir(parents=True)
+    alone.write_bytes(segment(path).read_bytes()[:-1])
+    assert main(["log", "verify", str(alone)]) == 1
+    assert list((tmp_path / "a").iterdir()) == [alone.parent]
+
+
+def test_a_file_that_is_no_segment_is_a_wrong_use(path, capsys):
+    assert main(["log", "verify", str(path / "log.json")]) == 2
+    assert "is no segment of a log" in capsys.readouterr().err
+    for command in ("stat", "cat", "tail", "repair"):
+        assert main(["log", command, str(segment(path))]) == 2
+        assert "is a file; a log is a directory" in capsys.readouterr().err
 
 
 def test_verify_forgives_a_write_in_progress(path):
@@ -76,7 +117,9 @@ def test_verify_forgives_a_write_in_progress(path):
 def test_verify_names_the_segment_and_the_place_of_a_damage(path, capsys):
     flip(segment(path), 300)
     assert main(["log", "verify", str(path)]) == 1
-    assert f"segments/{1:020d}.ndjson: not whole from byte " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"segments/{1:020d}.ndjson: damaged at byte " in out
+    assert out.endswith("NOT whole\n")
 
 
 def test_verify_looks_at_asides_and_blobs_too(path, capsys):
@@ -120,6 +163,33 @@ def test_tail_shows_the_last_records(path, capsys):
     assert main(["log", "tail", "-n", "2", str(path)]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["log_seq"], second["aside_seq"]) == (5, 4)
+
+
+@pytest.mark.parametrize("count", ["-3", "x", "1.5"])
+def test_a_number_of_records_that_is_none_is_a_wrong_use(path, capsys, count):
+    with pytest.raises(SystemExit) as left:
+        main(["log", "tail", "-n", count, str(path)])
+    assert left.value.code == 2
+    assert f"argument -n/--lines: a number of records is 0 or more, not '{count}'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("command", ["stat", "verify", "cat", "tail"])
+def test_what_cannot_be_printed_is_not_blamed_on_the_log(path, command):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlzoo", "log", command, str(path)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (3, "mlzoo: stdout cannot be written: No space left on device\n")
+
+
+def test_a_reader_who_has_had_enough_ends_cat_quietly(path):
+    command = [sys.executable, "-m", "mlzoo", "log", "cat", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_tail_follows_what_is_written(path):
