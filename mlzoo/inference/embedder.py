@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlzoo.frames import Load
-    from mlzoo.inference.loader import Progress
+    from mlzoo.inference.loader import OnProgress
 
 BATCH_TOKENS = 8192  # in one forward, padding included
 NUMBER_BYTES = 17  # of a float32 as JSON at most, with its comma
@@ -57,7 +57,7 @@ class EmbedModel:
     why: tuple[str, ...]
 
 
-def load_embed(load: Load, device: torch.device, progress: Progress = silent) -> EmbedModel:
+def load_embed(load: Load, device: torch.device, progress: OnProgress = silent) -> EmbedModel:
     """Load an encoder.
 
     Raises:

@@ -47,7 +47,7 @@ class Running:
         return len(self.prompt) + len(self.tokens)
 
 
-class Engine:
+class BatchEngine:
     """Runs the requests of one model. ``submit``, then ``step`` until ``idle``."""
 
     def __init__(self, model: ChatModel) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mlzoo.frames import Load
 
-    Progress = Callable[[str, int, int, str], None]  # stage, done, total, unit
+    OnProgress = Callable[[str, int, int, str], None]  # stage, done, total, unit
 
 CHUNK = 128
 MEMORY_SLACK = 1.1  # what loading needs, times the size of the weights
@@ -64,7 +64,9 @@ def silent(_stage: str, _done: int, _total: int, _unit: str) -> None:
     """Progress that nobody watches."""
 
 
-def load_chat(load: Load, device: torch.device, progress: Progress = silent, *, cache: Path | None = None) -> ChatModel:
+def load_chat(
+    load: Load, device: torch.device, progress: OnProgress = silent, *, cache: Path | None = None
+) -> ChatModel:
     """Load a causal language model.
 
     Args:
@@ -100,7 +102,7 @@ def load_chat(load: Load, device: torch.device, progress: Progress = silent, *, 
     )
 
 
-def read(load: Load, device: torch.device, kind: Any, progress: Progress) -> Weights:
+def read(load: Load, device: torch.device, kind: Any, progress: OnProgress) -> Weights:
     """Read module and tokenizer; ``kind`` is the class of transformers that makes the module."""
     directory = Path(load.path)
     size = weights.verify(directory)

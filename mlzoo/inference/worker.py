@@ -41,7 +41,7 @@ from mlzoo.frames import (
 from mlzoo.frames_codec import BrokenFrame, decode
 from mlzoo.inference import memory, process
 from mlzoo.inference.embedder import Embedder, load_embed
-from mlzoo.inference.engine import Engine
+from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.loader import load_chat
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlzoo.inference.link import Link
-    from mlzoo.inference.loader import Progress
+    from mlzoo.inference.loader import OnProgress
     from mlzoo.inference.text import Text
 
 
@@ -84,7 +84,7 @@ class ModelServer:
         self._link = link
         self._cache = cache
         self._device = device
-        self._models: dict[str, Engine | Embedder] = {}
+        self._models: dict[str, BatchEngine | Embedder] = {}
         self._texts: dict[str, Text] = {}
 
     def drain(self) -> None:
@@ -148,7 +148,7 @@ class ModelServer:
             return [_not_loaded(frame, list(self._models))]
         text = self._texts[frame.model]
         match frame, model:
-            case Generate(), Engine():
+            case Generate(), BatchEngine():
                 return model.submit(frame)
             case Embed(), Embedder():
                 return model.submit(frame)
@@ -184,9 +184,9 @@ class ModelServer:
         else:
             self._link.send([loaded])
 
-    def _load_chat(self, frame: Load, progress: Progress) -> Loaded:
+    def _load_chat(self, frame: Load, progress: OnProgress) -> Loaded:
         model = load_chat(frame, self._device, progress, cache=self._cache)
-        self._models[frame.model], self._texts[frame.model] = Engine(model), model.text
+        self._models[frame.model], self._texts[frame.model] = BatchEngine(model), model.text
         return Loaded(
             model=frame.model,
             memory_bytes=model.memory_bytes,
@@ -198,7 +198,7 @@ class ModelServer:
             why=model.why,
         )
 
-    def _load_embed(self, frame: Load, progress: Progress) -> Loaded:
+    def _load_embed(self, frame: Load, progress: OnProgress) -> Loaded:
         model = load_embed(frame, self._device, progress)
         self._models[frame.model], self._texts[frame.model] = Embedder(model), model.text
         return Loaded(

@@ -7,7 +7,7 @@ import tiny_models
 import torch
 from tiny_models import SERIAL, SLOTTED, ask, load, run, save_causal
 
-from mlzoo.inference.engine import Engine
+from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
 pytestmark = pytest.mark.torch
@@ -25,7 +25,7 @@ def test_rows_that_join_at_different_steps_with_prompts_of_any_length_get_what_g
     module = tiny_models.causal(kind)
     model = load_chat(load(save_causal(tmp_path, kind)), CPU)
     assert model.batching == ("slots" if kind in SLOTTED else "serial"), model.why
-    engine, heard = Engine(model), tiny_models.Heard()
+    engine, heard = BatchEngine(model), tiny_models.Heard()
     for i, prompt in enumerate(PROMPTS):
         heard.take(engine.submit(ask(f"r{i}", prompt)))
         for _ in range(3):
@@ -43,7 +43,7 @@ def test_rows_that_join_at_different_steps_with_prompts_of_any_length_get_what_g
 def test_a_serial_model_samples_stops_and_serves_the_next_request(kind, tmp_path):
     model = load_chat(load(save_causal(tmp_path, kind)), CPU)
     assert "serial" in " ".join(model.why)
-    engine = Engine(model)
+    engine = BatchEngine(model)
     first = run(engine, ask("a", temperature=1.0, seed=7), ask("b", temperature=1.0, seed=7), ask("c", temperature=1.0))
     assert first.tokens("a") == first.tokens("b") != first.tokens("c")
     assert run(engine, ask("d", temperature=1.0, seed=7)).tokens("d") == first.tokens("a")

@@ -12,7 +12,7 @@ import torch
 from tiny_models import ask, load, run
 from worker_process import ROOT
 
-from mlzoo.inference.engine import Engine
+from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 from mlzoo.inference.weights import verify
 
@@ -85,7 +85,7 @@ def test_a_gguf_file_becomes_a_directory_that_loads_and_chats(tmp_path):
     assert verify(target) == lines[-1]["done"]
     model = load_chat(load(target, dtype="auto"), torch.device("cpu"))
     assert model.end_tokens == frozenset({1})
-    assert run(Engine(model), ask("r", messages=({"role": "user", "content": "one"},), max_tokens=4)).tokens("r")
+    assert run(BatchEngine(model), ask("r", messages=({"role": "user", "content": "one"},), max_tokens=4)).tokens("r")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"GGML old", b"GGUF\x03\0\0\0 cut off"])

@@ -13,7 +13,7 @@ from tiny_models import Heard, ask, load, run, save_causal
 
 from mlzoo.frames import Prefilled, Stepped, WorkFailed
 from mlzoo.inference import engine as engine_module
-from mlzoo.inference.engine import Engine
+from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
 pytestmark = pytest.mark.torch
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def test_text_is_what_the_tokens_decode_to_and_usage_comes_first(tiny):
-    heard = run(Engine(tiny), ask("r", "one two", 10))
+    heard = run(BatchEngine(tiny), ask("r", "one two", 10))
     rows = heard.rows["r"]
     assert heard.text("r") == tiny.text.decode(heard.tokens("r"))
     assert rows[0].prompt_tokens == len(tiny.text.encode("one two"))
@@ -31,17 +31,17 @@ def test_text_is_what_the_tokens_decode_to_and_usage_comes_first(tiny):
 
 def test_messages_go_through_the_chat_template(tiny):
     messages = ({"role": "user", "content": "one"},)
-    plain = run(Engine(tiny), ask("r", "<|start|>user\none<|end|>\n<|start|>assistant\n"))
-    assert run(Engine(tiny), ask("r", messages=messages)).tokens("r") == plain.tokens("r")
+    plain = run(BatchEngine(tiny), ask("r", "<|start|>user\none<|end|>\n<|start|>assistant\n"))
+    assert run(BatchEngine(tiny), ask("r", messages=messages)).tokens("r") == plain.tokens("r")
     parts = ({"role": "user", "content": [{"type": "text", "text": "on"}, {"type": "text", "text": "e"}]},)
-    assert run(Engine(tiny), ask("r", messages=parts)).tokens("r") == plain.tokens("r")
+    assert run(BatchEngine(tiny), ask("r", messages=parts)).tokens("r") == plain.tokens("r")
 
 
 def test_an_end_token_ends_an_answer_with_stop_and_leaves_no_text(tiny):
-    free = run(Engine(tiny), ask("r", max_tokens=10))
+    free = run(BatchEngine(tiny), ask("r", max_tokens=10))
     ending = free.tokens("r")[4]
     model = attrs.evolve(tiny, end_tokens=frozenset({ending, -1}))
-    heard = run(Engine(model), ask("r", max_tokens=10))
+    heard = run(BatchEngine(model), ask("r", max_tokens=10))
     first = free.tokens("r").index(ending)
     assert heard.tokens("r") == free.tokens("r")[: first + 1]
     assert heard.rows["r"][-1].finish_reason == "stop"
@@ -51,9 +51,9 @@ def test_an_end_token_ends_an_answer_with_stop_and_leaves_no_text(tiny):
 @given(st.integers(0, 30), st.integers(1, 5))
 @settings(max_examples=15, deadline=None)
 def test_a_stop_string_ends_the_text_before_it_wherever_tokens_begin(tiny, start, length):
-    free = run(Engine(tiny), ask("r", max_tokens=20)).text("r")
+    free = run(BatchEngine(tiny), ask("r", max_tokens=20)).text("r")
     stop = free[start : start + length]
-    heard = run(Engine(tiny), ask("r", max_tokens=20, stop=(stop,) if stop else ()))
+    heard = run(BatchEngine(tiny), ask("r", max_tokens=20, stop=(stop,) if stop else ()))
     if stop:
         assert heard.text("r") == free[: free.index(stop)]
         assert heard.rows["r"][-1].finish_reason == "stop"
@@ -63,14 +63,14 @@ def test_a_stop_string_ends_the_text_before_it_wherever_tokens_begin(tiny, start
 
 def test_without_max_tokens_an_answer_may_fill_the_context(tiny_directory):
     model = load_chat(load(tiny_directory, context=64), CPU)
-    heard = run(Engine(model), ask("r", "one two three", None))
+    heard = run(BatchEngine(model), ask("r", "one two three", None))
     prompt = len(model.text.encode("one two three"))
     assert len(heard.tokens("r")) + prompt == 64
     assert heard.rows["r"][-1].finish_reason == "length"
 
 
 def test_no_tokens_asked_for_is_an_answer_of_none(tiny):
-    engine = Engine(tiny)
+    engine = BatchEngine(tiny)
     (said,) = engine.submit(ask("r", "one two", 0))
     assert isinstance(said, Stepped)
     assert (said.rows[0].tokens, said.rows[0].finish_reason) == ((), "length")
@@ -79,13 +79,13 @@ def test_no_tokens_asked_for_is_an_answer_of_none(tiny):
 
 
 def test_an_empty_prompt_begins_with_the_models_first_token(tiny):
-    heard = run(Engine(tiny), ask("r", "", 3))
+    heard = run(BatchEngine(tiny), ask("r", "", 3))
     assert heard.rows["r"][0].prompt_tokens == 1
     assert len(heard.tokens("r")) == 3
 
 
 def test_a_prompt_longer_than_the_context_is_1006_with_limit_and_got(tiny):
-    (said,) = Engine(tiny).submit(ask("r", "one two " * 600))
+    (said,) = BatchEngine(tiny).submit(ask("r", "one two " * 600))
     assert isinstance(said, WorkFailed)
     assert said.code == 1006
     assert said.data["limit"] == tiny.decoder.context
@@ -93,7 +93,7 @@ def test_a_prompt_longer_than_the_context_is_1006_with_limit_and_got(tiny):
 
 
 def test_messages_that_a_template_refuses_are_32602_with_its_words_as_detail(tiny):
-    (said,) = Engine(tiny).submit(ask("r", messages=({"role": "wizard", "content": "x"},)))
+    (said,) = BatchEngine(tiny).submit(ask("r", messages=({"role": "wizard", "content": "x"},)))
     assert isinstance(said, WorkFailed)
     assert said.code == -32602
     assert said.detail == "roles are user, assistant, system"
@@ -101,27 +101,27 @@ def test_messages_that_a_template_refuses_are_32602_with_its_words_as_detail(tin
 
 def test_a_model_without_a_template_cannot_chat_but_completes(tmp_path):
     model = load_chat(load(save_causal(tmp_path, template=None)), CPU)
-    (said,) = Engine(model).submit(ask("r", messages=({"role": "user", "content": "x"},)))
+    (said,) = BatchEngine(model).submit(ask("r", messages=({"role": "user", "content": "x"},)))
     assert isinstance(said, WorkFailed)
     assert said.code == 1010
-    assert len(run(Engine(model), ask("r", "x", 2)).tokens("r")) == 2
+    assert len(run(BatchEngine(model), ask("r", "x", 2)).tokens("r")) == 2
 
 
 def test_an_image_is_not_read_by_a_model_of_text(tiny):
     content = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "data:"}}]
-    (said,) = Engine(tiny).submit(ask("r", messages=({"role": "user", "content": content},)))
+    (said,) = BatchEngine(tiny).submit(ask("r", messages=({"role": "user", "content": content},)))
     assert isinstance(said, WorkFailed)
     assert (said.code, said.data["feature"]) == (1010, "parts")
 
 
 def test_more_requests_than_rows_wait_their_turn(tiny):
     frames = [ask(f"r{i}", f"one {i}", 3) for i in range(20)]
-    heard = run(Engine(tiny), *frames)
+    heard = run(BatchEngine(tiny), *frames)
     assert all(len(heard.tokens(frame.request)) == 3 for frame in frames)
 
 
 def test_an_abandoned_row_is_silent_and_the_others_go_on(tiny):
-    engine, heard = Engine(tiny), Heard()
+    engine, heard = BatchEngine(tiny), Heard()
     for i in range(3):
         engine.submit(ask(f"r{i}", max_tokens=10))
     for _ in range(4):
@@ -136,7 +136,7 @@ def test_an_abandoned_row_is_silent_and_the_others_go_on(tiny):
 
 
 def test_a_prompt_can_be_abandoned_between_its_chunks(tiny):
-    engine = Engine(tiny)
+    engine = BatchEngine(tiny)
     engine.submit(ask("long", "one two three " * 30))
     (said,) = engine.step()
     assert isinstance(said, Prefilled)
@@ -147,8 +147,8 @@ def test_a_prompt_can_be_abandoned_between_its_chunks(tiny):
 
 
 def test_a_row_whose_logits_are_not_numbers_fails_alone_and_leaves_nothing_behind(tiny, monkeypatch):
-    expected = run(Engine(tiny), ask("good", "one"), ask("later", "two", seed=1))
-    engine, heard = Engine(tiny), Heard()
+    expected = run(BatchEngine(tiny), ask("good", "one"), ask("later", "two", seed=1))
+    engine, heard = BatchEngine(tiny), Heard()
     engine.submit(ask("bad", "x"))
     engine.submit(ask("good", "one"))
     heard.take(engine.step())
@@ -182,7 +182,7 @@ def test_a_row_that_breaks_the_sampler_fails_alone(tiny, monkeypatch):
         return choose(logits, draws)
 
     monkeypatch.setattr(engine_module, "choose", fragile)
-    heard = run(Engine(tiny), ask("bad", seed=666), ask("good"))
+    heard = run(BatchEngine(tiny), ask("bad", seed=666), ask("good"))
     assert [(frame.request, frame.code) for frame in heard.others] == [("bad", -32603)]
     assert len(heard.tokens("good")) == 12
 
@@ -196,12 +196,12 @@ def test_want_of_memory_fails_the_request_that_wanted_it(tiny, monkeypatch):
     def fail():
         raise torch.OutOfMemoryError("out of memory")
 
-    heard = run(Engine(tiny), ask("hungry", "zzz"), ask("good"))
+    heard = run(BatchEngine(tiny), ask("hungry", "zzz"), ask("good"))
     assert [(frame.request, frame.code) for frame in heard.others] == [("hungry", 1005)]
     assert len(heard.tokens("good")) == 12
     wide = [2]
     monkeypatch.setattr(decoder, "decode", lambda *a: fail() if len(a[1]) > wide[0] else decode(*a))
-    heard = run(Engine(tiny), ask("a"), ask("b"), ask("youngest"))
+    heard = run(BatchEngine(tiny), ask("a"), ask("b"), ask("youngest"))
     assert [(frame.request, frame.code) for frame in heard.others] == [("youngest", 1005)]
     assert len(heard.tokens("a")) == len(heard.tokens("b")) == 12
 
@@ -212,11 +212,11 @@ def test_an_unexpected_failure_of_a_step_is_not_swallowed(tiny, monkeypatch):
 
     monkeypatch.setattr(tiny.decoder.__class__, "decode", fail)
     with pytest.raises(RuntimeError, match="kernel broke"):
-        run(Engine(tiny), ask("r"))
+        run(BatchEngine(tiny), ask("r"))
 
 
 def test_logprobs_come_with_each_token(tiny):
-    heard = run(Engine(tiny), ask("r", max_tokens=5, logprobs=True, top_logprobs=3))
+    heard = run(BatchEngine(tiny), ask("r", max_tokens=5, logprobs=True, top_logprobs=3))
     for row in heard.rows["r"]:
         (entry,) = row.logprobs
         assert entry.top[0] == (entry.token, entry.logprob)
@@ -224,9 +224,9 @@ def test_logprobs_come_with_each_token(tiny):
 
 
 def test_the_position_of_a_draw_counts_the_prompt_so_that_a_continued_text_goes_on_the_same(tiny):
-    whole = run(Engine(tiny), ask("r", "one two", 12, temperature=1.0, seed=5))
+    whole = run(BatchEngine(tiny), ask("r", "one two", 12, temperature=1.0, seed=5))
     begun = tiny.text.encode("one two") + tuple(whole.tokens("r")[:5])
-    engine = Engine(tiny)
+    engine = BatchEngine(tiny)
     engine._text = type(
         "Given",
         (),

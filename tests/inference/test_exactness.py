@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import Heard, ask, load, run, save_causal
 
-from mlzoo.inference.engine import Engine
+from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
 pytestmark = pytest.mark.torch
@@ -51,14 +51,14 @@ def story(heard: Heard, request: str) -> list[tuple[int, float]]:
 
 
 def test_eight_requests_together_equal_each_alone(model):
-    together = run(Engine(model), *frames())
+    together = run(BatchEngine(model), *frames())
     for frame in frames():
-        alone = run(Engine(model), frame)
+        alone = run(BatchEngine(model), frame)
         assert story(alone, frame.request) == story(together, frame.request), frame.request
 
 
 def test_rows_in_scattered_slots_equal_each_alone(model):
-    engine, heard = Engine(model), Heard()
+    engine, heard = BatchEngine(model), Heard()
     for frame in frames():
         heard.take(engine.submit(frame))
     for _ in range(12):
@@ -69,10 +69,10 @@ def test_rows_in_scattered_slots_equal_each_alone(model):
         heard.take(engine.step())
     for frame in frames():
         if frame.request in {"r0", "r3", "r5", "r7"}:
-            assert story(run(Engine(model), frame), frame.request) == story(heard, frame.request)
+            assert story(run(BatchEngine(model), frame), frame.request) == story(heard, frame.request)
 
 
 def test_a_long_prompt_beside_decoding_rows_is_read_in_the_same_way_as_alone(model):
     long = ask("long", "the lazy dog jumps " * 20, 8, temperature=1.0, seed=3, logprobs=True)
-    alone = story(run(Engine(model), long), "long")
-    assert story(run(Engine(model), *frames()[:3], long), "long") == alone
+    alone = story(run(BatchEngine(model), long), "long")
+    assert story(run(BatchEngine(model), *frames()[:3], long), "long") == alone

@@ -10,7 +10,7 @@ from tiny_models import ask, load, run, save_causal
 
 from mlzoo.errors import ModelLoadFailed, OutOfMemory
 from mlzoo.inference import gate, loader, memory, sizing
-from mlzoo.inference.engine import Engine
+from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
 pytestmark = pytest.mark.torch
@@ -56,12 +56,12 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_read(tiny_directory,
 
 
 def test_a_model_that_computes_differently_in_slots_runs_serially(tiny_directory, monkeypatch):
-    expected = run(Engine(load_chat(load(tiny_directory), CPU)), ask("r")).tokens("r")
+    expected = run(BatchEngine(load_chat(load(tiny_directory), CPU)), ask("r")).tokens("r")
     monkeypatch.setattr(gate, "disagreement", lambda *_: 0.5)
     model = load_chat(load(tiny_directory), CPU)
     assert model.batching == "serial"
     assert any("differ" in reason for reason in model.why)
-    assert run(Engine(model), ask("r")).tokens("r") == expected
+    assert run(BatchEngine(model), ask("r")).tokens("r") == expected
 
 
 def test_the_gate_sees_a_wrong_mask(tiny_directory, monkeypatch):

@@ -11,7 +11,7 @@ from tiny_models import ask, load, run
 
 from mlzoo.frames import Embed
 from mlzoo.inference.embedder import Embedder, load_embed
-from mlzoo.inference.engine import Engine
+from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
 pytestmark = [pytest.mark.torch, pytest.mark.weights]
@@ -25,7 +25,7 @@ def smollm2(weights):
 
 def test_smollm2_knows_the_capital_of_france(smollm2):
     messages = ({"role": "user", "content": "What is the capital of France?"},)
-    heard = run(Engine(smollm2), ask("r", messages=messages, max_tokens=32))
+    heard = run(BatchEngine(smollm2), ask("r", messages=messages, max_tokens=32))
     assert "Paris" in heard.text("r")
     assert heard.rows["r"][-1].finish_reason == "stop"
 
@@ -42,9 +42,9 @@ def test_smollm2_says_the_same_alone_and_in_company(smollm2):
         )
         for i, question in enumerate(("Tell a story.", "What is 2 + 2?", "Name a colour. " * 30))
     ]
-    together = run(Engine(smollm2), *frames)
+    together = run(BatchEngine(smollm2), *frames)
     for frame in frames:
-        assert run(Engine(smollm2), frame).tokens(frame.request) == together.tokens(frame.request)
+        assert run(BatchEngine(smollm2), frame).tokens(frame.request) == together.tokens(frame.request)
 
 
 def test_minilm_puts_like_texts_together(weights):

@@ -11,7 +11,7 @@ import torch
 from tiny_models import ask, load, run
 
 from mlzoo.inference import gate, kernels, selftest
-from mlzoo.inference.engine import Engine
+from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 from mlzoo.inference.selftest import Findings
 
@@ -108,7 +108,7 @@ def test_a_second_load_tries_nothing_out_and_computes_the_same(tiny_directory, t
     assert second.why == (*first.why, "its self-test was passed at an earlier load")
     assert second.joined_chunks == first.joined_chunks
     assert (second.decoder.grain, second.decoder.few_threads) == (first.decoder.grain, first.decoder.few_threads)
-    assert run(Engine(second), ask("r")).tokens("r") == run(Engine(first), ask("r")).tokens("r")
+    assert run(BatchEngine(second), ask("r")).tokens("r") == run(BatchEngine(first), ask("r")).tokens("r")
 
 
 def test_a_verdict_against_slots_is_remembered_as_well(tiny_directory, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlzoo.frames import FromWorker
-    from mlzoo.inference.engine import Engine
+    from mlzoo.inference.engine import BatchEngine
     from mlzoo.inference.loader import ChatModel
 
 VOCABULARY = 320
@@ -163,7 +163,7 @@ class Heard:
         return [token for row in self.rows[request] for token in row.tokens]
 
 
-def run(engine: Engine, *frames: Generate) -> Heard:
+def run(engine: BatchEngine, *frames: Generate) -> Heard:
     """Submit frames together and step until all is done."""
     heard = Heard()
     for frame in frames:
