@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mlzoo.world import World
 
 EXIT_DONE, EXIT_BROKEN, EXIT_WRONG_USAGE, EXIT_STORAGE_FAILED = 0, 1, 2, 3
+EXIT_PIPE_CLOSED = 141  # as shells have it
 FIRST_LINE_S = 0.05  # that the first lines get to be answered before the rest of the house is imported
 FLUSH_S = 5.0  # that a host gets to take what is due when the sidecar leaves
 PROBE_S = 10.0  # that looking at the devices may take: a driver may hang
@@ -121,7 +122,7 @@ class Sidecar:
         beside = [self._obey_signals]
         if parent_pid is not None:
             beside.append(partial(self._watch_parent, parent_pid))
-        return await self.live(stdio, log=log, socket=socket, beside=beside)
+        return await self.live(stdio, log=log, socket=socket, beside=beside, unwritten=lambda: stdio.failure)
 
     async def live(
         self,
@@ -130,8 +131,12 @@ class Sidecar:
         log: Path | None,
         socket: Path | None = None,
         beside: Sequence[Callable[[], Awaitable[None]]] = (),
+        unwritten: Callable[[], OSError | None] = lambda: None,
     ) -> int:
-        """Take up the log, listen, work, leave; what is ``beside`` runs for as long."""
+        """Take up the log, listen, work, leave; what is ``beside`` runs for as long.
+
+        ``unwritten`` says at the end why something that was due to the host could not be written, if so.
+        """
         self._services = await self._open(log)
         async with trio.open_nursery() as nursery:
             host = self._connection(stdio)
@@ -157,8 +162,15 @@ class Sidecar:
             except StorageFailed as error:
                 self._stderr.log("error", "storage failed", message=error.message)
                 self._status = EXIT_STORAGE_FAILED
+        self._look_at_what_is_unwritten(unwritten())
         self._stderr.close()
         return self._status
+
+    def _look_at_what_is_unwritten(self, failure: OSError | None) -> None:
+        """A host that was due an answer and did not get it has not been served well."""
+        if failure is not None and self._status == EXIT_DONE:
+            self._stderr.log("error", "stdout cannot be written", message=failure.strerror or str(failure))
+            self._status = EXIT_PIPE_CLOSED if isinstance(failure, BrokenPipeError) else EXIT_STORAGE_FAILED
 
     # ---------------------------------------------------------------------------------------- start
 
@@ -346,11 +358,14 @@ class Sidecar:
             return  # ``_keep_durable`` has heard of it.
 
     async def _obey_signals(self) -> None:
-        """A first SIGTERM or SIGINT lets what runs finish; a second one does not wait for it."""
+        """A first SIGTERM, SIGINT or SIGHUP lets what runs finish; a second one does not wait for it."""
         kinds = [signal.SIGTERM, signal.SIGINT]
         if sys.platform == "win32":
             kinds.append(signal.SIGBREAK)
         else:
+            # Ignored, as under nohup: then a closed terminal is no end.
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                kinds.append(signal.SIGHUP)
             signal.pthread_sigmask(
                 signal.SIG_UNBLOCK, kinds
             )  # A parent may have blocked them, and so for its children.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+_UNWRITTEN = 3
 _OPTIONS = ("--log", "--parent-pid", "--socket", "--config-dir")
 
 
@@ -54,13 +55,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "serve",
         help="the sidecar: speaks the protocol on stdin and stdout",
         description="Serve the protocol on stdin and stdout until stdin ends. Logs go to stderr.",
-        allow_abbrev=False,
+        epilog="example: mlzoo serve --log ./log limits.max_running=8",
     )
     parser.add_argument("--log", metavar="DIR", help="the event log; without it, one in the user's state directory")
     parser.add_argument("--parent-pid", metavar="N", type=_pid, help="leave when this process is gone")
     parser.add_argument("--socket", metavar="PATH", help="serve a Unix socket as well")
     parser.add_argument("--config-dir", metavar="DIR", help="searched before the built-in configuration")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="key=value, such as limits.max_running=8")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="OVERRIDE", help="key=value, such as limits.max_running=8"
+    )
 
 
 def _pid(word: str) -> int:
@@ -81,6 +84,11 @@ def serve(wishes: Wishes) -> int:
     Raises:
         ConfigError: The configuration does not hold; nothing was started.
     """
+    import sys
+
+    if sys.stdout is None and wishes.socket is None:
+        print("mlzoo: stdout is closed, and there is no --socket: there is nobody to serve", file=sys.stderr)
+        return _UNWRITTEN
     from mlzoo.transport.stdio import claim
 
     claimed = claim()  # Before any other import: whatever prints from here on reaches stderr, not the host.

@@ -31,6 +31,11 @@ class BlockingStream:
         self._reader = PollingReader(read_fd) if can_read_at_once(read_fd) else _Reader(read_fd)
         self._writer = _Writer(write_fd)
 
+    @property
+    def failure(self) -> OSError | None:
+        """Why something that was to be written was not; None where all was."""
+        return self._writer.error
+
     async def receive_some(self) -> bytes:
         """See ``ByteStream``."""
         return await self._reader.receive_some()
@@ -129,7 +134,7 @@ class _Writer:
         self._accepted_bytes = 0  # Counted by the event loop.
         self._written_bytes = 0  # Counted by the thread, or by the event loop while nothing is queued.
         self._may_write_at_once = True
-        self._error: OSError | None = None  # Why writing ended early.
+        self.error: OSError | None = None  # Why writing ended early.
         self._ended = False  # The thread's last word.
         self._closed = False
         self._dropping = False  # Write no more of what is queued.
@@ -158,7 +163,7 @@ class _Writer:
         try:
             written_bytes = write_at_once(self._fd, data)
         except OSError as error:
-            self._error = error
+            self.error = error
             raise trio.BrokenResourceError("the host no longer reads") from error
         if written_bytes is None:
             self._may_write_at_once = False
@@ -196,8 +201,8 @@ class _Writer:
     def _check(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError
-        if self._error is not None or self._ended:
-            raise trio.BrokenResourceError("the host no longer reads") from self._error
+        if self.error is not None or self._ended:
+            raise trio.BrokenResourceError("the host no longer reads") from self.error
 
     async def _sleep_while(self, condition: Callable[[], bool]) -> None:
         """Sleep until the condition no longer holds or the thread has ended."""
@@ -215,7 +220,7 @@ class _Writer:
             while (data := self._next()) is not None:
                 self._write(data)
         except OSError as error:
-            self._error = error
+            self.error = error
         finally:
             os.close(self._fd)
             self._ended = True
