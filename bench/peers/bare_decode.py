@@ -29,7 +29,7 @@ def main():
     import transformers
 
     from mlzoo.frames import Load
-    from mlzoo.inference.engine import Engine
+    from mlzoo.inference.engine import BatchEngine
     from mlzoo.inference.loader import load_chat
 
     torch.set_num_threads(threads or process.usable_processors())
@@ -44,7 +44,7 @@ def main():
         digest=installed.digest,
     )
     # The findings of the self-test are those of the sidecar's own load: both sides compute with the same threads.
-    engine = Engine(load_chat(order, torch.device("cpu"), cache=cache_directory(None, os.environ)))
+    engine = BatchEngine(load_chat(order, torch.device("cpu"), cache=cache_directory(None, os.environ)))
     for line in sys.stdin:
         streams, tokens = json.loads(line)
         print(json.dumps(generate(engine, entry.name, streams, tokens)), file=answers, flush=True)
