@@ -89,19 +89,14 @@ def _decide(draft: Draft, command: Command) -> None:
 def start(draft: Draft, command: cmd.Start) -> None:
     """Take up a log: what an earlier sidecar left running has lost its connection and its worker."""
     orphans = tuple(draft.state.requests.values())
+    why = "The sidecar ended while this request was running; send it again."
+    if draft.state.drain_until_ms is not None:
+        drain_s = draft.state.bounds.drain_ms / 1000
+        why = f"The sidecar was ended while this had {drain_s:g} s (limits.drain_s) to finish; send it again."
     draft.say(ev.SidecarStarted(version=command.version, bounds=command.bounds))
     for request in orphans:
-        draft.say(
-            ev.RequestFailed(
-                request=request.id,
-                caller=request.caller,
-                failure=errors.Interrupted(
-                    "The sidecar ended while this request was running; send it again.",
-                    seq=request.next_seq - 1,
-                    resumable=False,
-                ).failure(),
-            )
-        )
+        failure = requests.interrupted(request, why)
+        draft.say(ev.RequestFailed(request=request.id, caller=request.caller, failure=failure))
 
 
 def incident(draft: Draft, command: cmd.ReportIncident) -> None:

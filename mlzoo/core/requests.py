@@ -237,7 +237,9 @@ def strike(draft: Draft) -> None:
     if until_ms is not None and until_ms <= draft.at_ms:
         for request in tuple(draft.state.requests.values()):
             if request.kind != "shutdown":
-                _interrupt(draft, request, "The sidecar shut down before the answer was whole; send it again.")
+                drain_s = draft.state.bounds.drain_ms / 1000
+                why = f"The sidecar shut down, and {drain_s:g} s (limits.drain_s) were too short; send this again."
+                _interrupt(draft, request, why)
 
 
 def _interrupt(draft: Draft, request: RequestState, why: str) -> None:
@@ -247,7 +249,8 @@ def _interrupt(draft: Draft, request: RequestState, why: str) -> None:
 
 def interrupted(request: RequestState, why: str) -> Failure:
     """Return the failure of a request whose worker, sidecar or connection went away under it."""
-    return errors.Interrupted(why, seq=request.next_seq - 1, resumable=False).failure()
+    streamed = {} if request.next_seq == 0 else {"seq": request.next_seq - 1}
+    return errors.Interrupted(why, **streamed, resumable=False).failure()
 
 
 def withdraw(draft: Draft, request: RequestState) -> None:

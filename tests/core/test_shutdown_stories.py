@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core_driver import BOUNDS, CHAT, OTHER, Core, row
+from core_driver import BOUNDS, CHAT, OTHER, Core, row, start
 
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
@@ -69,6 +69,7 @@ def test_the_end_of_the_drain_interrupts_what_is_left():
     ]
     assert events[1].failure.code == 1008
     assert events[1].failure.data["seq"] == 0
+    assert "5 s (limits.drain_s) were too short" in events[1].failure.message
 
 
 def test_a_second_shutdown_does_not_prolong_the_drain():
@@ -125,3 +126,11 @@ def test_the_log_of_a_stopped_sidecar_is_taken_up_again():
     core.tell(cmd.Start(version="1", core_version=1, bounds=BOUNDS))
     assert kinds(core.chat("r1", CHAT)) == ["RequestAccepted", "PlacementAsked"]
     assert not any(isinstance(e, ev.RequestRefused) for e in core.events)
+
+
+def test_a_restart_after_a_drain_that_was_cut_short_names_the_bound():
+    core = a_core_with_one_running_chat()
+    core.shut_down()
+    again = start()
+    [failed, *_] = [event for event in core.tell(again) if isinstance(event, ev.RequestFailed)]
+    assert (failed.failure.code, "5 s (limits.drain_s) to finish" in failed.failure.message) == (1008, True)
