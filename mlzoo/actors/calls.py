@@ -15,6 +15,7 @@ from mlzoo import errors
 from mlzoo.actors.messages import Order
 from mlzoo.actors.outcomes import Answer, Ask
 from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
+from mlzoo.config.schema import SamplingDefaults
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Sampling
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.outcomes import Outcome
     from mlzoo.actors.services import Peer, Services
     from mlzoo.api import inference as api
-    from mlzoo.config import ModelEntry, SamplingDefaults
+    from mlzoo.config import ModelEntry
     from mlzoo.store import Installed
     from mlzoo.transport.jsonrpc import Call
 
@@ -46,6 +47,7 @@ class Calls:
             "tokenize": self._tokenize,
             "detokenize": self._detokenize,
             "cancel": self._cancel,
+            "resume": self._resume,
             "models.pull": self._pull,
             "models.remove": self._remove,
             "models.load": self._load,
@@ -54,8 +56,7 @@ class Calls:
 
     def cancelled(self, connection: Peer, params: api.CancelParams) -> Order:
         """Return what becomes of a ``cancel`` notification, which nobody answers."""
-        target = connection.outbox.in_flight.get(params.request) if params.request is not None else None
-        return Order(cmd.Cancel(request=self._services.world.ids.new("req"), caller=None, target=target or None))
+        return _cancel(self._services.world.ids.new("req"), None, connection, params)
 
     # ---------------------------------------------------------------------------------------- inference
 
@@ -66,7 +67,7 @@ class Calls:
         return self._generate(connection, call, params, {"prompt": params.prompt})
 
     def _generate(self, connection: Peer, call: Call, params: api.GenerationParams, text: Any) -> Outcome:
-        entry, facts = self._model_for(call.method, params.model, params)
+        defaults, facts = self._model_for(call.method, params)
         stop = stop_strings(params)
         if stop:
             text["stop"] = stop
@@ -76,8 +77,10 @@ class Calls:
             facts,
             text,
             stream=params.stream,
-            sampling=self._sampling(params, entry.sampling),
+            sampling=self._sampling(params, defaults),
             max_tokens=params.max_tokens,
+            key=params.key,
+            determinism=params.determinism,
             deadline_ms=params.deadline_ms,
             priority=params.priority,
             require_device=params.require_device,
@@ -102,7 +105,7 @@ class Calls:
         )
 
     def _embed(self, connection: Peer, call: Call, params: api.EmbedParams) -> Outcome:
-        _, facts = self._model_for("embed", params.model, params)
+        _, facts = self._model_for("embed", params)
         texts = embed_texts(params)
         limit = self._services.config.limits.inputs_per_embed
         if len(texts) > limit:
@@ -114,18 +117,19 @@ class Calls:
             facts,
             {"texts": texts},
             normalize=params.normalize,
+            key=params.key,
             deadline_ms=params.deadline_ms,
             priority=params.priority,
             require_device=params.require_device,
         )
 
     def _tokenize(self, connection: Peer, call: Call, params: api.TokenizeParams) -> Outcome:
-        _, facts = self._model_for("tokenize", params.model, params)
+        _, facts = self._model_for("tokenize", params)
         text = {"text": params.text} if params.messages is None else {"messages": plain_messages(params.messages)}
         return self._submit(connection, call, facts, text)
 
     def _detokenize(self, connection: Peer, call: Call, params: api.DetokenizeParams) -> Outcome:
-        _, facts = self._model_for("detokenize", params.model, params)
+        _, facts = self._model_for("detokenize", params)
         return self._submit(connection, call, facts, {"tokens": params.tokens})
 
     def _submit(
@@ -136,6 +140,7 @@ class Calls:
         text: Any,
         *,
         stream: bool = False,
+        key: str | None = None,
         **fields: Any,
     ) -> Ask:
         request = self._services.world.ids.new("req")
@@ -147,27 +152,46 @@ class Calls:
             method=_method(call.method),
             model=facts,
             stream=stream,
-            params_digest=hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest(),
+            params_digest=hashlib.sha256(orjson.dumps([call.method, kept], option=orjson.OPT_SORT_KEYS)).hexdigest(),
+            key="" if key is None else _digest(key),
             size_bytes=len(orjson.dumps(text)),
             **fields,
         )
         return Ask(request, Order(submit, {**text, "params": as_sent}), stream=stream)
 
     def _cancel(self, connection: Peer, call: Call, params: api.CancelParams) -> Outcome:
-        target = connection.outbox.in_flight.get(params.request) if params.request is not None else None
         request, caller = self._request(connection, call)
-        return Ask(request, Order(cmd.Cancel(request=request, caller=caller, target=target or None)))
+        return Ask(request, _cancel(request, caller, connection, params))
+
+    def _resume(self, connection: Peer, call: Call, params: api.ResumeParams) -> Outcome:
+        self._is_bound(params.key)
+        request, caller = self._request(connection, call)
+        resume = cmd.Resume(request=request, caller=caller, key=_digest(params.key), after=params.after)
+        return Ask(request, Order(resume, {"params": _named(call)}), stream=True)
 
     # ---------------------------------------------------------------------------------------- models
 
-    def _model_for(self, method: str, name: str | None, params: Any) -> tuple[ModelEntry, cmd.ModelFacts]:
-        """Return the model that a request is for.
+    def _is_bound(self, key: str) -> bool:
+        """Whether a key stands for a request already, as far as one can say before it is the engine's turn.
+
+        Raises:
+            LogUnusable: the index of keys is damaged.
+        """
+        return self._services.ledger is not None and self._services.ledger.is_bound(_digest(key))
+
+    def _model_for(self, method: str, params: Any) -> tuple[SamplingDefaults, cmd.ModelFacts]:
+        """Return the model that a request is for, and how it is sampled where the request is silent.
 
         Raises:
             ModelNotFound: no configuration names it.
             ModelNotInstalled: its weights are not here.
             Unsupported: it cannot do that, or this version cannot do what the params ask for.
+            LogUnusable: the index of keys is damaged.
         """
+        key, name = getattr(params, "key", None), params.model
+        if key is not None and self._is_bound(key):
+            # What it gave is given again, also where the model has gone meanwhile: nobody looks at this one.
+            return SamplingDefaults(), cmd.ModelFacts(name=name or "", kind="embed" if method == "embed" else "chat")
         defaults = self._services.config.defaults
         entry = self._services.config.model(name or (defaults.embed if method == "embed" else defaults.chat))
         features = unsupported_features(params)
@@ -176,9 +200,10 @@ class Calls:
             raise errors.Unsupported(message, feature=features[0], model=entry.name)
         wrong = "chat" if method == "embed" else "embed" if method in CHAT_METHODS else None
         if entry.kind == wrong:
-            message = f"Model {entry.name} is for {entry.kind}, not for {method}: name another one."
+            able = [other.name for other in self._services.config.models.values() if other.kind != entry.kind]
+            message = f"Model {entry.name} is for {entry.kind}, not for {method}; name one that is: {', '.join(able)}."
             raise errors.Unsupported(message, feature=method, model=entry.name)
-        return entry, self._facts(entry, self._installed(entry))
+        return entry.sampling, self._facts(entry, self._installed(entry))
 
     def _installed(self, entry: ModelEntry) -> Installed:
         installed = self._services.store.find(entry)
@@ -238,6 +263,20 @@ class Calls:
 
 def _caller(connection: Peer, call: Call) -> cmd.Caller:
     return cmd.Caller(connection=connection.name, rpc=call.id, after_aside=connection.after_aside)
+
+
+def _digest(key: str) -> str:
+    """Return what stands for a key wherever no text may stand."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _cancel(request: str, caller: cmd.Caller | None, connection: Peer, params: api.CancelParams) -> Order:
+    """Return the order that ends what a call of this connection hears of, or what runs under a key."""
+    if params.key is not None:
+        command = cmd.Cancel(request=request, caller=caller, target=None, key=_digest(params.key))
+        return Order(command, {"params": {"key": params.key}})
+    target = connection.outbox.heard_by(params.request)
+    return Order(cmd.Cancel(request=request, caller=caller, target=target))
 
 
 def _named(call: Call) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import orjson
 from mlzoo.errors import PullFailed
 from mlzoo.store import children, digest
 from mlzoo.store.layout import Progress
-from mlzoo.store.sources import check_weights, describe
+from mlzoo.store.sources import check_kind, check_weights, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +50,7 @@ def fetch(entry: ModelEntry, source: Hub, partial: Path, on_progress: Callable[[
     order = {
         "repository": source.repository,
         "revision": source.revision,
+        "kind": entry.kind,
         "patterns": list(entry.files or PATTERNS),
         "target": str(target),
     }
@@ -120,10 +121,12 @@ def _download(order: Mapping[str, Any]) -> None:
     check_weights(siblings, repository)
     wanted = [siblings[name] for name in filter_repo_objects(siblings, allow_patterns=order["patterns"])]
     _say({"commit": found.sha, "total": sum(sibling.size or 0 for sibling in wanted)})
-    for sibling in wanted:
+    for sibling in sorted(wanted, key=lambda sibling: sibling.rfilename != "config.json"):  # It tells what the rest is.
         if ".." in PurePosixPath(sibling.rfilename).parts or PurePosixPath(sibling.rfilename).is_absolute():
             raise PullFailed(f"{repository} holds the path {sibling.rfilename}", reason="source")
         _fetch_file(hf_hub_url(repository, sibling.rfilename, revision=found.sha), sibling, target / found.sha)
+        if sibling.rfilename == "config.json":
+            check_kind((target / found.sha / "config.json").read_bytes(), order["kind"], repository)
 
 
 def _fetch_file(url: str, sibling: Any, target: Path) -> None:

@@ -27,7 +27,7 @@ from mlzoo.errors import ConfigError, PullFailed
 from mlzoo.store import children, digest, hub, wheel
 from mlzoo.store.layout import MANIFEST_FORMAT, Progress, Store
 from mlzoo.store.lock import exclusively
-from mlzoo.store.sources import check_weights
+from mlzoo.store.sources import check_kind, check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -113,6 +113,9 @@ def _pull_alone(store: Store, entry: ModelEntry, source: Wheel | Hub | Local, on
 def _install(store: Store, entry: ModelEntry, fetched: Path, work: Path, on_progress: OnProgress) -> None:
     """Check what was fetched, convert it where it needs that, and rename it into place; the manifest is last."""
     weights = _weights(fetched)
+    config = fetched / "config.json"
+    if config.is_file():
+        check_kind(config.read_bytes(), entry.kind, entry.name)
     on_progress(Progress("verify"))
     source_sha256 = digest.of_file(weights) if weights.is_file() else digest.of_listing(digest.of_files(weights))
     if entry.sha256 is not None and source_sha256 != entry.sha256:

@@ -1,5 +1,6 @@
 """Pulls from a model hub: what is taken, what is refused, and going on after a kill."""
 
+import attrs
 import orjson
 import psutil
 import pytest
@@ -76,3 +77,12 @@ async def test_a_repository_with_pickled_weights_alone_is_refused(store, hub, hu
     reason, message = await reason_of(store, hub_entry)
     assert reason == "source"
     assert "pickled" in message
+
+
+async def test_a_repository_that_cannot_chat_is_refused_before_its_weights_are_brought(store, hub, hub_entry):
+    hub.files["config.json"] = b'{"architectures": ["BertModel"]}'
+    reason, message = await reason_of(store, hub_entry)
+    assert (reason, visible(store)) == ("source", [])
+    assert "is a BertModel, which cannot chat: write kind: embed" in message
+    assert not [request for request in hub.requests if "safetensors" in request]
+    await pull(store, attrs.evolve(hub_entry, kind="embed"), ignore)
