@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 FEW_ROWS = 4  # Above this a step is compute enough for all threads.
-ROUNDS = 4  # in which each number of threads has a step; its fastest one counts, since others use the machine as well
+ROUNDS = 3  # in which each number of threads has a step; its fastest one counts, since others use the machine as well
 SLACK = 1.1  # times as slow as the fastest number of threads, at most, a smaller one may be
 HOPELESS = 1.5  # times as slow as the fastest so far: neither this nor an even smaller number is looked at further
 
