@@ -164,7 +164,7 @@ class Connection:
     def _call(self, call: Call, batch: Batch | None) -> None:
         if call.id in self.outbox.in_flight:
             twice = errors.InvalidRequest(f"id {call.id!r} is in flight on this connection; take another.").failure()
-            self._record(call.method, call.id, None, None, twice, batch)
+            self._record_refused(call, twice, batch)
             return
         try:
             outcome = self._handler.call(self, call)

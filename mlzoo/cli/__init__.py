@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from mlzoo.cli.serve import Wishes
     from mlzoo.errors import MlzooError
 
 COMMANDS = {
@@ -24,6 +23,7 @@ COMMANDS = {
     "models": "the model store: list, pull, info, remove",
     "devices": "what hardware was found, and what fits on it",
     "log": "the event log: stat, verify, tail, cat, export, repair",
+    "replay": "check or play what was recorded",
     "schema": "the OpenRPC document of the protocol",
     "doctor": "check the installation, devices, store and log, and say what to do",
 }
@@ -38,7 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         wishes = serve.parse(words[1:])
         if wishes is not None:
-            return _serve(wishes)
+            return _on_stdio(lambda: serve.serve(wishes))
+    if words[:2] == ["replay", "play"]:
+        from mlzoo.cli import replay
+
+        played = replay.parse(words[2:])
+        if played is not None:
+            return _on_stdio(lambda: replay.play(played))
     from mlzoo.cli.stdout import UNWRITTEN, Stdout, open_the_closed
 
     if not open_the_closed():
@@ -59,11 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return stdout.settle() or status
 
 
-def _serve(wishes: Wishes) -> int:
-    from mlzoo.cli import serve
-
+def _on_stdio(speak: Callable[[], int]) -> int:
+    """Run what speaks the protocol: it takes stdout for itself, so that what is said of stdout does not concern it."""
     try:
-        return serve.serve(wishes)
+        return speak()
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 (raised again where it cannot be explained)

@@ -1,0 +1,121 @@
+"""``mlzoo replay``: check what a log or a recording says, play a recording to a host.
+
+``play`` must answer in a blink, as the sidecar does: plain arguments are read by hand, and nothing is imported that it
+does without.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace, _SubParsersAction
+    from collections.abc import Sequence
+
+_OPTIONS = ("--speed", "--connection")
+
+
+class Wishes(NamedTuple):
+    """What the command line of ``play`` asks for."""
+
+    recording: str
+    speed: float = math.inf
+    connection: str | None = None
+
+
+def parse(words: Sequence[str]) -> Wishes | None:
+    """Return what plain arguments say, ``RECORDING [--option value]...``; None where argparse has to read them."""
+    values: dict[str, str] = {}
+    rest, files = list(words), []
+    while rest:
+        word = rest.pop(0)
+        if word in _OPTIONS and rest:
+            values[word] = rest.pop(0)
+        else:
+            files.append(word)
+    speed = _speed_or_none(values.get("--speed", "max"))
+    if speed is None or len(files) != 1 or files[0].startswith("-"):
+        return None
+    return Wishes(files[0], speed, values.get("--connection"))
+
+
+def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
+    """Add ``replay`` and its own commands."""
+    parser = subparsers.add_parser("replay", help="check or play what was recorded")
+    commands = parser.add_subparsers(dest="replay_command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="fold a log or a recording again and compare each decision")
+    check.add_argument("path", metavar="PATH", type=Path, help="a log's directory, or a recording")
+    play = commands.add_parser("play", help="play the sidecar's part on stdio, from a recording")
+    play.add_argument("recording", metavar="RECORDING", help="made by mlzoo log export")
+    play.add_argument(
+        "--speed", type=_speed, default=math.inf, metavar="X", help="times the recorded speed, or max (the default)"
+    )
+    play.add_argument("--connection", metavar="NAME", help="which connection, where the recording holds several")
+
+
+def run(args: Namespace) -> int:
+    """Run one of the commands; return the exit status."""
+    if args.replay_command == "play":
+        return play(Wishes(args.recording, args.speed, args.connection))
+    return _check(args.path)
+
+
+def play(wishes: Wishes) -> int:
+    """Play a recording on stdio; return the exit status.
+
+    Raises:
+        RecordingUnusable: The file is no recording, or none that can be believed.
+        ConfigError: It has no such connection.
+    """
+    from mlzoo.transport.stdio import claim
+
+    claimed = claim()  # Before any other import, as the sidecar does.
+
+    import gc
+
+    gc.disable()
+    from mlzoo.events import recording
+    from mlzoo.replay import play as player
+
+    gc.freeze()
+    gc.enable()
+    try:
+        found = recording.read(Path(wishes.recording))
+    except OSError as error:
+        print(f"mlzoo replay: {wishes.recording} cannot be read: {error}", file=sys.stderr)
+        return 2
+    return player.play(claimed, found, player.connection_of(found, wishes.connection), wishes.speed)
+
+
+def _speed(word: str) -> float:
+    speed = _speed_or_none(word)
+    if speed is None:
+        raise ValueError
+    return speed
+
+
+def _speed_or_none(word: str) -> float | None:
+    if word == "max":
+        return math.inf
+    try:
+        speed = float(word)
+    except ValueError:
+        return None
+    return speed if speed > 0 else None
+
+
+def _check(path: Path) -> int:
+    from mlzoo.replay.check import check
+    from mlzoo.world import real_world
+
+    try:
+        found = check(real_world(), path)
+    except OSError as error:
+        print(f"mlzoo replay: {path} cannot be read: {error}", file=sys.stderr)
+        return 2
+    for line in found.told():
+        print(line)
+    return 0 if found.difference is None else 1

@@ -1,0 +1,174 @@
+"""``mlzoo replay check``: everything that was decided is decided again, and must come out the same.
+
+For each group: what ``decide`` says of the recorded command, in the state that everything before it led to, is what was
+recorded. Where a core of another version decided, its events are folded and not compared. The states that the headers
+of segments hold must be those that the fold arrives at. Reads a log from outside, without its lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mlzoo.actors.ledger import decode_state
+from mlzoo.core.apply import apply_group
+from mlzoo.core.decide import decide
+from mlzoo.core.state import State
+from mlzoo.errors import ConfigError, LogUnusable
+from mlzoo.events import recording
+from mlzoo.events.codec import CODEC, groups_in
+from mlzoo.events.commands import Start
+from mlzoo.events.records import CORE_VERSION
+from mlzoo.events.segments import Segments, damaged
+from mlzoo.events.story import is_log
+from mlzoo.replay.differences import Difference, differences
+from mlzoo.replay.telling import group_of, told_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mlzoo.events.records import Group
+    from mlzoo.events.types import Event
+    from mlzoo.world import World
+
+
+@attrs.frozen(kw_only=True)
+class Departure:
+    """The first place where what is decided now is not what was recorded."""
+
+    seq: int
+    what: str
+    fields: tuple[Difference, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Base:
+    """Where a fold begins, or what it must have arrived at."""
+
+    seq: int
+    state: State
+    core_version: int
+
+
+@attrs.define(kw_only=True)
+class Checked:
+    """What a check found. Records are commands and events."""
+
+    compared: int = 0
+    folded: int = 0
+    other_versions: list[str] = attrs.field(factory=list)  # which spans were folded only, and why
+    notes: list[str] = attrs.field(factory=list)
+    difference: Departure | None = None
+
+    def told(self) -> list[str]:
+        """Return it in sentences."""
+        lines = [*self.notes, *self.other_versions]
+        if self.difference is not None:
+            lines += [self.difference.what, *(f"  {field}" for field in self.difference.fields)]
+        folded = f", {self.folded} only folded" if self.folded else ""
+        outcome = "all as recorded" if self.difference is None else "NOT as recorded"
+        return [*lines, f"{self.compared} records compared{folded}: {outcome}"]
+
+
+def check(world: World, path: Path) -> Checked:
+    """Check a log's directory, or a recording.
+
+    Raises:
+        ConfigError: The path is neither.
+        LogUnusable: The log is damaged, or newer than this version.
+        RecordingUnusable: The recording cannot be believed.
+        OSError: It cannot be read.
+    """
+    if path.is_dir():
+        if not is_log(world.disk, path):
+            raise ConfigError(f"there is no log in {path}")
+        return fold(_of_log(Segments(world.disk, path / "segments")))
+    found = recording.read(path)
+    if not found.header.get("folds", True):
+        part = found.header.get("part")
+        return Checked(notes=[f"this is of one {part} alone: it is whole, and nothing of it can be folded"])
+    return fold(_of_recording(found))
+
+
+def fold(story: Iterator[Base | Group]) -> Checked:
+    """Decide everything again, up to the first difference. A story begins with its base."""
+    checked = Checked()
+    state, version, last_seq, since = State(), CORE_VERSION, None, 0
+    for item in story:
+        if isinstance(item, Base):
+            if last_seq is None:
+                state = item.state
+            elif (apart := _apart(item, state)) is not None:
+                checked.difference = apart
+                break
+            version, since = item.core_version, item.seq
+            continue
+        if last_seq is not None and item.first_seq != last_seq + 1:
+            raise LogUnusable(f"what is between {last_seq} and {item.first_seq} is missing", reason="damaged")
+        last_seq = item.last_seq
+        if isinstance(item.command, Start) and item.command.core_version != version:
+            version, since = item.command.core_version, item.first_seq
+        count = len(item.events) + 1
+        if version != CORE_VERSION:
+            state = apply_group(state, item)
+            checked.folded += count
+            _note_version(checked, since, version)
+            continue
+        events, after = decide(state, item.command, item.first_seq, item.at_ms)
+        checked.compared += count
+        if events != item.events:
+            checked.difference = _departure(item, events)
+            break
+        state = after  # It is the fold of these very events: a decision applies each as it is said.
+    return checked
+
+
+def _note_version(checked: Checked, since: int, version: int) -> None:
+    note = f"from log_seq {since} on core_version {version} decided, this is {CORE_VERSION}: folded, not compared"
+    if note not in checked.other_versions[-1:]:
+        checked.other_versions.append(note)
+
+
+def _apart(base: Base, state: State) -> Departure | None:
+    if base.state == state and list(base.state.requests) == list(state.requests):
+        return None
+    what = f"the segment of {base.seq} begins with another state than what is before it leads to:"
+    fields = differences(_plain(state), _plain(base.state), "state")
+    return Departure(seq=base.seq, what=what, fields=tuple(fields))
+
+
+def _departure(group: Group, events: tuple[Event, ...]) -> Departure:
+    name = type(group.command).__name__
+    found = differences([_shown(event) for event in group.events], [_shown(event) for event in events], "events")
+    what = f"log_seq {group.first_seq}, {name}, is decided otherwise now:"
+    return Departure(seq=group.first_seq, what=what, fields=tuple(found))
+
+
+def _shown(event: Event) -> dict[str, Any]:
+    return {"type": type(event).__name__, **CODEC.data(event)}
+
+
+def _plain(state: State) -> dict[str, Any]:
+    return attrs.asdict(state)
+
+
+def _of_log(segments: Segments) -> Iterator[Base | Group]:
+    firsts = segments.firsts
+    for first in firsts:
+        header = segments.header(first)
+        found, lines = segments.load(first)
+        if header is None or (found.verdict != "whole" and first != firsts[-1]) or found.verdict == "damaged":
+            raise damaged(segments.path(first), found.whole_bytes)
+        if header.state is not None or first == firsts[0]:
+            yield Base(seq=first, state=decode_state(header.state), core_version=header.core_version)
+        yield from groups_in(lines)
+
+
+def _of_recording(found: recording.Recording) -> Iterator[Base | Group]:
+    groups = found.groups()
+    state = decode_state(found.header.get("state"))
+    yield Base(seq=1, state=state, core_version=found.header.get("core_version", CORE_VERSION))
+    for line in groups:
+        yield group_of(told_in(line))

@@ -1,0 +1,92 @@
+"""What may differ between two runs that are the same: the one place that says so.
+
+Everything that is not named here is compared as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Params = dict[str, Any] | list[Any] | None
+
+# ------------------------------------------------------------------------------------------ what a host sends
+
+HOSTS_OWN = "_meta"
+"""The key of params that nobody looks at. Ids of calls are a host's own as well: answers carry those that it sent."""
+
+NAMES_A_CALL = {"cancel": "request"}
+"""The param of a method that names another call by its id: it is compared as the call that it names."""
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "models.load": {"device": "auto", "pin": False},
+    "models.pull": {"accept_license": False},
+    "resume": {"after": -1},
+}
+"""Values that mean what leaving them out means, of methods whose params are recorded as they were understood."""
+
+SEVERAL = ("stop", "input")
+"""Params that may be one string or a list: a list is what is recorded."""
+
+# ------------------------------------------------------------------------------------------ what a sidecar answers
+
+ANSWERS: dict[str, frozenset[str]] = {
+    "chat": frozenset({"id", "timing", "device", "usage.cached_tokens"}),
+    "complete": frozenset({"id", "timing", "device", "usage.cached_tokens"}),
+    "embed": frozenset({"device"}),
+    "initialize": frozenset({"server.version", "connection", "log", "capabilities.devices", "limits"}),
+    "events.subscribe": frozenset({"subscription"}),
+}
+"""Parts of the result of a method that belong to one run: ids, times, places."""
+
+UNCOMPARED = frozenset(
+    {"status", "metrics", "devices.list", "models.list", "models.info", "models.load", "events.read"}
+)
+"""Methods whose whole result is about one machine at one moment."""
+
+
+def canonical(method: str, params: Params) -> Params:
+    """Return params in the one form that stands for all ways of sending the same."""
+    if not isinstance(params, dict):
+        return params or {}
+    defaults = DEFAULTS.get(method, {})
+    kept = {
+        name: value
+        for name, value in params.items()
+        if name != HOSTS_OWN and value is not None and not (name in defaults and _same(value, defaults[name]))
+    }
+    for name in SEVERAL:
+        if isinstance(kept.get(name), str):
+            kept[name] = [kept[name]]
+    if kept.get("stop") == []:
+        del kept["stop"]
+    if isinstance(kept.get("messages"), list):
+        kept["messages"] = [_plain_message(message) for message in kept["messages"]]
+    return kept
+
+
+def steady(method: str, result: Any) -> Any:
+    """Return of an answer's result what two runs have in common."""
+    if method in UNCOMPARED or not isinstance(result, dict):
+        return None if method in UNCOMPARED else result
+    copy = dict(result)
+    for path in ANSWERS.get(method, ()):
+        first, _, rest = path.partition(".")
+        if not rest:
+            copy.pop(first, None)
+        elif isinstance(copy.get(first), dict):
+            copy[first] = {name: value for name, value in copy[first].items() if name != rest}
+    return copy
+
+
+def _same(left: Any, right: Any) -> bool:
+    return type(left) is type(right) and bool(left == right)
+
+
+def _plain_message(message: Any) -> Any:
+    """Return a message as it is recorded: its role, and its text, the parts of which are joined by newlines."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    parts = message["content"]
+    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+        return message
+    return {**message, "content": "\n".join([part["text"] for part in parts])}
