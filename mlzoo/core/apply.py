@@ -147,7 +147,7 @@ def _request_streams(state: State, event: ev.RequestStreamed, at_ms: int) -> Sta
         params_digest=was.params_digest,
         determinism=was.determinism,
         fingerprint=was.fingerprint,
-        losses=was.losses,
+        losses=0 if event.tokens else was.losses,
         resumed=was.resumed,
     )
     return State(
@@ -190,7 +190,8 @@ def _request_goes_on(
             request = _dispatched(state, event, at_ms)
         case ev.RequestSuspended():
             was = state.requests[event.request]
-            request = attrs.evolve(was, phase="suspended", device=None, losses=was.losses + 1)
+            losses = was.losses + (event.reason == "worker")
+            request = attrs.evolve(was, phase="suspended", device=None, losses=losses)
         case _:
             assert_never(event)
     return attrs.evolve(state, requests=_with(state.requests, event.request, request))
@@ -203,16 +204,17 @@ def _with_run_time(state: State, timing: ev.Timing) -> State:
 
 
 def _dispatched(state: State, event: ev.RequestDispatched, at_ms: int) -> RequestState:
-    """Return a request that runs: for the first time, or again, as well as the weakest of its continuations."""
+    """Return a request that runs: from its beginning, or from where it was, as well as its weakest continuation."""
     was = state.requests[event.request]
     model = state.models.get(was.model.name) if was.model else None
+    begins = event.resume is None
     return attrs.evolve(
         was,
         phase="running",
         device=event.device,
         started_at_ms=was.started_at_ms or at_ms,
-        fingerprint=was.fingerprint or (model.fingerprint if model else ""),
-        resumed=was.resumed if was.resumed == "prefill" or event.resume is None else event.resume,
+        fingerprint=model.fingerprint if begins and model is not None else was.fingerprint,
+        resumed=was.resumed if was.resumed == "prefill" or begins else event.resume,
     )
 
 

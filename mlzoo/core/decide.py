@@ -53,6 +53,7 @@ def _decide(draft: Draft, command: Command) -> None:
             requests.shut_down(draft, command)
         case cmd.Strike():
             requests.strike(draft)
+            requests.end_drain(draft)
             models.strike(draft)
         case cmd.LoadModel() | cmd.UnloadModel() | cmd.PullModel() | cmd.RemoveModel():
             models.ask(draft, command)
@@ -87,7 +88,10 @@ def _decide(draft: Draft, command: Command) -> None:
 
 
 def start(draft: Draft, command: cmd.Start) -> None:
-    """Take up a log: what an earlier sidecar left running has lost its connection and its worker."""
+    """Take up a log: what an earlier sidecar left running has lost its connection and its worker.
+
+    What it left suspended is so still; what has a key and waited or ran, goes on in this life; all else ends.
+    """
     orphans = tuple(draft.state.requests.values())
     why = "The sidecar ended while this request was running; send it again."
     if draft.state.drain_until_ms is not None:
@@ -95,8 +99,8 @@ def start(draft: Draft, command: cmd.Start) -> None:
         why = f"The sidecar was ended while this had {drain_s:g} s (limits.drain_s) to finish; send it again."
     draft.say(ev.SidecarStarted(version=command.version, bounds=command.bounds))
     for request in orphans:
-        failure = requests.interrupted(request, why)
-        draft.say(ev.RequestFailed(request=request.id, caller=request.caller, failure=failure))
+        if request.phase != "suspended":
+            requests.suspend(draft, request, "sidecar", requests.interrupted(request, why))
 
 
 def incident(draft: Draft, command: cmd.ReportIncident) -> None:

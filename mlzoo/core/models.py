@@ -198,7 +198,7 @@ def _answer_unloads(draft: Draft, name: str, phase: str) -> None:
 
 
 def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
-    """A worker process is gone. What ran on it ends, and its models are loaded again on demand.
+    """A worker process is gone. What ran on it ends or is suspended, and its models are loaded again on demand.
 
     One that was told to leave held nothing: a load that was decided since then is for its successor. One that left
     in order for another reason (its supervisor stopped it) is no crash, yet what ran on it is lost all the same.
@@ -211,9 +211,7 @@ def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
     for request in tuple(draft.state.requests.values()):
         if request.phase == "running" and request.device == command.device:
             why = "The worker process died under this request; send it again."
-            draft.say(
-                ev.RequestFailed(request=request.id, caller=request.caller, failure=requests.interrupted(request, why))
-            )
+            requests.lose_worker(draft, request, requests.interrupted(request, why))
     for name, model in tuple(draft.state.models.items()):
         if model.device != command.device:
             continue
@@ -221,7 +219,10 @@ def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
             died = errors.ModelLoadFailed(
                 f"The worker process died while it loaded {name}: {command.reason}.", model=name, reason=command.reason
             )
-            _give_up(draft, name, died.failure())
+            draft.say(ev.ModelFailed(model=name, failure=died.failure()))
+            for request in waiting_on(draft.state, name):
+                requests.lose_worker(draft, request, died.failure())
+            _answer_unloads(draft, name, "failed")
         elif model.phase in {"ready", "unloading"}:
             _memory_is_back(draft, name, command.device)
 

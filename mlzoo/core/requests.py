@@ -1,4 +1,7 @@
-"""The state machine of a request: refused at the door, or accepted, queued, running and ended exactly once."""
+"""The state machine of a request: refused at the door, or accepted, queued, running and ended exactly once.
+
+A request under a key does not end with its worker or its sidecar: it is suspended, and goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlzoo import errors
 from mlzoo.core import keys
 from mlzoo.core.incidents import numbered
-from mlzoo.core.state import CALLS, calls_on, under_key
+from mlzoo.core.state import CALLS, calls_on, drain_is_over, under_key, waits
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -18,13 +21,14 @@ if TYPE_CHECKING:
 
 MIN_RETRY_MS = 100
 FIRST_GUESS_MS = 1000.0  # of the time that a request runs, while none has been measured
+MOST_LOSSES = 3  # of its worker without a token in between: a request may be what kills it
 
 
 def submit(draft: Draft, command: cmd.Submit) -> None:
     """Refuse at the door, accept, or show what its key stands for already."""
     if command.key and keys.reuse(draft, command):
         return
-    refusal = _refusal(draft.state, command)
+    refusal = command.refused or _refusal(draft.state, command)
     if refusal is not None:
         draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=refusal))
         return
@@ -60,7 +64,7 @@ def _refusal(state: State, command: cmd.Submit) -> Failure | None:
             limit=bounds.queued_bytes,
             got=command.size_bytes,
         ).failure()
-    queued = sum(r.phase == "queued" and r.kind not in CALLS for r in state.requests.values())
+    queued = sum(waits(r) and r.kind not in CALLS for r in state.requests.values())
     slots = max(1, min(command.model.slots, bounds.max_running))
     retry_ms = round((state.mean_run_ms or FIRST_GUESS_MS) * (queued + 1) / slots)
     if queued >= bounds.max_queued:
@@ -142,6 +146,7 @@ def _complete(draft: Draft, facts: cmd.RowFacts) -> None:
             timing=_timing(draft, request),
             digest=facts.digest,
             degraded=_degraded(draft.state, request),
+            resumed=request.resumed,
         )
     )
 
@@ -211,7 +216,8 @@ def host_gone(draft: Draft, command: cmd.HostGone) -> None:
     """End what a vanished connection had asked for, as nobody hears the answer; who has the key may still come."""
     for request in tuple(draft.state.requests.values()):
         if request.caller is not None and request.caller.connection == command.connection and not request.key:
-            _interrupt(draft, request, "The connection that asked for this has ended.")
+            withdraw(draft, request)
+            fail(draft, request.id, interrupted(request, "The connection that asked for this has ended."))
 
 
 def shut_down(draft: Draft, command: cmd.Shutdown) -> None:
@@ -227,24 +233,46 @@ def shut_down(draft: Draft, command: cmd.Shutdown) -> None:
 
 
 def strike(draft: Draft) -> None:
-    """End what has passed its deadline, and all that is left when the drain is over."""
+    """End what has passed its deadline."""
     for request in tuple(draft.state.requests.values()):
         if request.deadline_at_ms is not None and request.deadline_at_ms <= draft.at_ms:
             withdraw(draft, request)
             late = errors.DeadlineExceeded("The deadline passed before the answer was whole; allow more time.")
             fail(draft, request.id, late.failure())
-    until_ms = draft.state.drain_until_ms
-    if until_ms is not None and until_ms <= draft.at_ms:
-        for request in tuple(draft.state.requests.values()):
-            if request.kind != "shutdown":
-                drain_s = draft.state.bounds.drain_ms / 1000
-                why = f"The sidecar shut down, and {drain_s:g} s (limits.drain_s) were too short; send this again."
-                _interrupt(draft, request, why)
 
 
-def _interrupt(draft: Draft, request: RequestState, why: str) -> None:
-    withdraw(draft, request)
-    fail(draft, request.id, interrupted(request, why))
+def end_drain(draft: Draft) -> None:
+    """End or suspend all that is left when the drain is over."""
+    if not drain_is_over(draft.state, draft.at_ms) or draft.state.stopped:
+        return
+    drain_s = draft.state.bounds.drain_ms / 1000
+    why = f"The sidecar shut down, and {drain_s:g} s (limits.drain_s) were too short; send this again."
+    told = {event.request for event in draft.events if isinstance(event, ev.RequestSuspended)}
+    for request in tuple(draft.state.requests.values()):
+        if request.kind != "shutdown" and request.id not in told:
+            withdraw(draft, request)
+            suspend(draft, request, "drain", interrupted(request, why))
+
+
+def lose_worker(draft: Draft, request: RequestState, failure: Failure) -> None:
+    """Take in that the worker of a request died, or could not load its model without dying; failure ends it, if so."""
+    if request.key and request.losses + 1 >= MOST_LOSSES:
+        why = f"The worker process died {MOST_LOSSES} times in a row under this request; it is not tried again."
+        failure = interrupted(request, why)
+        fail(draft, request.id, failure)
+    else:
+        suspend(draft, request, "worker", failure)
+
+
+def suspend(draft: Draft, request: RequestState, reason: ev.Suspension, failure: Failure) -> None:
+    """Have a request that nobody works on any more go on later, where it has a key; else it ends with a failure.
+
+    Who waits for one that is suspended already hears of this as well.
+    """
+    if request.key:
+        draft.say(ev.RequestSuspended(request=request.id, reason=reason))
+    else:
+        fail(draft, request.id, failure)
 
 
 def interrupted(request: RequestState, why: str) -> Failure:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlzoo import errors
 from mlzoo.core import requests
-from mlzoo.core.state import running_on, waiting_on
+from mlzoo.core.state import drain_is_over, running_on, waiting_on, waits
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ IN_MEMORY = {"loading", "ready", "unloading"}
 
 def settle(draft: Draft) -> None:
     """Do all that can be done now."""
+    requests.end_drain(draft)
     _serve_those_who_wait(draft)
     _unload_what_is_to_go(draft)
     _retire_empty_workers(draft)
@@ -31,8 +32,10 @@ def settle(draft: Draft) -> None:
 
 
 def _serve_those_who_wait(draft: Draft) -> None:
-    queued = [r for r in draft.state.requests.values() if r.phase == "queued" and r.model is not None]
-    for facts in {r.model.name: r.model for r in queued if r.model is not None}.values():
+    if drain_is_over(draft.state, draft.at_ms):
+        return  # What has a key waits for the next sidecar.
+    waiting_for = [r.model for r in draft.state.requests.values() if waits(r) and r.model is not None]
+    for facts in {facts.name: facts for facts in waiting_for}.values():
         waiting = waiting_on(draft.state, facts.name)
         if not waiting:
             continue
@@ -55,9 +58,32 @@ def _serve(draft: Draft, model: ModelState, waiting: list[RequestState]) -> None
             if model.degraded is not None:
                 reply["degraded"] = model.degraded
             draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result=reply))
+        elif request.determinism == "exact" and not model.fingerprint:
+            requests.fail(draft, request.id, _inexact(name, device))
         elif free > 0:
             free -= 1
-            draft.say(ev.RequestDispatched(request=request.id, device=device))
+            draft.say(ev.RequestDispatched(request=request.id, device=device, resume=_resumption(request, model)))
+
+
+def _resumption(request: RequestState, model: ModelState) -> ev.Resumption | None:
+    """Return how a request goes on where it was; None: it begins, and nothing was said of it before.
+
+    To decode again what was recorded takes as long as it did at first, and is to the bit what it was, as long as all
+    that the bits depend on is the same. To read it as a part of the prompt is fast, and rounds in another way.
+    """
+    if request.completion_tokens == 0:
+        return None
+    may_be_exact = request.determinism == "exact" and request.resumed != "prefill"
+    return "exact" if may_be_exact and request.fingerprint == model.fingerprint else "prefill"
+
+
+def _inexact(name: str, device: str) -> Failure:
+    return errors.Unsupported(
+        f"Model {name} on {device} does not compute the same in every company (models.info says why): "
+        'leave determinism out, or ask for "fast".',
+        feature="determinism: exact",
+        model=name,
+    ).failure()
 
 
 def _elsewhere(name: str, device: str, wanted: str | None) -> Failure:
@@ -88,9 +114,11 @@ def _leave_when_done(draft: Draft) -> None:
     if draft.state.drain_until_ms is None:
         return
     left = tuple(draft.state.requests.values())
-    if any(request.kind != "shutdown" for request in left):
+    stays = drain_is_over(draft.state, draft.at_ms)  # What is suspended by then, the next sidecar goes on with.
+    if any(request.kind != "shutdown" and not (stays and request.phase == "suspended") for request in left):
         return
     for request in left:
-        draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result={}))
+        if request.kind == "shutdown":
+            draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result={}))
     if not draft.state.stopped:
         draft.say(ev.SidecarStopped())

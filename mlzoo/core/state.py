@@ -47,7 +47,7 @@ class RequestState:
     params_digest: str = ""
     determinism: Determinism = "fast"
     fingerprint: str = ""  # of the model when the request first ran; another one cannot continue it exactly
-    losses: int = 0  # how often it was suspended
+    losses: int = 0  # of its worker, one after the other, without a token in between
     resumed: ev.Resumption | None = None  # the weakest way in which it was continued so far
 
 
@@ -104,15 +104,24 @@ class State:
     keys: dict[str, KeyFacts] = attrs.field(factory=dict)  # that ended, and are not in the log's index of keys yet
 
 
+def waits(request: RequestState) -> bool:
+    """Whether a request waits for its turn: for its first one, or for the next one after it was suspended."""
+    return request.phase in {"queued", "suspended"}
+
+
 def waiting_on(state: State, model: str) -> list[RequestState]:
     """Return those who wait for a model to be ready, in the order of their turn."""
-    queued = [r for r in state.requests.values() if r.phase == "queued" and _wants(r) == model]
-    return sorted(queued, key=_turn_ms)
+    return sorted((r for r in state.requests.values() if waits(r) and _wants(r) == model), key=_turn)
 
 
-def _turn_ms(request: RequestState) -> int:
-    """Return what decides whose turn it is: as nothing that comes later goes first for ever, nobody starves."""
-    return request.accepted_at_ms + (BATCH_YIELDS_MS if request.priority == "batch" else 0)
+def _turn(request: RequestState) -> tuple[bool, int]:
+    """Return what decides whose turn it is: as nothing that comes later goes first for ever, nobody starves.
+
+    A request that has begun had its turn already, and lost its worker: it goes on first. There are never more of those
+    than have run together.
+    """
+    yields_ms = BATCH_YIELDS_MS if request.priority == "batch" else 0
+    return not request.started_at_ms, request.accepted_at_ms + yields_ms
 
 
 def calls_on(state: State, model: str, kind: ev.CallKind) -> list[RequestState]:
@@ -144,6 +153,11 @@ def idle_models(state: State) -> list[ModelState]:
     wanted = {_wants(r) for r in state.requests.values()}
     idle = [m for name, m in state.models.items() if m.phase == "ready" and not m.pinned and name not in wanted]
     return sorted(idle, key=lambda m: m.last_used_ms)
+
+
+def drain_is_over(state: State, at_ms: int) -> bool:
+    """Whether the sidecar leaves with what is suspended, instead of waiting for it."""
+    return state.drain_until_ms is not None and state.drain_until_ms <= at_ms
 
 
 def needed_from(state: State) -> int | None:

@@ -41,6 +41,7 @@ CallKind = Literal[
     "chat", "complete", "embed", "tokenize", "detokenize", "load", "unload", "pull", "remove", "shutdown"
 ]
 Resumption = Literal["exact", "prefill"]
+Suspension = Literal["worker", "sidecar", "drain"]
 
 
 # ------------------------------------------------------------------------------------------------ requests
@@ -110,12 +111,14 @@ class RequestDispatched:
 
 @attrs.frozen(kw_only=True)
 class RequestSuspended:
-    """The worker or the sidecar died under a request that goes on after its last recorded piece, once it can.
+    """The worker or the sidecar died under a request that goes on after its last recorded token, once it can.
 
-    It ends nothing but the responses of the connections that wait for it: they hear 1008, and may resume.
+    It ends nothing but the responses of the connections that wait for it: they hear 1008, and may resume. reason says
+    what was lost: the worker, the sidecar in the midst of it, or the sidecar in order, when a drain was too short.
     """
 
     request: str
+    reason: Suspension = "worker"
 
 
 @attrs.frozen(kw_only=True)
@@ -319,6 +322,7 @@ __all__ = [
     "SidecarStarted",
     "SidecarStopped",
     "StorageChanged",
+    "Suspension",
     "Timing",
     "WorkAbandoned",
     "WorkerRetired",

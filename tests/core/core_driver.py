@@ -21,7 +21,14 @@ CHAT = cmd.ModelFacts(name="chatty", kind="chat", memory_bytes=40, slots=2, keep
 EMBED = cmd.ModelFacts(name="minnie", kind="embed", memory_bytes=30, slots=2, keep_alive_ms=60_000)
 OTHER = cmd.ModelFacts(name="other", kind="chat", memory_bytes=40, slots=1, keep_alive_ms=60_000)
 CALLS = {"load", "unload", "pull", "remove"}
-TERMINAL = (ev.RequestRefused, ev.RequestCompleted, ev.RequestReplied, ev.RequestCancelled, ev.RequestFailed)
+TERMINAL = (
+    ev.RequestAttached,
+    ev.RequestRefused,
+    ev.RequestCompleted,
+    ev.RequestReplied,
+    ev.RequestCancelled,
+    ev.RequestFailed,
+)
 
 
 def start(bounds: cmd.Bounds = BOUNDS) -> cmd.Start:
@@ -138,19 +145,24 @@ class Core:
     def worker_up(self, name: str = "cpu") -> tuple[ev.Event, ...]:
         return self.tell(cmd.ReportWorkerUp(device=name, pid=7, threads=1, versions={}))
 
-    def loaded(self, model: cmd.ModelFacts = CHAT, on: str = "cpu") -> tuple[ev.Event, ...]:
+    def loaded(self, model: cmd.ModelFacts = CHAT, on: str = "cpu", fingerprint: str = "") -> tuple[ev.Event, ...]:
         return self.tell(
             cmd.ReportLoaded(
-                model=model.name, device=on, memory_bytes=model.memory_bytes, context=64, slots=model.slots
+                model=model.name,
+                device=on,
+                memory_bytes=model.memory_bytes,
+                context=64,
+                slots=model.slots,
+                fingerprint=fingerprint,
             )
         )
 
-    def ready(self, model: cmd.ModelFacts = CHAT, on: str = "cpu") -> tuple[ev.Event, ...]:
+    def ready(self, model: cmd.ModelFacts = CHAT, on: str = "cpu", fingerprint: str = "") -> tuple[ev.Event, ...]:
         """Bring a model that somebody waits for to readiness."""
         self.devices(device(on, 100), model=model)
         if not (on in self.state.workers and self.state.workers[on].up):
             self.worker_up(on)
-        return self.loaded(model, on)
+        return self.loaded(model, on, fingerprint)
 
     def step(self, *rows: cmd.RowFacts, on: str = "cpu") -> tuple[ev.Event, ...]:
         return self.tell(cmd.ReportStep(device=on, rows=rows))
@@ -172,6 +184,9 @@ class Ledger:
     def __init__(self) -> None:
         self.open: dict[str, int] = {}  # request -> the seq that its stream must have next
         self.ended: set[str] = set()
+        self.keyed: set[str] = set()
+        self.running: set[str] = set()
+        self.spoken: set[str] = set()  # requests of which a token is recorded
 
     def enter(self, group: Group, state: State) -> None:
         for event in group.events:
@@ -184,6 +199,7 @@ class Ledger:
         if request is None:
             return
         assert request not in self.ended, f"{event} follows a terminal"
+        self._enter_progress(request, event)
         if isinstance(event, ev.RequestAccepted):
             assert request not in self.open, f"{request} was accepted twice"
             self.open[request] = 0
@@ -195,6 +211,21 @@ class Ledger:
             if isinstance(event, ev.RequestStreamed) and event.seq is not None:
                 assert event.seq == self.open[request], f"{event} leaves a gap or repeats"
                 self.open[request] += 1
+
+    def _enter_progress(self, request: str, event: ev.Event) -> None:
+        match event:
+            case ev.RequestAccepted() if event.key:
+                self.keyed.add(request)
+            case ev.RequestDispatched():
+                assert request not in self.running, f"{event} runs already"
+                assert (event.resume is not None) == (request in self.spoken), f"{event} forgets or invents what was"
+                self.running.add(request)
+            case ev.RequestStreamed():
+                assert request in self.running, f"{event} does not run"
+                self.spoken.update([request] if event.tokens else ())
+            case ev.RequestSuspended():
+                assert request in self.keyed, f"{event} has no key"
+                self.running.discard(request)
 
     def _within_bounds(self, state: State) -> None:
         live = state.requests.values()

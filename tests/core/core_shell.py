@@ -30,6 +30,8 @@ MODELS = [
     )
     for number, (size, slots, keep_alive_ms) in enumerate([(20, 1, 2000), (35, 3, 0), (50, 2, 5000), (45, 4, 900)])
 ]
+KEYS = tuple(f"k{number}" for number in range(60))
+FINGERPRINTS = ("f1", "f1", "f1", "f2", "")  # of what computes; a model's may change with each load
 MEMORY_BYTES = {"cuda:0": 60, "cpu": 90}
 BROKEN = errors.ModelLoadFailed("The weights are damaged.").failure()
 TOO_LONG = errors.ContextLengthExceeded("The prompt is too long.").failure()
@@ -128,7 +130,12 @@ class Worker:
         assert self.used_bytes <= MEMORY_BYTES[self.name], "more was placed on a device than it holds"
         self.outbox.append(
             cmd.ReportLoaded(
-                model=facts.name, device=self.name, memory_bytes=facts.memory_bytes, context=9, slots=facts.slots
+                model=facts.name,
+                device=self.name,
+                memory_bytes=facts.memory_bytes,
+                context=9,
+                slots=facts.slots,
+                fingerprint=self.random.choice(FINGERPRINTS),
             )
         )
 
@@ -210,7 +217,7 @@ class Shell:
             if worker.busy:
                 actions.append((8, lambda worker=worker: worker.work(self.facts_of, self.kinds)))
             if harm and worker.alive:
-                actions.append((0.15, worker.die))
+                actions.append((0.4, worker.die))
         if harm:
             actions.append((0.1, self._harm))
         if not actions:
@@ -279,6 +286,9 @@ class Shell:
         if self.core.state.stopped:
             self.reset()
             self.tell(start(BOUNDS))
+        if self.core.state.keys and self.random.random() < 0.2:
+            ends = [facts.ended_seq for facts in self.core.state.keys.values()]
+            self.tell(cmd.ReportKeysFiled(upto_seq=self.random.choice(ends)))  # They are free again, as in no real log.
         if self.core.state.storage_low:
             self.tell(cmd.ReportStorage(low=False))
         match self.random.randrange(16):
@@ -293,7 +303,10 @@ class Shell:
                 self.tell(cmd.RemoveModel(request=request, caller=caller, model=model))
             case 4 | 5 | 6:
                 target = self.random.choice([*self.core.state.requests, "unknown", None])
-                self.tell(cmd.Cancel(request=request, caller=caller, target=target))
+                key = "" if target else self.random.choice(KEYS)
+                self.tell(cmd.Cancel(request=request, caller=caller, target=target, key=key))
+            case 7:
+                self.tell(cmd.Resume(request=request, caller=caller, key=self.random.choice(KEYS)))
             case _:
                 self.tell(
                     cmd.Submit(
@@ -305,6 +318,8 @@ class Shell:
                         priority=self.random.choice(("interactive", "batch")),
                         require_device=wants,
                         size_bytes=self.random.choices((1, 30, 150, 401), (6, 6, 2, 1))[0],
+                        key=self.random.choice(("", *KEYS)),
+                        determinism="fast" if model.kind == "embed" else self.random.choice(("fast", "exact", "exact")),
                     )
                 )
 
@@ -316,6 +331,10 @@ class Shell:
             if self.act(hosts=False, harm=False):
                 continue
             due_ms = next_strike_ms(self.core.state)
+            if due_ms is None and self.core.state.stopped and self.core.state.requests:
+                self.reset()  # What it left suspended is for the next one.
+                self.tell(start(BOUNDS))
+                continue
             if due_ms is None:
                 return
             self.core.at_ms = max(self.core.at_ms, due_ms)

@@ -15,7 +15,7 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     keyed = {"key": "k1", "params_digest": "p1", "determinism": "exact"}
     core.chat("r1", size_bytes=5, deadline_ms=90_000, priority="batch", require_device="cpu", **keyed)
     core.chat("r2")
-    core.ready()
+    core.ready(fingerprint="f0")
     core.at_ms += 7
     core.step(row("r1", prompt_tokens=12, cached_tokens=4))
     core.step(row("r2", "stop"))
@@ -30,7 +30,7 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
         like_new = [name for name, default in defaults.items() if getattr(holder, name) == default]
         assert like_new == [], "a field that is at its default could be lost unseen"
     event = ev.RequestStreamed(request="r1", row=0, tokens=3, seq=1)
-    request = attrs.evolve(was.requests["r1"], completion_tokens=4, next_seq=2)
+    request = attrs.evolve(was.requests["r1"], completion_tokens=4, next_seq=2, losses=0)
     assert apply(was, event, core.seq, core.at_ms) == attrs.evolve(was, requests={**was.requests, "r1": request})
 
 
