@@ -16,6 +16,7 @@ import trio
 
 import mlzoo
 from mlzoo.actors.engine import Engine
+from mlzoo.actors.keys import KeyFiler
 from mlzoo.actors.ledger import Ledger, recover
 from mlzoo.actors.mailbox import Mailbox, Refuse
 from mlzoo.actors.metrics import Metrics
@@ -27,6 +28,8 @@ from mlzoo.actors.supervisor import Supervisor
 from mlzoo.actors.watchdog import patience_of
 from mlzoo.actors.worker import Incarnation, Worker, WorkerDied
 from mlzoo.events.commands import Bounds, Start
+from mlzoo.events.identity import unwritable
+from mlzoo.events.keys import KeyIndex
 from mlzoo.events.records import CORE_VERSION
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 # abandoned, every model placed, loaded and unloaded. They are never full; if one is, that is a bug, and it is loud.
 REGISTRY_MESSAGES = 4096
 WORKER_FRAMES = 16384
+DAY_MS = 24 * 60 * 60 * 1000
 QUEUED_BYTES = 256 * 1024 * 1024  # of text that requests in flight may hold
 
 
@@ -62,10 +66,7 @@ async def build(
     config, log = services.config, services.log
     with trio.move_on_after(PROBE_S):  # Without devices there is a sidecar that can say so.
         services.devices = await services.probe()
-    state = await trio.to_thread.run_sync(recover, log)
-    ledger = Ledger(log, state, services.world.clock, start_of(services))
-    log.bind_state(ledger.snapshot, ledger.needed_from)
-    services.ledger = ledger
+    ledger = services.ledger = await _take_up(services, observe)
     registry: Mailbox[RegistryMessage] = Mailbox("registry", Refuse(REGISTRY_MESSAGES))
     workers: dict[str, Mailbox[WorkerMessage]] = {
         device.name: Mailbox(device.name, Refuse(WORKER_FRAMES)) for device in services.devices if device.usable
@@ -110,13 +111,32 @@ async def build(
         for name, mailbox in workers.items()
     ]
     spec = _tree(
-        actors, ChildSpec(registry, partial(_run, make_registry)), ChildSpec(engine, partial(_run, make_engine))
+        actors,
+        ChildSpec(registry, partial(_run, make_registry)),
+        ChildSpec(Mailbox[None]("keys", Refuse(1)), partial(_run, partial(KeyFiler, ledger, engine))),
+        ChildSpec(engine, partial(_run, make_engine)),
     )
     jitter = random.Random(services.world.seeds.new())  # noqa: S311 (no secret)
     return Supervisor(spec, random=jitter, observe=partial(_observe, observe))
 
 
-def _tree(workers: list[ChildSpec[Any]], registry: ChildSpec[Any], engine: ChildSpec[Any]) -> SupervisorSpec:
+async def _take_up(services: Services, observe: Callable[..., None]) -> Ledger:
+    """Recover the state from the log; from then on the log asks the ledger for it."""
+    log = services.log
+    state = await trio.to_thread.run_sync(recover, log)
+    keys = KeyIndex(services.world.disk, log.path / "keys")
+    try:
+        keys.open()
+    except OSError as error:
+        raise unwritable(log.path, error) from error
+    for fault in keys.faults:
+        observe("error", "keys damaged", message=fault)
+    ledger = Ledger(log, state, services.world.clock, keys, start_of(services))
+    log.bind_state(ledger.snapshot, ledger.needed_from, ledger.kept_from)
+    return ledger
+
+
+def _tree(workers: list[ChildSpec[Any]], *others: ChildSpec[Any]) -> SupervisorSpec:
     """Return who starts after whom: the engine last, as whom it sends to must be there; it is the first to stop."""
     return SupervisorSpec(
         "sidecar",
@@ -129,8 +149,7 @@ def _tree(workers: list[ChildSpec[Any]], registry: ChildSpec[Any], engine: Child
                 intensity=Intensity(restarts=30, within_s=60.0),
                 backoff=Backoff(first_s=0.1, most_s=10.0),
             ),
-            registry,
-            engine,
+            *others,
         ),
         intensity=Intensity(restarts=10, within_s=60.0),
     )
@@ -160,6 +179,7 @@ def start_of(services: Services) -> Start:
             max_running=limits.max_running,
             queued_bytes=QUEUED_BYTES,
             drain_ms=round(limits.drain_s * 1000),
+            key_ms=round(limits.key_days * DAY_MS),
         ),
         config_digest=hashlib.sha256(repr(services.config).encode()).hexdigest(),
         platform=platform.platform(),

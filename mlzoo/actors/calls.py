@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import orjson
 
 from mlzoo import errors
@@ -16,6 +17,7 @@ from mlzoo.actors.messages import Order
 from mlzoo.actors.outcomes import Answer, Ask
 from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
 from mlzoo.config.schema import SamplingDefaults
+from mlzoo.errors import Failure
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Sampling
 
@@ -32,6 +34,15 @@ if TYPE_CHECKING:
 NOT_PART_OF_A_REQUEST = ("stream", "deadline_ms", "priority", "_meta")
 TEXTS = frozenset({"messages", "prompt", "input", "text", "tokens", "stop", "_meta"})  # kept in a form of their own
 CHAT_METHODS = ("chat", "complete")
+
+
+@attrs.frozen
+class Wanted:
+    """The model that a request is for, how it is sampled where the request is silent, and why it cannot run, if so."""
+
+    facts: cmd.ModelFacts
+    sampling: SamplingDefaults
+    refused: Failure | None = None
 
 
 class Calls:
@@ -67,17 +78,17 @@ class Calls:
         return self._generate(connection, call, params, {"prompt": params.prompt})
 
     def _generate(self, connection: Peer, call: Call, params: api.GenerationParams, text: Any) -> Outcome:
-        defaults, facts = self._model_for(call.method, params)
+        wanted = self._model_for(call.method, params)
         stop = stop_strings(params)
         if stop:
             text["stop"] = stop
         return self._submit(
             connection,
             call,
-            facts,
+            wanted,
             text,
             stream=params.stream,
-            sampling=self._sampling(params, defaults),
+            sampling=self._sampling(params, wanted.sampling),
             max_tokens=params.max_tokens,
             key=params.key,
             determinism=params.determinism,
@@ -105,7 +116,7 @@ class Calls:
         )
 
     def _embed(self, connection: Peer, call: Call, params: api.EmbedParams) -> Outcome:
-        _, facts = self._model_for("embed", params)
+        wanted = self._model_for("embed", params)
         texts = embed_texts(params)
         limit = self._services.config.limits.inputs_per_embed
         if len(texts) > limit:
@@ -114,7 +125,7 @@ class Calls:
         return self._submit(
             connection,
             call,
-            facts,
+            wanted,
             {"texts": texts},
             normalize=params.normalize,
             key=params.key,
@@ -124,19 +135,19 @@ class Calls:
         )
 
     def _tokenize(self, connection: Peer, call: Call, params: api.TokenizeParams) -> Outcome:
-        _, facts = self._model_for("tokenize", params)
+        wanted = self._model_for("tokenize", params)
         text = {"text": params.text} if params.messages is None else {"messages": plain_messages(params.messages)}
-        return self._submit(connection, call, facts, text)
+        return self._submit(connection, call, wanted, text)
 
     def _detokenize(self, connection: Peer, call: Call, params: api.DetokenizeParams) -> Outcome:
-        _, facts = self._model_for("detokenize", params)
-        return self._submit(connection, call, facts, {"tokens": params.tokens})
+        wanted = self._model_for("detokenize", params)
+        return self._submit(connection, call, wanted, {"tokens": params.tokens})
 
     def _submit(
         self,
         connection: Peer,
         call: Call,
-        facts: cmd.ModelFacts,
+        wanted: Wanted,
         text: Any,
         *,
         stream: bool = False,
@@ -150,7 +161,8 @@ class Calls:
             request=request,
             caller=_caller(connection, call),
             method=_method(call.method),
-            model=facts,
+            model=wanted.facts,
+            refused=wanted.refused,
             stream=stream,
             params_digest=hashlib.sha256(orjson.dumps([call.method, kept], option=orjson.OPT_SORT_KEYS)).hexdigest(),
             key="" if key is None else _digest(key),
@@ -164,36 +176,31 @@ class Calls:
         return Ask(request, _cancel(request, caller, connection, params))
 
     def _resume(self, connection: Peer, call: Call, params: api.ResumeParams) -> Outcome:
-        self._is_bound(params.key)
         request, caller = self._request(connection, call)
         resume = cmd.Resume(request=request, caller=caller, key=_digest(params.key), after=params.after)
         return Ask(request, Order(resume, {"params": _named(call)}), stream=True)
 
     # ---------------------------------------------------------------------------------------- models
 
-    def _is_bound(self, key: str) -> bool:
-        """Whether a key stands for a request already, as far as one can say before it is the engine's turn.
-
-        Raises:
-            LogUnusable: the index of keys is damaged.
-        """
-        return self._services.ledger is not None and self._services.ledger.is_bound(_digest(key))
-
-    def _model_for(self, method: str, params: Any) -> tuple[SamplingDefaults, cmd.ModelFacts]:
-        """Return the model that a request is for, and how it is sampled where the request is silent.
+    def _model_for(self, method: str, params: Any) -> Wanted:
+        """Return the model that a request is for. Under a key it need not be: the result may be there already.
 
         Raises:
             ModelNotFound: no configuration names it.
             ModelNotInstalled: its weights are not here.
             Unsupported: it cannot do that, or this version cannot do what the params ask for.
-            LogUnusable: the index of keys is damaged.
         """
-        key, name = getattr(params, "key", None), params.model
-        if key is not None and self._is_bound(key):
-            # What it gave is given again, also where the model has gone meanwhile: nobody looks at this one.
-            return SamplingDefaults(), cmd.ModelFacts(name=name or "", kind="embed" if method == "embed" else "chat")
+        try:
+            return self._find_model(method, params)
+        except errors.MlzooError as error:
+            if getattr(params, "key", None) is None:
+                raise
+            facts = cmd.ModelFacts(name=params.model or "", kind="embed" if method == "embed" else "chat")
+            return Wanted(facts, SamplingDefaults(), error.failure())
+
+    def _find_model(self, method: str, params: Any) -> Wanted:
         defaults = self._services.config.defaults
-        entry = self._services.config.model(name or (defaults.embed if method == "embed" else defaults.chat))
+        entry = self._services.config.model(params.model or (defaults.embed if method == "embed" else defaults.chat))
         features = unsupported_features(params)
         if features:
             message = f"This version does not serve {', '.join(features)}: leave it out."
@@ -203,7 +210,7 @@ class Calls:
             able = [other.name for other in self._services.config.models.values() if other.kind != entry.kind]
             message = f"Model {entry.name} is for {entry.kind}, not for {method}; name one that is: {', '.join(able)}."
             raise errors.Unsupported(message, feature=method, model=entry.name)
-        return entry.sampling, self._facts(entry, self._installed(entry))
+        return Wanted(self._facts(entry, self._installed(entry)), entry.sampling)
 
     def _installed(self, entry: ModelEntry) -> Installed:
         installed = self._services.store.find(entry)

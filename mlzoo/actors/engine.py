@@ -11,6 +11,7 @@ import math
 import traceback
 from typing import TYPE_CHECKING, assert_never
 
+import attrs
 import trio
 
 from mlzoo.actors.ledger import Decided
@@ -129,6 +130,8 @@ class Engine:
         ledger = self._ledger
         at_ms = ledger.now_ms()
         try:
+            if isinstance(order.command, cmd.Submit | cmd.Resume) and order.command.key:
+                order = attrs.evolve(order, command=ledger.stamped(order.command))
             events, state = decide(ledger.state, order.command, ledger.log.last_seq + 1, at_ms)
             group = ledger.log.append(order.command, events, order.text, at_ms) if events else None
         except StorageFailed:

@@ -13,7 +13,7 @@ import attrs
 
 from mlzoo.actors.messages import Order
 from mlzoo.core.apply import apply_group
-from mlzoo.core.state import State, WorkerState, needed_from
+from mlzoo.core.state import State, WorkerState, needed_from, under_key
 from mlzoo.errors import LogUnusable
 from mlzoo.events.codec import Codec
 from mlzoo.events.commands import Start
@@ -27,7 +27,8 @@ STATE_VERSION = 1  # of the shape of ``State``; a state that an older version fo
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlzoo.events.commands import JsonObject, Submit
+    from mlzoo.events.commands import JsonObject, Resume, Submit
+    from mlzoo.events.keys import KeyIndex
     from mlzoo.events.log import Log
     from mlzoo.world import Clock
 
@@ -43,9 +44,10 @@ class Decided:
 class Ledger:
     """What must survive a restart of the engine."""
 
-    def __init__(self, log: Log, state: State, clock: Clock, start: Start | None = None) -> None:
+    def __init__(self, log: Log, state: State, clock: Clock, keys: KeyIndex, start: Start | None = None) -> None:
         self.log = log
         self.state = state
+        self.keys = keys
         self.work: dict[str, tuple[Submit, Any]] = {}  # requests that live, with the text that their worker needs
         # What the engine has taken and not finished, should it crash.
         self.orders: deque[Order] = deque([] if start is None else [Order(start)])  # not decided yet
@@ -71,6 +73,23 @@ class Ledger:
         """Return the lowest log_seq that may not be deleted."""
         lowest = needed_from(self.state)
         return self.log.last_seq + 1 if lowest is None else lowest
+
+    def kept_from(self) -> int:
+        """Return the lowest log_seq that the result of a key needs, as long as results are kept."""
+        ended_after_ms = self.now_ms() - self.state.bounds.key_ms
+        recent = [facts.accepted_seq for facts in self.state.keys.values() if facts.ended_at_ms > ended_after_ms]
+        filed = self.keys.needed_from(ended_after_ms)
+        return min(recent if filed is None else [*recent, filed], default=self.log.last_seq + 1)
+
+    def stamped(self, command: Submit | Resume) -> Submit | Resume:
+        """Return a command with what is known of its key beyond the state."""
+        known, refused = None, command.refused
+        if under_key(self.state, command.key) is None and command.key not in self.state.keys:
+            try:
+                known = self.keys.find(command.key)
+            except LogUnusable as error:
+                refused = error.failure()  # Nobody can say whether it is free.
+        return attrs.evolve(command, known=known, kept_from=self.log.oldest_seq, refused=refused)
 
     def snapshot(self) -> JsonObject:
         """Return the state as a segment's header holds it."""

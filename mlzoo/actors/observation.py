@@ -5,6 +5,7 @@ Models and devices are in ``inventory`` beside this file.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from mlzoo.api import observation as api
     from mlzoo.events.commands import JsonObject
 
-FEATURES = ("stream", "logprobs", "deadline", "priority", "cancel", "progress", "events")
+FEATURES = ("stream", "keys", "logprobs", "deadline", "priority", "cancel", "progress", "events")
 PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset", "log_seq"})
+PHASES = ("queued", "running", "suspended")
 SUBSCRIPTIONS = 64  # of one connection
 TURN_GROUPS = 64  # read from the log before other tasks get their turn
 
@@ -100,7 +102,7 @@ def status(services: Services) -> JsonObject:
     """Return what a person would ask first."""
     state = services.state
     config = services.config
-    phases = [request.phase for request in state.requests.values()]
+    phases: Counter[str] = Counter(request.phase for request in state.requests.values())
     log: JsonObject = {"id": None, "last": None, "bytes": 0, "budget_bytes": config.log.budget_bytes}
     if services.unusable is None:
         log |= {"id": services.log.id, "last": services.log.last_seq, "bytes": services.log.size_bytes()}
@@ -133,7 +135,7 @@ def status(services: Services) -> JsonObject:
             }
             for device in services.devices
         ],
-        "requests": {"queued": phases.count("queued"), "running": phases.count("running"), "suspended": 0},
+        "requests": {phase: phases[phase] for phase in PHASES},
         "log": log,
     }
 

@@ -107,6 +107,11 @@ class Outbox:
 
         self.cursors.follow(request, rpc, stream=stream, end=end)
 
+    def heard_by(self, rpc: Id | None) -> str | None:
+        """Return the request that a call in flight hears of: its own, or the one that its key names."""
+        request = self.in_flight.get(rpc) if rpc is not None else None
+        return self.cursors.heard_by(request) if request else None
+
     def asides(self, lines: list[bytes], first_seq: int) -> None:
         """Send answers that are in the log already; those for which there is no room stay there."""
         if self._given_up:

@@ -53,8 +53,6 @@ def unsupported_features(params: object) -> list[str]:
         features += _of_generation(params)
     if isinstance(params, ChatParams):
         features += _of_chat(params)
-    if isinstance(params, EmbedParams) and params.key is not None:
-        features.append("key")
     if isinstance(params, ChatParams | TokenizeParams):
         features += _of_messages(params.messages or ())
     return list(dict.fromkeys(features))
@@ -62,8 +60,6 @@ def unsupported_features(params: object) -> list[str]:
 
 def _of_generation(params: GenerationParams) -> list[str]:
     asked = {
-        "key": params.key is not None,
-        "determinism: exact": params.determinism == "exact",
         "retention: ephemeral": params.retention == "ephemeral",
         "provider": params.provider not in {None, "local"},
     }

@@ -24,7 +24,9 @@ TOKENS_MAX = 1_000_000  # to be turned into text at once: a third of a second, i
 TOKEN_MAX = 2**31 - 1  # No tokenizer has more; which of them are tokens, the model's own tokenizer says.
 
 _MODEL = naming("Name of the model or one of its aliases; without it the configured default.")
-_KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.", unserved=True)
+_KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.")
+_KEYED = naming("Key of the request.")
+_AFTER = about("The seq of the last piece that the host has; -1: none.", minimum=-1, maximum=INTEGER_MAX)
 _DEADLINE = about("Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX)
 _PRIORITY = about("Interactive requests go before batch ones.")
 _REQUIRE_DEVICE = naming("Refuse the request where the model does not run on this device or kind of device.")
@@ -140,7 +142,7 @@ class GenerationParams:
     priority: Priority = attrs.field(default="interactive", metadata=_PRIORITY)
     determinism: Determinism = attrs.field(
         default="fast",
-        metadata=about("exact: equal text in any company, also after an interruption.", unserved={"const": "exact"}),
+        metadata=about("exact: equal text in any company, also after an interruption."),
     )
     retention: Retention = attrs.field(
         default="keep",
@@ -242,11 +244,15 @@ class CancelParams:
     """The request that is to end: by its id on this connection or by its key; exactly one of the two."""
 
     request: RpcId | None = attrs.field(default=None, metadata=about("Id of the request on this connection."))
-    key: str | None = attrs.field(
-        default=None,
-        validator=checked,
-        metadata=about("Key of the request.", min_length=1, max_length=256, instead_of="request"),
-    )
+    key: str | None = attrs.field(default=None, validator=checked, metadata=_KEYED | {"instead_of": "request"})
+
+
+@attrs.frozen(kw_only=True)
+class ResumeParams:
+    """The request under a key, running or ended, that is to be heard from a piece on."""
+
+    key: str = attrs.field(validator=checked, metadata=_KEYED)
+    after: int = attrs.field(default=-1, validator=checked, metadata=_AFTER)
 
 
 # ---------------------------------------------------------------------------------------------------------- results
@@ -365,6 +371,10 @@ class EmbedResult:
     usage: EmbedUsage
     device: str | None = None
     degraded: str | None = attrs.field(default=None, metadata=about("Why a slower device was used than the best."))
+
+
+ResumeResult = ChatResult | CompleteResult | EmbedResult
+"""The answer of the request that was resumed, whatever it was."""
 
 
 @attrs.frozen(kw_only=True)

@@ -145,6 +145,14 @@ _TABLE = (
         wait=True,
     ),
     MethodSpec(
+        name="resume",
+        summary="Hear a keyed request on, from a piece of its stream to its answer, whatever has happened since.",
+        group="inference",
+        params_name="ResumeParams",
+        result_name="ResumeResult",
+        wait=True,
+    ),
+    MethodSpec(
         name="models.list",
         summary="List the models that are configured, and how each is.",
         group="models",

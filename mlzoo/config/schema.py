@@ -66,6 +66,8 @@ class Limits(_Compared):
     """The same for one step of its work, a chunk of a prompt say, while it does give signs of life."""
     load_timeout_s: float = attrs.field(default=1800.0, validator=gt(0.0))
     """The same for both while it starts or loads: that may read many gigabytes, and keep the process from answering."""
+    key_days: float = attrs.field(default=7.0, validator=gt(0.0))
+    """How long the result of a keyed request is kept, in days in which a sidecar runs; the key itself is for ever."""
     disk_reserve_bytes: int = attrs.field(default=64 * MIB, validator=ge(0))
     """Free disk space below which no new work is accepted, so that what runs can still be recorded."""
 

@@ -44,7 +44,8 @@ def resume(draft: Draft, command: cmd.Resume) -> None:
         unknown = errors.NotFound(
             "No request was accepted under this key; send the request itself, with the key.", what="key", id=command.key
         ).failure()
-        draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=unknown))
+        failure = command.refused or unknown
+        draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=failure))
         return
     _attach(draft, command, bound, after=command.after, stream=True)
 

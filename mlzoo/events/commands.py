@@ -15,77 +15,17 @@ from typing import Any, Literal
 import attrs
 
 from mlzoo.errors import Failure
+from mlzoo.events.facts import (
+    Bounds,
+    Caller,
+    Determinism,
+    DeviceFacts,
+    KeyFacts,
+    Method,
+    ModelFacts,
+    Priority,
+)
 from mlzoo.frames import FinishReason, Sampling
-
-Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
-Priority = Literal["interactive", "batch"]
-Determinism = Literal["fast", "exact"]
-
-
-@attrs.frozen(kw_only=True)
-class Caller:
-    """Where an answer goes: a connection, and the id that the host gave its call there.
-
-    after_aside is the last call of the connection that had been answered by an aside when this one came: an aside is
-    recorded at once, and a command when its turn comes, so that their places alone do not tell which came first.
-    """
-
-    connection: str
-    rpc: str | int
-    after_aside: int = 0
-
-
-@attrs.frozen(kw_only=True)
-class ModelFacts:
-    """What the core needs to know of a model; the shell reads it from configuration and store."""
-
-    name: str
-    kind: Literal["chat", "embed"]
-    provider: str = "local"
-    digest: str = ""
-    memory_bytes: int = 0  # an estimate, replaced by what is measured once it is loaded
-    slots: int = 1
-    keep_alive_ms: int = 300_000
-
-
-@attrs.frozen(kw_only=True)
-class DeviceFacts:
-    """One device as it was probed."""
-
-    name: str
-    kind: str
-    memory_total_bytes: int
-    memory_free_bytes: int
-    usable: bool = True
-    reason: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class Bounds:
-    """The limits that decisions depend on, recorded at each start."""
-
-    max_queued: int
-    max_running: int
-    queued_bytes: int
-    drain_ms: int
-    key_ms: int = 0  # of the log's clock, for which the result of a keyed request is kept
-
-
-@attrs.frozen(kw_only=True)
-class KeyFacts:
-    """What is known of a key whose request has ended.
-
-    A key is the SHA-256 of the host's own words, as hexadecimal digits; the words are text. next_seq is how many
-    pieces the answer has.
-    """
-
-    request: str
-    params_digest: str
-    accepted_seq: int
-    ended_seq: int
-    next_seq: int
-    ended_at_ms: int
-
 
 # ------------------------------------------------------------------------------------------------ from hosts
 
@@ -97,7 +37,7 @@ class Submit:
     params are the others as they were sent, also the words of its key.
 
     The shell stamps what it found under the key: known is a request that ended and is in the state no more, and
-    kept_from the first log_seq that is kept.
+    kept_from the first log_seq that is kept. refused is why it cannot run, which matters only if its key is free.
     """
 
     request: str
@@ -117,13 +57,14 @@ class Submit:
     determinism: Determinism = "fast"
     known: KeyFacts | None = None
     kept_from: int = 0
+    refused: Failure | None = None
 
 
 @attrs.frozen(kw_only=True)
 class Resume:
     """A host wants to hear of the request under a key, from the piece after ``after`` on. Text: {params}.
 
-    known and kept_from are as in ``Submit``.
+    known, kept_from and refused are as in ``Submit``.
     """
 
     request: str
@@ -132,6 +73,7 @@ class Resume:
     after: int = -1
     known: KeyFacts | None = None
     kept_from: int = 0
+    refused: Failure | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -395,3 +337,42 @@ Command = (
 )
 
 JsonObject = dict[str, Any]
+
+__all__ = [
+    "Bounds",
+    "Caller",
+    "Cancel",
+    "Command",
+    "Determinism",
+    "DeviceFacts",
+    "HostGone",
+    "JsonObject",
+    "KeyFacts",
+    "LoadModel",
+    "Method",
+    "ModelFacts",
+    "Priority",
+    "PullModel",
+    "RemoveModel",
+    "ReportAnswer",
+    "ReportDevices",
+    "ReportFailure",
+    "ReportIncident",
+    "ReportKeysFiled",
+    "ReportLoadFailed",
+    "ReportLoaded",
+    "ReportPullEnded",
+    "ReportRemoved",
+    "ReportStep",
+    "ReportStorage",
+    "ReportUnloaded",
+    "ReportWorkerLost",
+    "ReportWorkerUp",
+    "Resume",
+    "RowFacts",
+    "Shutdown",
+    "Start",
+    "Strike",
+    "Submit",
+    "UnloadModel",
+]

@@ -18,6 +18,7 @@ from mlzoo.config.schema import LogConfig
 from mlzoo.core.decide import decide
 from mlzoo.core.state import State
 from mlzoo.events import commands as cmd
+from mlzoo.events.keys import KeyIndex
 from mlzoo.events.log import Log
 from mlzoo.simulation import schedule
 from mlzoo.simulation.crash_states import FileThen, files_of
@@ -83,7 +84,7 @@ async def _live(seed: str, disk: SimulatedDisk) -> History:
     segment_bytes, budget_bytes = random.choice((1500, 4000, 1 << 20)), random.choice((1 << 30, 1 << 30, 20_000))
     settings = small_log(segment_bytes=segment_bytes, asides_segment_bytes=600, budget_bytes=budget_bytes)
     log = await Log.open(LOG, world, settings, version="0")
-    ledger = Ledger(log, recover(log), world.clock)
+    ledger = Ledger(log, recover(log), world.clock, KeyIndex(disk, LOG / "keys"))
     log.bind_state(ledger.snapshot, ledger.needed_from)
     states = {log.last_seq: ledger.state}
     moments: list[Moment] = []

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import attrs
 import pytest
@@ -12,8 +13,8 @@ from mlzoo.errors import InvalidParams, MethodNotFound
 
 VERSION_1 = [
     "initialize", "ping", "status", "shutdown", "chat", "complete", "embed", "tokenize", "detokenize", "cancel",
-    "models.list", "models.pull", "models.remove", "models.estimate", "models.load", "models.unload", "models.info",
-    "devices.list", "providers.list", "events.read", "events.subscribe", "events.unsubscribe", "metrics",
+    "resume", "models.list", "models.pull", "models.remove", "models.estimate", "models.load", "models.unload",
+    "models.info", "devices.list", "providers.list", "events.read", "events.subscribe", "events.unsubscribe", "metrics",
     "rpc.discover",
 ]  # fmt: skip
 
@@ -27,7 +28,7 @@ def test_every_method_has_a_class_for_its_params_and_its_result(method):
     spec = find(method)
     assert spec.name == method
     assert attrs.has(spec.params)
-    assert attrs.has(spec.result) or method == "rpc.discover"
+    assert attrs.has(spec.result) or method == "rpc.discover" or all(map(attrs.has, get_args(spec.result)))
     assert spec.summary.endswith(".")
 
 
@@ -37,7 +38,7 @@ def test_what_answers_without_a_log_is_what_the_protocol_says():
 
 def test_only_what_the_engine_decides_waits():
     assert {spec.name for spec in METHODS.values() if spec.wait} == {
-        "shutdown", "chat", "complete", "embed", "tokenize", "detokenize", "cancel",
+        "shutdown", "chat", "complete", "embed", "tokenize", "detokenize", "cancel", "resume",
         "models.pull", "models.remove", "models.load", "models.unload",
     }  # fmt: skip
 

@@ -12,7 +12,8 @@ from mlzoo.api.openrpc import document
 from mlzoo.events import types as ev
 
 TRANSIENT = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TRANSIENT", False)}
-TERMINAL = {"RequestRefused", "RequestCompleted", "RequestReplied", "RequestCancelled", "RequestFailed"}
+ENDS = {"RequestRefused", "RequestCompleted", "RequestReplied", "RequestCancelled", "RequestFailed"}
+TERMINAL = ENDS | {"RequestAttached"}
 UNRECORDABLE = {1014, 1015}  # what the log itself cannot take
 
 
@@ -84,7 +85,9 @@ class Watch:
         if spec is not None and spec.wait:
             done = self.groups(durable=True)
             requests = {r["data"]["request"] for r in done if (r["data"].get("caller") or {}).get("rpc") == id_}
-            if any(r["type"] in TERMINAL and r["data"]["request"] in requests for r in done):
+            calls = [r for r in self.groups(durable=False) if r["type"] == "RequestAttached"]
+            requests |= {r["data"]["target"] for r in calls if r["data"]["caller"]["rpc"] == id_}
+            if any(r["type"] in ENDS and r["data"]["request"] in requests for r in done):
                 return True
         said = [a for a in self.asides() if a["rpc"] == id_]
         if error is not None:
@@ -94,9 +97,9 @@ class Watch:
     def _streamed(self, params):
         written = self.groups(durable=False)
         ours = {
-            r["data"]["request"]
+            r["data"].get("target", r["data"]["request"])
             for r in written
-            if r["type"] == "RequestAccepted" and r["data"]["caller"]["rpc"] == params["request"]
+            if r["type"] in {"RequestAccepted", "RequestAttached"} and r["data"]["caller"]["rpc"] == params["request"]
         }
         texts = {r["log_seq"]: r["text"] for r in written if r["type"] == "ReportStep"}
         return any(

@@ -80,6 +80,12 @@ class Sidecar:
             await self.held_probe.wait()
         return self.devices
 
+    async def sleep_h(self, hours):
+        await trio.sleep(3600 * hours)
+
+    def jump_wall_clock_h(self, hours):
+        self.services.world.clock.jump_wall(3_600_000 * hours)
+
     @property
     def services(self):
         return self.app._services
@@ -134,6 +140,7 @@ class Lives:
         self.store = tmp_path / "store"
         self.stderr = tmp_path / "stderr"
         self.disk = SimulatedDisk()
+        self.keys = LOG / "keys"
         self.models = {model.name: model for model in (entry("toy", "chat"), entry("vec", "embed"))}
         for model in self.models.values():
             install(self.store, model)

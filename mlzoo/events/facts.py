@@ -1,0 +1,79 @@
+"""What commands and events are made of: who asks, which model, which device, which limits, which key.
+
+The rules are those of ``mlzoo.events.commands``, and whoever reads or writes these names them by that module.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
+Priority = Literal["interactive", "batch"]
+Determinism = Literal["fast", "exact"]
+
+
+@attrs.frozen(kw_only=True)
+class Caller:
+    """Where an answer goes: a connection, and the id that the host gave its call there.
+
+    after_aside is the last call of the connection that had been answered by an aside when this one came: an aside is
+    recorded at once, and a command when its turn comes, so that their places alone do not tell which came first.
+    """
+
+    connection: str
+    rpc: str | int
+    after_aside: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ModelFacts:
+    """What the core needs to know of a model; the shell reads it from configuration and store."""
+
+    name: str
+    kind: Literal["chat", "embed"]
+    provider: str = "local"
+    digest: str = ""
+    memory_bytes: int = 0  # an estimate, replaced by what is measured once it is loaded
+    slots: int = 1
+    keep_alive_ms: int = 300_000
+
+
+@attrs.frozen(kw_only=True)
+class DeviceFacts:
+    """One device as it was probed."""
+
+    name: str
+    kind: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    usable: bool = True
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Bounds:
+    """The limits that decisions depend on, recorded at each start."""
+
+    max_queued: int
+    max_running: int
+    queued_bytes: int
+    drain_ms: int
+    key_ms: int = 0  # of the log's clock, for which the result of a keyed request is kept
+
+
+@attrs.frozen(kw_only=True)
+class KeyFacts:
+    """What is known of a key whose request has ended.
+
+    A key is the SHA-256 of the host's own words, as hexadecimal digits; the words are text. next_seq is how many
+    pieces the answer has.
+    """
+
+    request: str
+    params_digest: str
+    accepted_seq: int
+    ended_seq: int
+    next_seq: int
+    ended_at_ms: int
