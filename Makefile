@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 PROMPT ?=
 MINUTES ?= 10
 
-.PHONY: help setup chat test lint types unit weights bench clean
+.PHONY: help setup chat test lint types unit rust weights bench clean
 
 help:
 	@echo "make chat PROMPT=\"...\"  set all up and answer one prompt; without PROMPT, an interactive chat"
 	@echo "make test               set all up, check style and types, run all tests"
 	@echo "make lint               style, types, import direction"
 	@echo "make unit               the tests alone"
+	@echo "make rust               build and test the Rust host"
 	@echo "make bench              measure against the peers and write bench/RESULTS.md"
 	@echo "make clean              remove what was set up (not the model store)"
 
@@ -52,10 +53,14 @@ types: setup
 unit: setup weights
 	$(BIN)/pytest
 
-test: lint types unit
+# Says so where there is no cargo, and goes on.
+rust: setup
+	@hosts/rust/check
+
+test: lint types unit rust
 
 bench: setup weights
 	$(BIN)/python bench/run.py
 
 clean:
-	rm -rf $(VENV) bench/.peers bench/.build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) bench/.peers bench/.build hosts/rust/target .mypy_cache .ruff_cache .pytest_cache .hypothesis

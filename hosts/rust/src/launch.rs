@@ -1,0 +1,89 @@
+//! How a sidecar is started.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use crate::client::{Client, Connection};
+use crate::error::Error;
+use crate::process::{OnStderr, Process};
+
+/// The command line of a sidecar, `PROGRAM serve --parent-pid N ...`, and what to do with what it says aside.
+///
+/// It may be spawned any number of times, one after the other.
+#[derive(Clone)]
+pub struct Launch {
+    program: OsString,
+    arguments: Vec<OsString>,
+    variables: Vec<(OsString, OsString)>,
+    directory: Option<PathBuf>,
+    connection: Connection,
+    on_stderr: Option<OnStderr>,
+}
+
+impl Launch {
+    /// A sidecar of this program, usually `mlzoo`, found as the operating system finds programs.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Launch {
+            program: program.as_ref().into(),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            directory: None,
+            connection: Connection::default(),
+            on_stderr: None,
+        }
+    }
+
+    /// The directory of the event log. Without it the sidecar takes one of its own, which may be another each time.
+    pub fn log(self, directory: impl AsRef<Path>) -> Self {
+        self.argument("--log").argument(directory.as_ref())
+    }
+
+    /// One more argument, such as a setting: `limits.max_running=8`.
+    pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().into());
+        self
+    }
+
+    /// One more environment variable.
+    pub fn variable(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.variables.push((name.as_ref().into(), value.as_ref().into()));
+        self
+    }
+
+    /// The working directory.
+    pub fn directory(mut self, directory: impl AsRef<Path>) -> Self {
+        self.directory = Some(directory.as_ref().into());
+        self
+    }
+
+    /// How the connection is served.
+    pub fn connection(mut self, connection: Connection) -> Self {
+        self.connection = connection;
+        self
+    }
+
+    /// See each line of stderr, at most its first 4096 bytes. While the callback runs, no more is read.
+    pub fn on_stderr(mut self, callback: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.on_stderr = Some(Arc::new(callback));
+        self
+    }
+
+    /// Start the sidecar. Needs a tokio runtime.
+    pub fn spawn(&self) -> Result<Client, Error> {
+        let (process, stdin, stdout) =
+            Process::start(self.command(), self.on_stderr.clone()).map_err(|error| Error::Spawn(Arc::new(error)))?;
+        Ok(self.connection.clone().serve(stdout, stdin, Some(process)))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["serve", "--parent-pid"]).arg(std::process::id().to_string());
+        command.args(&self.arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        command
+    }
+}
