@@ -89,6 +89,7 @@ class _Step:
     fate: Fate = "unheard"
     id: Id | None = None  # what the host calls it this time
     batch: _Batch | None = None
+    is_answered: bool = False
 
     @property
     def is_end(self) -> bool:
@@ -145,7 +146,15 @@ class Playback:
             if not self._differences(step, message):
                 self._match(step, message, batch)
                 return None
+        if isinstance(message, Notification) and self._is_over(message):
+            return None  # Such a cancel changes nothing, so that it is not recorded either.
         return self._mismatch(unheard[0] if unheard else None, message)
+
+    def _is_over(self, cancel: Notification) -> bool:
+        """Whether what a cancel names has been answered, or was never asked."""
+        named = cancel.params.get("request") if isinstance(cancel.params, dict) else None
+        call = self._calls.get(named) if isinstance(named, str | int) else None
+        return call is None or call.is_answered
 
     def _match(self, step: _Step, message: Call | Notification | Bad, batch: _Batch | None) -> None:
         step.fate = "matched"
@@ -244,7 +253,10 @@ class Playback:
         return jsonrpc.notification_line(method, params)
 
     def _answer(self, step: _Step | None, line: bytes) -> bytes:
-        if step is None or step.batch is None:
+        if step is None:
+            return line
+        step.is_answered = True
+        if step.batch is None:
             return line
         step.batch.open -= 1
         step.batch.answers.append((step.id, line))
