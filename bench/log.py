@@ -57,7 +57,7 @@ class Settings:
     """How the measured logs are kept: as by default, whatever the defaults are."""
 
     durability: str
-    segment_bytes: int = 8 << 20
+    segment_bytes: int = 2 << 20
     asides_segment_bytes: int = 4 << 20
     budget_bytes: int = 1 << 30
     tail_bytes: int = 8 << 20

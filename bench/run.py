@@ -97,6 +97,16 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="start",
+        title="Start on a long log",
+        rounds=7,
+        how=(
+            "Both logs are made by the real log, of requests of 100 tokens each; the long one ends just before its "
+            "last segment is full, which is the worst place for a start. From spawning to the first ping, and to the "
+            "first answer that the engine decides, for which the log was folded and written to."
+        ),
+    ),
+    Benchmark(
         name="stream",
         title="Streams",
         rounds=5,

@@ -78,7 +78,7 @@ class LogConfig(_Compared):
 
     durability: Durability = "disk"
     """disk: what was acknowledged survives a power cut. process: only the death of processes."""
-    segment_bytes: int = attrs.field(default=8 * MIB, validator=ge(64 * KIB))
+    segment_bytes: int = attrs.field(default=2 * MIB, validator=ge(64 * KIB))
     """Size at which a segment is closed and the next one opened."""
     asides_segment_bytes: int = attrs.field(default=4 * MIB, validator=ge(64 * KIB))
     """The same for the segments of what changes nothing (pings, lists, progress)."""

@@ -45,7 +45,7 @@ class AsideLog:
         if found is not None:
             self.last_seq = found.last_seq
             self.repaired = found.repaired
-            self._writer.resume(found.last_seq + 1)
+            self._writer.resume(found.last_seq + 1, found.crc)
 
     def append(
         self,
@@ -85,6 +85,7 @@ class AsideLog:
                 time_ms=self._clock.wall_ms(),
                 oldest=next(iter(self.segments.sizes), first),
                 synced=0,
+                previous=self._writer.last_crc,
             )
         )
 

@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".bin"
 _NAME = re.compile(r"[0-9a-f]{64}-[0-9a-z-]+")
-_NAMED = re.compile(rb'"blob":"([0-9a-f]{64}-[0-9a-z-]+)"')
+_OWNED = re.compile(
+    rb'^\{"crc":"[0-9a-f]{8}","size":"[0-9a-f]{8}","log_seq":\d+,"group":\[\d+,\d+\],"synced":\d+,"blobs":\["([^\]"]+)"\]',
+    re.MULTILINE,
+)
+HEAD_BYTES = 512  # more than a line has up to the end of its ``blobs``
 
 
 def names_in(segment: bytes) -> list[str]:
-    """Return the names of the blobs that a segment's records name, each once."""
-    return sorted({name.decode() for name in _NAMED.findall(segment)})
+    """Return the names of the blobs that belong to a segment's records, each once.
+
+    They stand at a fixed place of a line's beginning, which no text can imitate: a newline within one is escaped.
+    """
+    return sorted({name.decode() for name in _OWNED.findall(segment)})
 
 
 class Blobs:

@@ -181,9 +181,11 @@ def encode_group(group: Group, synced: int) -> bytes:
     stamps = b'"at_ms":%d,"time_ms":%d,' % (group.at_ms, group.time_ms)
     head, data = CODEC.encode(group.command)
     text = b"" if group.text is None else b',"text":' + orjson.dumps(group.text)
+    blob = getattr(group.command, "blob", None)
+    blobs = b"" if blob is None else b'"blobs":["%b"],' % blob.encode()
     seq = group.first_seq
     place = b'"group":[%d,%d],' % (seq, count)
-    parts = [seal(b'"log_seq":%d,%b"synced":%d,%b%b%b%b}' % (seq, place, synced, stamps, head, data, text))]
+    parts = [seal(b'"log_seq":%d,%b"synced":%d,%b%b%b%b%b}' % (seq, place, synced, blobs, stamps, head, data, text))]
     encode = CODEC.encode
     common = place + stamps
     for event in group.events:

@@ -8,7 +8,8 @@ Every line is plain JSON with a prefix of fixed width, so that jq reads a segmen
 
 ``crc`` is the CRC-32 (IEEE 802.3) of the bytes from ``"size"`` to the last one before the newline; ``size`` counts
 the bytes of the whole line with its newline; both in hexadecimal. ``group`` is [first log_seq, number of records]. The
-first record of a group, its command, also says ``synced``: up to where the log was durable when it was written.
+first record of a group, its command, also says ``synced``: up to where the log was durable when it was written; and
+``blobs``, where it has any: the names of the large values that belong to it.
 
 That number is what tells a torn tail from damage. A power cut may leave any part of what was not synced: a page that
 is whole after one that is lost. Damage at a place that no later record calls synced is such a tail and can be cut,
@@ -80,6 +81,12 @@ def line_end(data: bytes | memoryview, offset: int) -> int:
     if match is None:
         return 0
     return _checked_end(data, offset, match)
+
+
+def last_crc(data: bytes) -> str:
+    """Return the CRC that the last of some whole lines says that it has."""
+    start = data.rfind(b"\n", 0, -1) + 1 + len(_RECORD_START)
+    return data[start : start + 8].decode()
 
 
 def line_size(data: bytes, offset: int) -> int:

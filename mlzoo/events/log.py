@@ -1,7 +1,7 @@
 """The event log: one writer appends groups and asides, a flusher makes them durable, anyone reads them by place.
 
-``append`` and ``aside`` number, encode and buffer; ``commit`` and ``commit_asides`` write what is buffered in one call,
-inline, since a write to the page cache costs microseconds. ``run_flusher``, one task, syncs (``durability``).
+``append`` and ``aside`` number, encode and buffer; ``commit`` and ``commit_asides`` write that in one call, inline,
+since a write to the page cache costs microseconds. ``run_flusher``, one task, syncs (``durability``).
 
 A group lies in one segment. When it is full, ``commit`` begins the next one, whose header holds the folded state: so a
 start reads one segment, and retention is removing files. ``recovery`` knows what a crash in between leaves.
@@ -28,7 +28,7 @@ from mlzoo.events.index import RequestIndex, Tail
 from mlzoo.events.reading import GroupReader
 from mlzoo.events.records import Aside, Group, durable
 from mlzoo.events.recovery import recover
-from mlzoo.events.retention import Needs, Retention
+from mlzoo.events.retention import Claims, Needs, Retention
 from mlzoo.events.segments import FORMAT, Header, Segments
 from mlzoo.events.writing import SegmentWriter
 
@@ -72,17 +72,15 @@ class Log:
         self.fail = self._durability.fail  # for who keeps files beside the segments and meets an error of the disk
         self._base: Header | None = None  # of the segment that replay begins with
         self._snapshot: Callable[[], JsonObject] | None = None
-        self._needed_from: Callable[[], int] = lambda: 1
-        self._kept_from: Callable[[], int] = lambda: 1
-        self._unread: dict[str, int] = {}  # connection -> the first aside that its host has not taken
+        self._claims = Claims(self._index)
         self._wants_sync = False
 
     @classmethod
     async def open(cls, path: Path, world: World, config: LogConfig, *, version: str) -> Log:
         """Open a log for writing, or make one.
 
-        Only the end of the last segment is verified, which is what a crash can have touched; ``replay`` verifies the
-        rest of it, ``mlzoo log verify`` everything.
+        Only the end of the last segment is verified, all that a crash can have touched; ``replay`` verifies the rest
+        of it, ``mlzoo log verify`` everything.
 
         Raises:
             LogUnusable: locked, newer, damaged or unwritable (``data.reason``).
@@ -113,7 +111,7 @@ class Log:
             self._base = found.header
             self.last_seq, self.clock_ms, self.repaired = found.last_seq, found.at_ms, found.repaired
             self._retention.drop_before(found.header.oldest)
-            self._writer.resume(found.synced + 1)
+            self._writer.resume(found.synced + 1, found.crc)
             self._durability.ask()
         if self._durability.syncs:
             # What was read may be in the page cache only: nobody is shown it before it is durable.
@@ -158,7 +156,8 @@ class Log:
         Retention keeps what follows ``needed_from``, the lowest log_seq that a live request still needs, and as long
         as it can what follows ``kept_from``, the lowest that the result of a key needs.
         """
-        self._snapshot, self._needed_from, self._kept_from = snapshot, needed_from, kept_from or needed_from
+        self._snapshot = snapshot
+        self._claims.needed_from, self._claims.kept_from = needed_from, kept_from or needed_from
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -221,6 +220,7 @@ class Log:
             time_ms=self._world.clock.wall_ms(),
             oldest=next(iter(self._segments.sizes), first),
             synced=self._called_synced(),
+            previous=self._writer.last_crc,
             state=self._snapshot() if self._snapshot is not None else None,
         )
         self._writer.begin(header)
@@ -232,14 +232,7 @@ class Log:
 
     def _needs(self) -> Needs:
         """Return what retention is to spare."""
-        live = self._needed_from()
-        followed = self._index.oldest()
-        return Needs(
-            live_seq=live,
-            followed_seq=live if followed is None else min(live, followed),
-            kept_seq=min(live, self._kept_from()),
-            unread_aside=min(self._unread.values(), default=self._asides.last_seq + 1),
-        )
+        return self._claims.needs(self._asides.last_seq + 1)
 
     def _called_synced(self) -> int:
         """Return up to where the next record calls the log durable, as ``framing`` explains."""
@@ -313,10 +306,7 @@ class Log:
 
     def keep_asides(self, connection: str, first: int | None) -> None:
         """Spare the asides from a number on, which the host of a connection has still to take; None: it has all."""
-        if first is None:
-            self._unread.pop(connection, None)
-        else:
-            self._unread[connection] = first
+        self._claims.keep_asides(connection, first)
 
     def read_asides(self, connection: str, first: int) -> Iterator[Aside]:
         """Yield the written asides of a connection from an aside_seq on, which is one of its own, from the disk.

@@ -31,6 +31,7 @@ class Recovered:
         header: The header of the last segment.
         last_seq: The last whole record; one less than the segment's first where it has none.
         at_ms: The log's clock there (0 for asides, which have none).
+        crc: Of that record; where there is none, of the one before its segment, if any.
         synced: Up to where the records themselves say that they are durable.
         repaired: What was cut, one sentence each.
     """
@@ -38,6 +39,7 @@ class Recovered:
     header: Header
     last_seq: int
     at_ms: int
+    crc: str | None
     synced: int
     repaired: tuple[str, ...]
 
@@ -69,8 +71,8 @@ async def recover(segments: Segments, *, strict: bool) -> Recovered | None:
             continue
         if found.whole_bytes < segments.sizes[first]:
             repaired.append(await _cut(segments, first, found, keep=not strict and found.lost_records > 0))
-        at_ms = _at_ms(segments, first, found) if found.last_seq >= first else header.at_ms
-        return Recovered(header, found.last_seq, at_ms, max(found.synced, header.synced), tuple(repaired))
+        at_ms, crc = _end(segments, first, found) if found.last_seq >= first else (header.at_ms, header.previous)
+        return Recovered(header, found.last_seq, at_ms, crc, max(found.synced, header.synced), tuple(repaired))
     return None
 
 
@@ -110,6 +112,7 @@ async def _cut(segments: Segments, first: int, found: framing.Scan, *, keep: boo
     return f"{path.name}: {lost} bytes after the last whole group (log_seq {found.last_seq}) cut at {found.whole_bytes}"
 
 
-def _at_ms(segments: Segments, first: int, found: framing.Scan) -> int:
+def _end(segments: Segments, first: int, found: framing.Scan) -> tuple[int, str]:
+    """Return the time and the CRC of the last whole record."""
     line = segments.disk.read(segments.path(first), found.last_offset, found.whole_bytes - found.last_offset)
-    return int(orjson.loads(line).get("at_ms", 0))
+    return int(orjson.loads(line).get("at_ms", 0)), framing.last_crc(line)

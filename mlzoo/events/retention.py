@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from mlzoo.events.blobs import names_in
+from mlzoo.events.blobs import HEAD_BYTES, names_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from mlzoo.events.blobs import Blobs
+    from mlzoo.events.index import RequestIndex
     from mlzoo.events.segments import Segments
     from mlzoo.world import Disk
 
 SLICE_BYTES = 256 * 1024
-_NAME_BYTES = 256  # more than a record's blob field has
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +48,34 @@ class Needs:
     followed_seq: int
     kept_seq: int
     unread_aside: int
+
+
+class Claims:
+    """Who still needs what of a log: the engine, by what it answers when asked, and hosts that have not read."""
+
+    def __init__(self, index: RequestIndex) -> None:
+        self.needed_from: Callable[[], int] = lambda: 1
+        self.kept_from: Callable[[], int] = lambda: 1
+        self._index = index
+        self._unread: dict[str, int] = {}  # connection -> the first aside that its host has not taken
+
+    def keep_asides(self, connection: str, first: int | None) -> None:
+        """Spare the asides from a number on; None: a connection needs none of them any more."""
+        if first is None:
+            self._unread.pop(connection, None)
+        else:
+            self._unread[connection] = first
+
+    def needs(self, aside_end: int) -> Needs:
+        """Return what is to be spared now; no aside is numbered aside_end yet."""
+        live = self.needed_from()
+        followed = self._index.oldest()
+        return Needs(
+            live_seq=live,
+            followed_seq=live if followed is None else min(live, followed),
+            kept_seq=min(live, self.kept_from()),
+            unread_aside=min(self._unread.values(), default=aside_end),
+        )
 
 
 class Retention:
@@ -138,7 +166,13 @@ class Retention:
             while data := self._disk.read(path, offset, SLICE_BYTES):
                 for name in names_in(tail + data):
                     self._blobs.remove(name)
-                offset, tail = offset + len(data), data[-_NAME_BYTES:]
+                offset, tail = offset + len(data), _last_line(tail + data)
                 await trio.lowlevel.checkpoint()
             self._disk.remove(path)
             self._doomed.pop(0)
+
+
+def _last_line(data: bytes) -> bytes:
+    """Return the beginning of the line that goes on after data, as long as that may be wanted."""
+    start = data.rfind(b"\n") + 1
+    return data[start : start + HEAD_BYTES]

@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 FORMAT = 1
 SUFFIX = ".ndjson"
 READ_BYTES = 256 * 1024
+NAMES = (  # of a header's fields, in their order on the disk
+    "segment",
+    "log",
+    "format",
+    "core_version",
+    "version",
+    "at_ms",
+    "time_ms",
+    "oldest",
+    "synced",
+    "previous",
+    "state",
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +53,8 @@ class Header:
         oldest: First record that was still kept when the segment began; earlier files are leftovers.
         synced: Up to where the log was durable.
         state: The folded state before the first record, which makes the segment readable without those before.
+        previous: CRC of the record before the first one, by which a segment of another life is found out; None where
+            there is none. That record is an event, or an aside, so that no forgetting changes it.
         core_version: Of the core that folded it.
     """
 
@@ -51,14 +66,14 @@ class Header:
     oldest: int
     synced: int
     state: dict[str, Any] | None = None
+    previous: str | None = None
     format: int = FORMAT
     core_version: int = CORE_VERSION
 
 
 def encode_header(header: Header) -> bytes:
     """Return the line of a header."""
-    names = ("segment", "log", "format", "core_version", "version", "at_ms", "time_ms", "oldest", "synced", "state")
-    return framing.seal(orjson.dumps({name: getattr(header, name) for name in names})[1:])
+    return framing.seal(orjson.dumps({name: getattr(header, name) for name in NAMES})[1:])
 
 
 def decode_header(line: bytes | memoryview) -> Header:
@@ -71,8 +86,7 @@ def decode_header(line: bytes | memoryview) -> Header:
     for what, known in (("format", FORMAT), ("core_version", CORE_VERSION)):
         if data[what] > known:
             raise newer(f"a segment was written with {what} {data[what]}; this version knows it up to {known}")
-    names = ("segment", "log", "version", "at_ms", "time_ms", "oldest", "synced", "state", "format", "core_version")
-    return Header(**{name: data[name] for name in names})
+    return Header(**{name: data[name] for name in NAMES})
 
 
 def newer(message: str) -> LogUnusable:

@@ -167,15 +167,21 @@ def verify(world: World, path: Path) -> Finding:
 
 def _verify_segments(segments: Segments, faults: list[str], torn: list[str]) -> tuple[int, int]:
     """Return how many records are whole, and the number of the last one."""
-    records, last_seq = 0, 0
+    records, last_seq, crc = 0, 0, ""
     firsts = segments.firsts
     for first in firsts:
         name = segments.path(first).name
         if last_seq and first != last_seq + 1:
             faults.append(f"{segments.directory.name}/{name}: follows {last_seq}, what was between is missing")
         found = segments.scan(first)
+        header = segments.header(first) if found.header_bytes else None
+        if crc and header is not None and last_seq == first - 1 and header.previous != crc:
+            faults.append(f"{segments.directory.name}/{name}: does not follow the segment that stands before it")
         records += found.last_seq - first + 1
         last_seq = found.last_seq
+        if found.last_seq >= first:
+            line = segments.disk.read(segments.path(first), found.last_offset, framing.PREFIX_BYTES)
+            crc = framing.last_crc(line)
         if found.verdict == "whole":
             continue
         where = f"{segments.directory.name}/{name}"

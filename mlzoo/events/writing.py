@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mlzoo.events.framing import MARK_EVERY_BYTES
+from mlzoo.events import framing
 from mlzoo.events.segments import encode_header
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class SegmentWriter:
         self._file: AppendFile | None = None
         self._buffer: list[bytes] = []
         self._end_bytes = 0  # where the next record will lie
+        self._last = b""  # the group or aside that was added last
+        self._last_crc: str | None = None  # the same of the end that an earlier process left
         self._next_mark_bytes = 0
         self._sealed: list[AppendFile] = []  # full segments, to be synced before the current one
         self._names_made = self._names_synced = 0
@@ -37,8 +39,14 @@ class SegmentWriter:
         """The size that the segment has, or will have with what is buffered."""
         return self._end_bytes
 
-    def resume(self, unsynced_seq: int) -> None:
+    @property
+    def last_crc(self) -> str | None:
+        """The CRC of the last record, for the header of the next segment; None where there is none."""
+        return framing.last_crc(self._last) if self._last else self._last_crc
+
+    def resume(self, unsynced_seq: int, last_crc: str | None) -> None:
         """Go on in the last segment there is; an earlier process may not have synced what it wrote from a number on."""
+        self._last_crc = last_crc
         *full, first = self.segments.firsts
         self._sealed = [
             self._disk.open_append(self.segments.path(segment))
@@ -67,8 +75,9 @@ class SegmentWriter:
         """Buffer a group or an aside, whose first number is seq."""
         if self._end_bytes >= self._next_mark_bytes:
             self.segments.mark(self.first, seq, self._end_bytes)
-            self._next_mark_bytes = self._end_bytes + MARK_EVERY_BYTES
+            self._next_mark_bytes = self._end_bytes + framing.MARK_EVERY_BYTES
         self._buffer.append(data)
+        self._last = data
         self._end_bytes += len(data)
 
     def write(self) -> bool:

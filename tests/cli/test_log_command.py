@@ -9,7 +9,7 @@ import trio
 
 from mlzoo.cli import main
 from mlzoo.config.schema import LogConfig
-from mlzoo.events.commands import ReportStep, Strike
+from mlzoo.events.commands import ReportAnswer, ReportStep, Strike
 from mlzoo.events.log import Log
 from mlzoo.events.types import RequestCancelled, RequestStreamed
 from mlzoo.world import real_world
@@ -31,7 +31,7 @@ async def write(path):
     log.aside("con-1", "ping", 2, None, {})
     log.aside("con-1", "models.list", "x", {"all": True}, {"models": []})
     name = await log.put_blob(b"vectors")
-    log.append(Strike(), [RequestCancelled(request="req-a")], {"blob": name}, at_ms=2)
+    log.append(ReportAnswer(request="req-a", blob=name), [RequestCancelled(request="req-a")], None, at_ms=2)
     log.append(Strike(), [], None, at_ms=3)
     log.commit()
     log.aside("con-1", "ping", 3, None, {})
