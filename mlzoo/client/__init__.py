@@ -16,6 +16,7 @@ hosts in other languages. What it promises:
 - Every call ends: with a result, with ``RemoteError``, or, where the sidecar is gone, with ``SidecarDied``.
 - A call that is cancelled here is cancelled there; a line is written whole or not at all.
 - stderr is always drained; its end stands in ``SidecarDied``.
+- A request with a ``key`` runs once; ``resume`` hears it on after the death of connection or sidecar.
 - Nothing outlives ``async with``: end of stdin, then SIGTERM, then SIGKILL for the whole group, each with a deadline.
 """
 

@@ -23,6 +23,7 @@ from mlzoo.transport.ndjson import LineReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from mlzoo.client.process import SidecarProcess
     from mlzoo.client.stream import OnProgress
@@ -109,6 +110,14 @@ class Client:
         wish = {} if method == "resume" else {"stream": True}
         async with self._request(method, {**(params or {}), **wish}, on_progress) as answer:
             yield answer
+
+    def resume(self, key: str, *, after: int = -1) -> AbstractAsyncContextManager[Stream]:
+        """Hear a request that was sent with ``key`` among its params on, also one of an earlier connection or sidecar.
+
+        Used as ``stream`` is, which says what it raises; it begins after the piece ``after``, the ``Stream.seq`` that
+        was reached before. Left before its end, the request itself is cancelled, as that of any stream.
+        """
+        return self.stream("resume", {"key": key, "after": after})
 
     async def cancel(self, request: int) -> bool:
         """Have a running request end with its partial text; False where it had ended. Raises as ``call`` does."""

@@ -67,11 +67,12 @@ class KeyIndex:
         self._filings = 0  # the number of the last one
         self.faults: list[str] = []  # what is not as it was written, one sentence each
 
-    def open(self) -> None:
-        """Find the runs, and remove what a crash in a merge has left.
+    def open(self, *, tidy: bool = True) -> None:
+        """Find the runs, and remove what a crash in a merge has left, unless another process owns them (tidy).
 
         A merged run counts only where not all of its parts are there: they go once it is durable, and not before.
         """
+        remove = self._disk.remove if tidy else _nothing
         sizes = self._disk.sizes(self._directory)
         spans = {name: _span(name) for name in sizes if name.endswith(SUFFIX)}
         self._filings = max((last for _, last in spans.values()), default=0)
@@ -79,14 +80,14 @@ class KeyIndex:
         for name, (first, last) in sorted(spans.items(), key=lambda item: item[1][1] - item[1][0]):
             parts = {part: run for part, run in runs.items() if first <= run.first and run.last <= last}
             if sum(run.last - run.first + 1 for run in parts.values()) == last - first + 1:
-                self._disk.remove(self._directory / name)
+                remove(self._directory / name)
                 continue
             found = self._run((first, last), name, sizes[name])
             if found is None:
                 self.faults.append(f"keys/{name}: not whole, and the keys in it are lost")
                 continue
             for part in parts:
-                self._disk.remove(self._directory / part)
+                remove(self._directory / part)
                 del runs[part]
             runs[name] = found
         self._runs = sorted(runs.values(), key=lambda run: run.first)
@@ -241,6 +242,10 @@ class KeyIndex:
 
     def _path(self, run: Run) -> Path:
         return self._directory / f"{run.first:010d}-{run.last:010d}{SUFFIX}"
+
+
+def _nothing(_path: Path) -> None:
+    """Leave a file as it is."""
 
 
 def _span(name: str) -> tuple[int, int]:

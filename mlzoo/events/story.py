@@ -130,7 +130,7 @@ def is_written(disk: Disk, path: Path) -> bool:
 
 
 def verify(world: World, path: Path) -> Finding:
-    """Read everything, and check each record, the order of all, and each blob that a record names.
+    """Read everything, and check each record, the order of all, each blob that a record names, and the filed keys.
 
     Raises:
         LogUnusable: Its format is newer, or it does not say who it is.
@@ -149,6 +149,7 @@ def verify(world: World, path: Path) -> Finding:
         for name in names_in(disk.read(groups.path(first))):
             named += 1
             faults += _verify_blob(disk, blobs, name)
+    faults += _verify_keys(disk, path)
     if torn and is_written(disk, path):
         torn.clear()
     return Finding(
@@ -163,6 +164,17 @@ def verify(world: World, path: Path) -> Finding:
         faults=tuple(faults + torn),
         torn=tuple(torn),
     )
+
+
+def _verify_keys(disk: Disk, path: Path) -> list[str]:
+    from mlzoo.events.keys import KeyIndex  # noqa: PLC0415 - brings in the classes of commands
+
+    index = KeyIndex(disk, path / "keys")
+    try:
+        index.open(tidy=False)
+        return index.verify()
+    except FileNotFoundError:
+        return []  # A merge was faster; what it made can be verified the next time.
 
 
 def _verify_segments(segments: Segments, faults: list[str], torn: list[str]) -> tuple[int, int]:

@@ -88,12 +88,12 @@ def test_a_stream_is_asked_for_unless_it_is_resumed(run, spawn_fake):
         async with spawn_fake() as client:
             async with client.stream("echo", {}) as answer:
                 asked = await answer.result()
-            async with client.stream("resume", {"key": "k"}):
+            async with client.stream("resume", {"key": "k"}), client.resume("k"), client.resume("k", after=3):
                 pass
             resumed = [line["params"] for line in await client.call("received") if line["method"] == "resume"]
             return asked, resumed
 
-    assert run(main) == ({"stream": True}, [{"key": "k"}])
+    assert run(main) == ({"stream": True}, [{"key": "k"}, {"key": "k", "after": -1}, {"key": "k", "after": 3}])
 
 
 def test_a_consumer_that_does_not_read_holds_up_nobody_and_loses_nothing(run, spawn_fake):

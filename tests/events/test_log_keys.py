@@ -5,11 +5,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from log_driver import open_log
 
 from mlzoo.errors import LogUnusable
+from mlzoo.events import story
 from mlzoo.events.commands import KeyFacts
 from mlzoo.events.keys import FAN_IN, WIDTH_BYTES, KeyIndex
 from mlzoo.simulation.disk import OUTCOMES, SimulatedDisk
+from mlzoo.simulation.world import simulated_world
 
 DIRECTORY = Path("/state/log/keys")
 
@@ -134,3 +137,16 @@ async def test_no_crash_loses_a_key_that_was_filed(outcome):
         await found.file(entries(range(900, 903)))
         assert opened(moment.crashed(random, outcome)) is not None
         assert found.find(digest("key 901")) == entry(901)[digest("key 901")]
+
+
+async def test_a_verification_sees_a_damaged_run_and_changes_nothing():
+    disk = SimulatedDisk()
+    log = await open_log(simulated_world(1, disk), DIRECTORY.parent)
+    await log.close()
+    await filed(disk, FAN_IN + 1)
+    assert story.verify(simulated_world(2, disk), DIRECTORY.parent).faults == ()
+    disk.files[DIRECTORY]["0000000001-0000000008.keys"].data[WIDTH_BYTES + 9] ^= 1
+    names = disk.names(DIRECTORY)
+    [fault] = story.verify(simulated_world(2, disk), DIRECTORY.parent).faults
+    assert "keys/0000000001-0000000008.keys" in fault
+    assert disk.names(DIRECTORY) == names
