@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlzoo import errors
 from mlzoo.core.apply import apply_group, fold
 from mlzoo.core.decide import decide
 from mlzoo.core.draft import Draft
@@ -187,12 +188,33 @@ class Ledger:
         self.keyed: set[str] = set()
         self.running: set[str] = set()
         self.spoken: set[str] = set()  # requests of which a token is recorded
+        self.bound: dict[str, tuple[str, str]] = {}  # key -> the request that runs under it, for ever, and its params
 
     def enter(self, group: Group, state: State) -> None:
+        if isinstance(group.command, cmd.Submit | cmd.Resume) and group.command.key:
+            self._enter_key(group.command, group.events)
         for event in group.events:
             self._enter_event(event)
         assert list(self.open) == list(state.requests), "the state holds other requests than the log has open"
         self._within_bounds(state)
+
+    def _enter_key(self, command: cmd.Submit | cmd.Resume, events: tuple[ev.Event, ...]) -> None:
+        """A key is bound once; whoever names it again hears of that request, or why not."""
+        [said] = [event for event in events if request_of(event) == command.request][:1]
+        bound, params = self.bound.get(command.key, (None, None))
+        if isinstance(said, ev.RequestAccepted):
+            assert bound is None, f"{said} runs a key twice, after {bound}"
+            self.bound[command.key] = (command.request, said.params_digest)
+        elif isinstance(said, ev.RequestAttached):
+            assert said.target == bound
+            assert isinstance(command, cmd.Resume) or command.params_digest == params
+        else:
+            assert isinstance(said, ev.RequestRefused)
+            if bound is not None and isinstance(command, cmd.Submit) and command.params_digest != params:
+                assert said.failure.code == errors.InvalidParams.code
+            elif bound is not None:
+                assert said.failure.code == errors.OutOfRange.code
+                assert bound in self.ended or said.failure.data["type"] == "ahead"
 
     def _enter_event(self, event: ev.Event) -> None:
         request = request_of(event)

@@ -19,7 +19,7 @@ from mlzoo.events import types as ev
 if TYPE_CHECKING:
     from random import Random
 
-BOUNDS = cmd.Bounds(max_queued=6, max_running=5, queued_bytes=400, drain_ms=3000)
+BOUNDS = cmd.Bounds(max_queued=6, max_running=5, queued_bytes=400, drain_ms=3000, key_ms=6000)
 MODELS = [
     cmd.ModelFacts(
         name=f"m{number}",
@@ -30,7 +30,6 @@ MODELS = [
     )
     for number, (size, slots, keep_alive_ms) in enumerate([(20, 1, 2000), (35, 3, 0), (50, 2, 5000), (45, 4, 900)])
 ]
-KEYS = tuple(f"k{number}" for number in range(60))
 FINGERPRINTS = ("f1", "f1", "f1", "f2", "")  # of what computes; a model's may change with each load
 MEMORY_BYTES = {"cuda:0": 60, "cpu": 90}
 BROKEN = errors.ModelLoadFailed("The weights are damaged.").failure()
@@ -167,6 +166,8 @@ class Shell:
         self.names = 0
         self.facts_of: dict[str, cmd.ModelFacts] = {m.name: m for m in MODELS}
         self.kinds: dict[str, str] = {}
+        self.keys: list[str] = []  # that some host has used
+        self.filed: dict[str, cmd.KeyFacts] = {}  # the log's index of keys, which no crash takes away
         self.reset()
 
     def reset(self) -> None:
@@ -273,6 +274,19 @@ class Shell:
             case 5:
                 self.tell(cmd.Shutdown(request=self._name(), caller=self._caller(), reason="asked"))
 
+    def _key(self) -> str:
+        """Return a key of a host's choosing: mostly a fresh one, else one that was used before."""
+        if not self.keys or self.random.random() < 0.7:
+            self.keys.append(f"k{len(self.keys)}")
+            return self.keys[-1]
+        return self.random.choice(self.keys)
+
+    def _known(self, key: str) -> cmd.KeyFacts | None:
+        """Return what the index of keys has of a key that the state does not know."""
+        state = self.core.state
+        is_live = key in state.keys or any(request.key == key for request in state.requests.values())
+        return None if is_live else self.filed.get(key)
+
     def _name(self) -> str:
         self.names += 1
         return f"q{self.names}"
@@ -287,8 +301,10 @@ class Shell:
             self.reset()
             self.tell(start(BOUNDS))
         if self.core.state.keys and self.random.random() < 0.2:
-            ends = [facts.ended_seq for facts in self.core.state.keys.values()]
-            self.tell(cmd.ReportKeysFiled(upto_seq=self.random.choice(ends)))  # They are free again, as in no real log.
+            upto_seq = self.random.choice([facts.ended_seq for facts in self.core.state.keys.values()])
+            self.filed |= {key: facts for key, facts in self.core.state.keys.items() if facts.ended_seq <= upto_seq}
+            if self.random.random() < 0.9:  # else a crash came in between
+                self.tell(cmd.ReportKeysFiled(upto_seq=upto_seq))
         if self.core.state.storage_low:
             self.tell(cmd.ReportStorage(low=False))
         match self.random.randrange(16):
@@ -303,11 +319,13 @@ class Shell:
                 self.tell(cmd.RemoveModel(request=request, caller=caller, model=model))
             case 4 | 5 | 6:
                 target = self.random.choice([*self.core.state.requests, "unknown", None])
-                key = "" if target else self.random.choice(KEYS)
+                key = "" if target else self._key()
                 self.tell(cmd.Cancel(request=request, caller=caller, target=target, key=key))
             case 7:
-                self.tell(cmd.Resume(request=request, caller=caller, key=self.random.choice(KEYS)))
+                key = self._key()
+                self.tell(cmd.Resume(request=request, caller=caller, key=key, known=self._known(key)))
             case _:
+                key = self._key() if self.random.random() < 0.7 else ""
                 self.tell(
                     cmd.Submit(
                         request=request,
@@ -318,7 +336,9 @@ class Shell:
                         priority=self.random.choice(("interactive", "batch")),
                         require_device=wants,
                         size_bytes=self.random.choices((1, 30, 150, 401), (6, 6, 2, 1))[0],
-                        key=self.random.choice(("", *KEYS)),
+                        key=key,
+                        params_digest=self.random.choices(("p1", "p2"), (6, 1))[0],
+                        known=self._known(key),
                         determinism="fast" if model.kind == "embed" else self.random.choice(("fast", "exact", "exact")),
                     )
                 )
