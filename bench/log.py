@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import Row, compare, interleave, main
 
-from mlzoo.core.apply import apply, apply_group
+from mlzoo.core.apply import Folding, apply
 from mlzoo.core.state import State
 from mlzoo.events.codec import encode_group
 from mlzoo.events.commands import Cancel, ReportStep
@@ -261,10 +261,11 @@ def replayed(clock_s: Callable[[], float], state: State | None) -> float:
             log.append(STEP, TOKENS, None, number)
         log.commit()
         start = clock_s()
-        folded = state
+        folding = Folding(state or State())
         for group in log.replay():
-            if folded is not None:
-                folded = apply_group(folded, group)
+            if state is not None:
+                folding.add(group)
+        assert state is None or folding.state != state
         taken = clock_s() - start
         await log.close()
         return 300 * 100 / taken

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlzoo.actors.messages import Order
-from mlzoo.core.apply import apply_group
+from mlzoo.core.apply import Folding
 from mlzoo.core.state import State, WorkerState, needed_from, under_key
 from mlzoo.errors import LogUnusable
 from mlzoo.events.codec import Codec
@@ -110,9 +110,11 @@ def recover(log: Log) -> State:
         state = decode_state(log.base_state())
         for request in state.requests:
             log.cut_index(request)
+        folding = Folding(state)
         for group in log.replay():
-            state = _folded(log, state, group)
+            _fold(log, folding, group)
             last_seq = group.last_seq
+        state = folding.state
     except LogUnusable as error:
         error.data.setdefault("path", str(log.path))  # A record that is too new does not know where it lies.
         raise
@@ -136,15 +138,14 @@ def decode_state(data: JsonObject | None) -> State:
     return state
 
 
-def _folded(log: Log, state: State, group: Group) -> State:
+def _fold(log: Log, folding: Folding, group: Group) -> None:
     if isinstance(group.command, Start) and group.command.core_version > CORE_VERSION:
         version = group.command.core_version
         raise newer(f"log_seq {group.first_seq} and what follows come from core_version {version}, not {CORE_VERSION}")
-    state = apply_group(state, group)
+    folding.add(group)
     for event in group.events:
         if is_terminal(event):
             log.forget_index(request_of(event) or "")  # It has no reader in this life.
-    return state
 
 
 def _inconsistent(path: Path, seq: int, error: Exception) -> LogUnusable:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 import attrs
 
 from mlzoo.core.state import ModelState, RequestState, State, WorkerState
+from mlzoo.core.streams import Counts, counted
 from mlzoo.events import types as ev
 from mlzoo.events.commands import KeyFacts
 
@@ -23,18 +24,46 @@ T = TypeVar("T")
 RECENT_WEIGHT = 0.2  # of the newest request in the mean running time that retry_after_ms is reckoned from
 
 
+class Folding:
+    """A state in the making, out of recorded groups; pieces of streams are counted until something else happens."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._counts: dict[str, Counts] = {}
+
+    @property
+    def state(self) -> State:
+        """The state after all groups so far."""
+        if self._counts:
+            self._state = counted(self._state, self._counts)
+            self._counts = {}
+        return self._state
+
+    def add(self, group: Group) -> None:
+        """Fold the next group."""
+        counts, at_ms = self._counts, group.at_ms
+        for seq, event in enumerate(group.events, start=group.first_seq + 1):
+            if type(event) is ev.RequestStreamed:
+                found = counts.get(event.request)
+                if found is None:
+                    found = counts[event.request] = Counts(self._state.requests[event.request])
+                found.add(event, at_ms)
+            else:
+                self._state = apply(self.state, event, seq, at_ms)
+                counts = self._counts
+
+
 def apply_group(state: State, group: Group) -> State:
     """Fold one recorded group."""
-    for offset, event in enumerate(group.events, start=1):
-        state = apply(state, event, group.first_seq + offset, group.at_ms)
-    return state
+    return fold(state, (group,))
 
 
 def fold(state: State, groups: Iterable[Group]) -> State:
     """Fold recorded groups in their order."""
+    folding = Folding(state)
     for group in groups:
-        state = apply_group(state, group)
-    return state
+        folding.add(group)
+    return folding.state
 
 
 def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
@@ -121,48 +150,9 @@ def _without(mapping: dict[str, T], key: str) -> dict[str, T]:
 
 
 def _request_streams(state: State, event: ev.RequestStreamed, at_ms: int) -> State:
-    """Count what came. Both values are written out, field by field, since ``attrs.evolve`` takes twice as long."""
-    was = state.requests[event.request]
-    first_ms = was.first_token_at_ms
-    request = RequestState(
-        id=was.id,
-        caller=was.caller,
-        kind=was.kind,
-        model=was.model,
-        phase=was.phase,
-        priority=was.priority,
-        require_device=was.require_device,
-        size_bytes=was.size_bytes,
-        accepted_seq=was.accepted_seq,
-        accepted_at_ms=was.accepted_at_ms,
-        deadline_at_ms=was.deadline_at_ms,
-        device=was.device,
-        started_at_ms=was.started_at_ms,
-        first_token_at_ms=at_ms if first_ms is None else first_ms,
-        next_seq=was.next_seq if event.seq is None else event.seq + 1,
-        prompt_tokens=was.prompt_tokens if event.prompt_tokens is None else event.prompt_tokens,
-        completion_tokens=was.completion_tokens + event.tokens,
-        cached_tokens=was.cached_tokens if event.prompt_tokens is None else event.cached_tokens,
-        key=was.key,
-        params_digest=was.params_digest,
-        determinism=was.determinism,
-        fingerprint=was.fingerprint,
-        losses=0 if event.tokens else was.losses,
-        resumed=was.resumed,
-    )
-    return State(
-        bounds=state.bounds,
-        requests=_with(state.requests, event.request, request),
-        models=state.models,
-        workers=state.workers,
-        pulls=state.pulls,
-        devices=state.devices,
-        mean_run_ms=state.mean_run_ms,
-        drain_until_ms=state.drain_until_ms,
-        storage_low=state.storage_low,
-        stopped=state.stopped,
-        keys=state.keys,
-    )
+    counts = Counts(state.requests[event.request])
+    counts.add(event, at_ms)
+    return counted(state, {event.request: counts})
 
 
 def _request_goes_on(

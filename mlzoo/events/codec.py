@@ -182,7 +182,7 @@ def encode_group(group: Group, synced: int) -> bytes:
     head, data = CODEC.encode(group.command)
     text = b"" if group.text is None else b',"text":' + orjson.dumps(group.text)
     blob = getattr(group.command, "blob", None)
-    blobs = b"" if blob is None else b'"blobs":["%b"],' % blob.encode()
+    blobs = b"" if blob is None else b'"blobs":%b,' % orjson.dumps([blob])
     seq = group.first_seq
     place = b'"group":[%d,%d],' % (seq, count)
     parts = [seal(b'"log_seq":%d,%b"synced":%d,%b%b%b%b%b}' % (seq, place, synced, blobs, stamps, head, data, text))]

@@ -216,10 +216,17 @@ def _whole(moments: Iterable[Iterable[FileThen]]) -> dict[str, bytes]:
 
 
 def _ends(data: bytes) -> Mapping[int, int]:
-    """Return where the groups of a segment end, by their last number; parsed as JSON, without the log's own code."""
+    """Return where the groups of a segment end, by their last number; parsed as JSON, without the log's own code.
+
+    A segment of asides that was full before a crash may be torn for good.
+    """
     ends, offset = {}, 0
     for line in data.splitlines(keepends=True):
-        record, offset = orjson.loads(line), offset + len(line)
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            break
+        offset += len(line)
         if "segment" in record:
             ends[record["segment"] - 1] = offset
         elif "aside_seq" in record:
