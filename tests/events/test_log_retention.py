@@ -121,3 +121,27 @@ async def test_what_was_read_of_a_request_does_not_go_on_after_a_gap(log, autoju
     log.forget_index("req-read")
     with pytest.raises(OutOfRange):
         list(log.groups_of("req-read", 3))
+
+
+def keeps_asides(log, first):
+    try:
+        return bool(list(log.read_asides("con-1", first)))
+    except OutOfRange:
+        return False
+
+
+async def test_the_result_of_a_key_outlives_asides_that_a_host_does_not_take_and_gives_way_last(log, autojump_clock):
+    first = pings(log, 30)
+    log.keep_asides("con-1", first)
+    await work(log, 5)
+    kept = append_end(log, 0, "req-keyed")
+    log.commit()
+    log.forget_index("req-keyed")
+    log.bind_state(dict, lambda: log.last_seq, lambda: kept.first_seq)
+    while keeps_asides(log, first):
+        await work(log, 1)
+    assert 1 < log.oldest_seq <= kept.first_seq, "what lies before it went first"
+    assert kept in log.read(kept.first_seq - 1, 1)
+    await work(log, 40)
+    assert log.oldest_seq > kept.first_seq, "the budget is a promise, too"
+    assert log.size_bytes() < BUDGET_BYTES + SLACK_BYTES
