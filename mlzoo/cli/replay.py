@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
     from collections.abc import Sequence
 
-_OPTIONS = ("--speed", "--connection")
+_OPTIONS = ("--speed", "--connection", "--report")
 
 
 class Wishes(NamedTuple):
@@ -24,6 +24,7 @@ class Wishes(NamedTuple):
     recording: str
     speed: float = math.inf
     connection: str | None = None
+    report: str | None = None
 
 
 def parse(words: Sequence[str]) -> Wishes | None:
@@ -39,7 +40,7 @@ def parse(words: Sequence[str]) -> Wishes | None:
     speed = _speed_or_none(values.get("--speed", "max"))
     if speed is None or len(files) != 1 or files[0].startswith("-"):
         return None
-    return Wishes(files[0], speed, values.get("--connection"))
+    return Wishes(files[0], speed, values.get("--connection"), values.get("--report"))
 
 
 def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
@@ -54,12 +55,13 @@ def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
         "--speed", type=_speed, default=math.inf, metavar="X", help="times the recorded speed, or max (the default)"
     )
     play.add_argument("--connection", metavar="NAME", help="which connection, where the recording holds several")
+    play.add_argument("--report", metavar="FILE", help="where the report is written as well, once the host has left")
 
 
 def run(args: Namespace) -> int:
     """Run one of the commands; return the exit status."""
     if args.replay_command == "play":
-        return play(Wishes(args.recording, args.speed, args.connection))
+        return play(Wishes(args.recording, args.speed, args.connection, args.report))
     return _check(args.path)
 
 
@@ -87,7 +89,13 @@ def play(wishes: Wishes) -> int:
     except OSError as error:
         print(f"mlzoo replay: {wishes.recording} cannot be read: {error}", file=sys.stderr)
         return 2
-    return player.play(claimed, found, player.connection_of(found, wishes.connection), wishes.speed)
+    report = player.play(claimed, found, player.connection_of(found, wishes.connection), wishes.speed)
+    lines = player.told(report)
+    for line in lines:
+        print(f"mlzoo replay: {line}", file=sys.stderr)
+    if wishes.report is not None:
+        Path(wishes.report).write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return 0 if report.holds else 1
 
 
 def _speed(word: str) -> float:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STALL_S = 5.0  # of silence on both sides, after which it is said what is waited for
 
 
-def play(claimed: ClaimedStdio, recording: Recording, connection: str, speed: float) -> int:
-    """Play one connection of a recording on claimed stdio; return the exit status: 0 where all was used as recorded.
+def play(claimed: ClaimedStdio, recording: Recording, connection: str, speed: float) -> Report:
+    """Play one connection of a recording on claimed stdio; return what was used of it.
 
     Args:
         claimed: the protocol's stdio.
@@ -46,10 +46,7 @@ def play(claimed: ClaimedStdio, recording: Recording, connection: str, speed: fl
             await stream.aclose()
 
     trio.run(main)
-    report = playback.report()
-    for line in told(report):
-        _tell(line)
-    return 0 if report.holds else 1
+    return playback.report()
 
 
 def connection_of(recording: Recording, wanted: str | None) -> str:
@@ -128,7 +125,8 @@ class Player:
         with trio.move_on_after(math.inf if what is None else STALL_S):
             await self._news.wait()
         if not self._news.is_set():
-            _tell(f"waiting for the host to send what is recorded next: {what}")
+            line = f"mlzoo replay: waiting for the host to send what is recorded next: {what}"
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - stderr is where it is said
             await self._news.wait()
 
 
@@ -141,7 +139,3 @@ def told(report: Report) -> list[str]:
         lines.append(f"{report.unproven} calls were matched by their method alone: what they said is redacted")
     figures = f"used {report.used}, unused {len(report.unused)}, mismatched {len(report.mismatched)}"
     return [*lines, f"{figures}: {'all as recorded' if report.holds else 'NOT as recorded'}"]
-
-
-def _tell(line: str) -> None:
-    print(f"mlzoo replay: {line}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is where it is said
