@@ -54,7 +54,7 @@ unit: setup weights
 	$(BIN)/pytest
 
 # Says so where there is no cargo, and goes on.
-rust: setup
+rust: setup weights
 	@hosts/rust/check
 
 test: lint types unit rust

@@ -141,13 +141,15 @@ impl RpcError {
 
     /// The error that a request ends with whose sidecar died, as a sidecar that survives says it.
     pub(crate) fn interrupted(message: String, partial: &str, seq: Option<u64>, resumable: bool) -> Self {
-        let data = serde_json::json!({
+        let mut data = serde_json::json!({
             "type": "interrupted",
             "retryable": true,
             "partial": partial,
-            "seq": seq,
             "resumable": resumable,
         });
+        if let Some(seq) = seq {
+            data["seq"] = seq.into();
+        }
         RpcError { code: 1008, message, data }
     }
 }

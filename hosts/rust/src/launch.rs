@@ -9,12 +9,13 @@ use crate::client::{Client, Connection};
 use crate::error::Error;
 use crate::process::{OnStderr, Process};
 
-/// The command line of a sidecar, `PROGRAM serve --parent-pid N ...`, and what to do with what it says aside.
+/// The command line of a sidecar, and what to do with what it says aside.
 ///
 /// It may be spawned any number of times, one after the other.
 #[derive(Clone)]
 pub struct Launch {
     program: OsString,
+    part: Part,
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
@@ -22,11 +23,33 @@ pub struct Launch {
     on_stderr: Option<OnStderr>,
 }
 
+/// Which command plays the sidecar.
+#[derive(Clone)]
+enum Part {
+    Serve,
+    Replay(PathBuf),
+}
+
 impl Launch {
-    /// A sidecar of this program, usually `mlzoo`, found as the operating system finds programs.
+    /// A sidecar of this program, usually `mlzoo`, found as the operating system finds programs:
+    /// `PROGRAM serve --parent-pid N ...`.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Launch::of(program.as_ref(), Part::Serve)
+    }
+
+    /// A recording that plays the sidecar's part in the tests of a host, without any model:
+    /// `PROGRAM replay play RECORDING ...`.
+    ///
+    /// It answers what was recorded to what was recorded, in that order, and nothing else. What [`crate::Client::shutdown`]
+    /// returns is a success only where all of it was used.
+    pub fn replay(program: impl AsRef<OsStr>, recording: impl AsRef<Path>) -> Self {
+        Launch::of(program.as_ref(), Part::Replay(recording.as_ref().into()))
+    }
+
+    fn of(program: &OsStr, part: Part) -> Self {
         Launch {
-            program: program.as_ref().into(),
+            program: program.into(),
+            part,
             arguments: Vec::new(),
             variables: Vec::new(),
             directory: None,
@@ -79,7 +102,10 @@ impl Launch {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["serve", "--parent-pid"]).arg(std::process::id().to_string());
+        match &self.part {
+            Part::Serve => command.args(["serve", "--parent-pid"]).arg(std::process::id().to_string()),
+            Part::Replay(recording) => command.args(["replay", "play"]).arg(recording),
+        };
         command.args(&self.arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(directory) = &self.directory {
             command.current_dir(directory);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::error::{Error, RpcError};
+use crate::error::{Error, Kind, RpcError};
 use crate::results::{Delta, Progress};
 
 /// What version 1 takes in one line, unless it is configured otherwise.
@@ -91,6 +91,8 @@ pub(crate) fn parse(line: &[u8]) -> Result<Incoming, String> {
         }
         Envelope { id: Some(id), error: Some(error), .. } => Ok(Incoming::End(id, Err(Error::Rpc(error.into())))),
         Envelope { id: Some(id), result: Some(result), .. } => Ok(Incoming::End(id, Ok(result.to_owned()))),
+        // Answers of no known owner are lost; each request that is open hears so under its own id.
+        Envelope { error: Some(error), .. } if error.kind() == Kind::OutOfRange => Ok(Incoming::Ignored),
         Envelope { error: Some(error), .. } => Err(format!("it could not read a line of this client: {error}")),
         _ => Err(unreadable(line)),
     }
@@ -200,5 +202,7 @@ mod tests {
         }
         let unattributed = br#"{"id":null,"error":{"code":-32700,"message":"this is no JSON"}}"#;
         assert!(parse(unattributed).expect_err("nobody's answer").contains("could not read a line"));
+        let lost = br#"{"id":null,"error":{"code":1013,"message":"answers are gone","data":{"retryable":false}}}"#;
+        assert!(matches!(parse(lost), Ok(Incoming::Ignored)));
     }
 }

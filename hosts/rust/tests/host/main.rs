@@ -4,8 +4,10 @@
 
 mod client;
 mod real;
+mod replayed;
 mod supervisor;
 mod virtual_time;
+mod weights;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use std::time::Duration;
 use mlzoo::{Chat, Launch, Message};
 use tokio::sync::mpsc;
 
-const PATIENCE: Duration = Duration::from_secs(120); // Only ever waited for by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(300); // Only ever waited for by a test that fails.
 const STORY: &str = "The sea is wide and deep and nobody has ever seen all of it";
 
 /// Give a test an end, whatever happens.

@@ -9,14 +9,14 @@ use serde_json::{json, Value};
 
 use crate::{kill_9, soon, AllGone, Place, PATIENCE};
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let program = std::env::var_os("SIDECAR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/bin/mlzoo"), PathBuf::from);
     assert!(program.exists(), "{} is not there: run `make setup`, or say SIDECAR=/path/to/mlzoo", program.display());
     program
 }
 
-fn launch(place: &Place) -> Launch {
+pub(crate) fn launch(place: &Place) -> Launch {
     Launch::new(program()).log(place.log())
 }
 
