@@ -13,6 +13,7 @@ import attrs
 
 FinishReason = Literal["stop", "length"]
 Doing = Literal["start", "load", "work", "idle"]
+Resumption = Literal["exact", "prefill"]
 Messages = tuple[dict[str, Any], ...]
 
 
@@ -65,6 +66,10 @@ class Generate:
     """Generate from messages (through the chat template) or from a plain prompt; exactly one of the two is set.
 
     Answered by rows in Stepped frames until one of them has a finish reason, or by WorkFailed.
+
+    One that was interrupted goes on: its tokens so far, and the text that they brought, are not said again. exact
+    decodes them one by one as the first time, so that what follows is equal to the bit; prefill reads them as it reads
+    the prompt, which is fast, and rounds in another way.
     """
 
     request: str
@@ -73,7 +78,10 @@ class Generate:
     prompt: str | None = None
     sampling: Sampling
     stop: tuple[str, ...] = ()
-    max_tokens: int | None = None  # None: as many as the context still holds
+    max_tokens: int | None = None  # None: as many as the context still holds; those of before an interruption count
+    resume: Resumption | None = None  # None: it begins
+    tokens: tuple[int, ...] = ()
+    said: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -168,6 +176,7 @@ class Loaded:
     dtype: str
     architecture: str
     batching: Literal["slots", "serial"]  # serial: one request at a time through transformers' own generate
+    fingerprint: str = ""  # of all that an answer's bits depend on; empty: they may differ from one time to the next
     why: tuple[str, ...] = ()  # what was chosen and for what reason, for people
 
 
@@ -232,6 +241,15 @@ class Prefilled:
 
 
 @attrs.frozen(kw_only=True)
+class Replayed:
+    """Some of a request's earlier tokens have been decoded again: progress, not content."""
+
+    request: str
+    done: int
+    total: int
+
+
+@attrs.frozen(kw_only=True)
 class Embedded:
     """Embeddings: the rows as the text of a JSON array, with the fewest digits that give back each float32."""
 
@@ -260,7 +278,9 @@ class Detokenized:
 
 @attrs.frozen(kw_only=True)
 class WorkFailed:
-    """One request failed; the others go on. code is one of the wire's: 1003, 1005, 1006, 1010, 1011, -32602 or -32603.
+    """One request failed; the others go on.
+
+    code is one of the wire's: 1003, 1005, 1006, 1008, 1010, 1011, -32602 or -32603.
 
     Nothing of message and data comes from the request's text; what may, stands in detail, and is recorded as text.
     """
@@ -282,6 +302,7 @@ FromWorker = (
     | Unloaded
     | Stepped
     | Prefilled
+    | Replayed
     | Embedded
     | Tokenized
     | Detokenized

@@ -34,6 +34,7 @@ EXAMPLES = [
         frames.Row(request="s", content="", tokens=()),
     )),
     frames.Prefilled(request="r", done=1, total=2),
+    frames.Replayed(request="r", done=1, total=2),
     frames.Embedded(request="r", vectors="AAAA", count=1, dimensions=1, prompt_tokens=2),
     frames.Tokenized(request="r", tokens=(1,)),
     frames.Detokenized(request="r", text="x"),

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import math
 import traceback
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from mlzoo.actors.ledger import Decided
-from mlzoo.actors.messages import AbandonPull, LoadOn, Order, Probe, Pull, Remove, Send
+from mlzoo.actors.messages import AbandonPull, GoOn, LoadOn, Order, Probe, Pull, Remove, Send
+from mlzoo.actors.work import frame_of
 from mlzoo.core.decide import decide
 from mlzoo.core.state import WorkerState, next_strike_ms
 from mlzoo.errors import StorageFailed
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 from mlzoo.events.records import request_of
-from mlzoo.frames import Abandon, Detokenize, Embed, Generate, Leave, Sampling, Tokenize, Unload
+from mlzoo.frames import Abandon, Leave, Unload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
 
     from mlzoo.actors.ledger import Ledger
     from mlzoo.actors.mailbox import Ref
@@ -183,7 +183,7 @@ class Engine:
     def _act_on(self, event: Event, workers: Mapping[str, WorkerState]) -> None:
         match event:
             case ev.RequestDispatched():
-                self._send(workers, event.device, _frame_of(*self._ledger.work[event.request]))
+                self._dispatch(event, workers)
             case ev.WorkAbandoned():
                 self._send(workers, event.device, Abandon(request=event.request))
             case ev.RequestCompleted() | ev.RequestCancelled() | ev.RequestFailed() | ev.RequestReplied():
@@ -207,6 +207,17 @@ class Engine:
             case _:
                 return  # It says what is so; there is nothing to do about it.
 
+    def _dispatch(self, event: ev.RequestDispatched, workers: Mapping[str, WorkerState]) -> None:
+        """Have a worker begin a request, or go on with it, unless it has ended since: nobody needs it then."""
+        begun = self._ledger.work.get(event.request)
+        if event.resume is None and begun is not None:
+            self._send(workers, event.device, frame_of(*begun))
+            return
+        request = self._ledger.state.requests.get(event.request)
+        if request is not None:
+            epoch = _epoch(workers, event.device)
+            self._workers[event.device].tell_nowait(GoOn(epoch, request.id, request.accepted_seq, event.resume))
+
     def _send(self, workers: Mapping[str, WorkerState], device: str, frame: ToWorker) -> None:
         self._workers[device].tell_nowait(Send(_epoch(workers, device), frame))
 
@@ -225,28 +236,3 @@ def _incidents(command: cmd.Command, error: Exception) -> list[cmd.ReportInciden
     caller = getattr(command, "caller", None)
     name, why = type(command).__name__, type(error).__name__
     return [cmd.ReportIncident(command=name, error=why, request=request, caller=caller) for request in requests]
-
-
-def _frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
-    """Return what a worker is told about a request."""
-    request, model = submit.request, submit.model.name
-    match submit.method:
-        case "chat" | "complete":
-            return Generate(
-                request=request,
-                model=model,
-                messages=tuple(text["messages"]) if "messages" in text else None,
-                prompt=text.get("prompt"),
-                sampling=submit.sampling or Sampling(),
-                stop=tuple(text.get("stop", ())),
-                max_tokens=submit.max_tokens,
-            )
-        case "embed":
-            return Embed(request=request, model=model, texts=tuple(text["texts"]), normalize=submit.normalize)
-        case "tokenize":
-            messages = tuple(text["messages"]) if "messages" in text else None
-            return Tokenize(request=request, model=model, text=text.get("text"), messages=messages)
-        case "detokenize":
-            return Detokenize(request=request, model=model, tokens=tuple(text["tokens"]))
-        case _:
-            assert_never(submit.method)

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from mlzoo.events.commands import Command
-from mlzoo.frames import ToWorker
+from mlzoo.frames import Resumption, ToWorker
 
 # ------------------------------------------------------------------------------------------ to the engine
 
@@ -84,11 +84,22 @@ class Send:
     frame: ToWorker
 
 
-WorkerMessage = Send
+@attrs.frozen
+class GoOn:
+    """Work for the worker process of that epoch that is read from the log; resume is None where it begins."""
+
+    epoch: int
+    request: str
+    accepted_seq: int
+    resume: Resumption | None
+
+
+WorkerMessage = Send | GoOn
 
 __all__ = [
     "AbandonPull",
     "EngineMessage",
+    "GoOn",
     "LoadOn",
     "Order",
     "Probe",

@@ -94,7 +94,7 @@ class Watchdog:
                         self._done("work", row.request)
             case frames.Embedded() | frames.Tokenized() | frames.Detokenized() | frames.WorkFailed():
                 self._done("work", frame.request)
-            case frames.LoadProgress() | frames.Prefilled():
+            case frames.LoadProgress() | frames.Prefilled() | frames.Replayed():
                 return
 
     def _done(self, kind: DueKind, name: str) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, assert_never, cast
 import trio
 
 from mlzoo import errors, frames
-from mlzoo.actors.messages import Order
+from mlzoo.actors.messages import GoOn, Order
 from mlzoo.actors.watchdog import Watchdog
+from mlzoo.actors.work import frame_from
 from mlzoo.events import commands as cmd
 from mlzoo.frames_codec import decode, encode
 from mlzoo.transport.ndjson import LineReader, TooLong
@@ -87,13 +88,13 @@ class Worker:
     async def run(self, inbox: Inbox[WorkerMessage]) -> None:
         """Keep a process for as long as there is something for it to do, again and again, until told to stop."""
         while (message := await self._next(inbox)) is not None:
-            frame = message.frame
-            if message.epoch != self._incarnation.epoch or not isinstance(frame, frames.Load):
+            load = None if isinstance(message, GoOn) else message.frame
+            if message.epoch != self._incarnation.epoch or not isinstance(load, frames.Load):
                 continue  # It was meant for a process that is gone.
-            process = await self._start(frame)
+            process = await self._start(load)
             if process is None:
                 continue
-            if not await self._serve(process, frame, inbox):
+            if not await self._serve(process, load, inbox):
                 return
 
     async def _next(self, inbox: Inbox[WorkerMessage]) -> WorkerMessage | None:
@@ -164,15 +165,26 @@ class Worker:
             lines: list[bytes] = []
             leaves = False
             while message is not None and not leaves:
-                if message.epoch == self._incarnation.epoch:
-                    self._note(message.frame)
-                    lines.append(encode(message.frame))
-                    leaves = isinstance(message.frame, frames.Leave)
+                frame = await self._frame(message) if message.epoch == self._incarnation.epoch else None
+                if frame is not None:
+                    self._note(frame)
+                    lines.append(encode(frame))
+                    leaves = isinstance(frame, frames.Leave)
                 message = self._held.popleft() if self._held and not leaves else None
             await self._send(process, b"".join(lines))
             if leaves:
                 return True
         return False
+
+    async def _frame(self, message: WorkerMessage) -> frames.ToWorker | None:
+        """Return what to send; None where the log cannot tell, which ends that request alone."""
+        if not isinstance(message, GoOn):
+            return message.frame
+        try:
+            return await frame_from(self._log, message)
+        except errors.MlzooError as error:
+            await self._tell(cmd.ReportFailure(request=message.request, failure=error.failure()))
+            return None
 
     def _note(self, frame: frames.ToWorker) -> None:
         self._keep_digest(frame)
@@ -237,6 +249,8 @@ class Worker:
                 await self._hear_step(frame)
             case frames.Prefilled():
                 self._progress.of_request(frame.request, "prefill", frame.done, frame.total, "tokens")
+            case frames.Replayed():
+                self._progress.of_request(frame.request, "resume", frame.done, frame.total, "tokens")
             case frames.LoadProgress():
                 self._progress.of_model(frame.model, frame.stage, frame.done, frame.total, frame.unit)
             case frames.Up():
@@ -254,6 +268,7 @@ class Worker:
                         dtype=frame.dtype,
                         architecture=frame.architecture,
                         batching=frame.batching,
+                        fingerprint=frame.fingerprint,
                         why=frame.why,
                     )
                 )
@@ -312,7 +327,7 @@ class Worker:
         """Begin the digest of an answer that is about to come; drop that of one which nobody wants any more."""
         match frame:
             case frames.Generate():
-                self._digests[frame.request] = hashlib.sha256()
+                self._digests[frame.request] = hashlib.sha256(frame.said.encode())
             case frames.Abandon():
                 self._digests.pop(frame.request, None)
             case _:
@@ -361,6 +376,7 @@ _BY_CODE: dict[int, Callable[..., errors.MlzooError]] = {
         errors.ModelNotFound,
         errors.OutOfMemory,
         errors.ContextLengthExceeded,
+        errors.Interrupted,
         errors.Unsupported,
         errors.InvalidParams,
         errors.TooLarge,

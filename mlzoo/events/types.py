@@ -35,12 +35,11 @@ from mlzoo.events.machine import (
     WorkerWentDown,
     WorkerWentUp,
 )
-from mlzoo.frames import FinishReason
+from mlzoo.frames import FinishReason, Resumption
 
 CallKind = Literal[
     "chat", "complete", "embed", "tokenize", "detokenize", "load", "unload", "pull", "remove", "shutdown"
 ]
-Resumption = Literal["exact", "prefill"]
 Suspension = Literal["worker", "sidecar", "drain"]
 
 

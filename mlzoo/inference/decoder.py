@@ -34,6 +34,10 @@ class Decoder(Protocol):
     def chunk(self) -> int | None:
         """Tokens of a prompt that one forward reads at most; None: it must be read whole."""
 
+    @property
+    def grain(self) -> int:
+        """Rows that a forward has a multiple of, so that a row's bits do not depend on its company."""
+
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
 
@@ -121,6 +125,7 @@ class SerialDecoder:
     """One row on the model's own cache, through the model's own way of preparing a step of ``generate``."""
 
     slots = 1
+    grain = 1
 
     def __init__(self, module: Any, context: int, *, chunk: int | None = None) -> None:
         self.module, self.context, self.chunk = module, context, chunk

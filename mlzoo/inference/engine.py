@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
 import torch
 
 from mlzoo.errors import ContextLengthExceeded
-from mlzoo.frames import FromWorker, Generate, Prefilled, Row, Stepped, TokenLogprob, WorkFailed
+from mlzoo.frames import FromWorker, Generate, Prefilled, Replayed, Row, Stepped, TokenLogprob, WorkFailed
 from mlzoo.inference import threads
-from mlzoo.inference.detokenizer import Detokenizer
 from mlzoo.inference.failing import broken
 from mlzoo.inference.memory import is_out_of_memory
+from mlzoo.inference.running import Running, begin
 from mlzoo.inference.sampler import Choice, Draw, choose
 from mlzoo.inference.scheduler import Scheduler
-from mlzoo.inference.stop import StopStrings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,23 +26,7 @@ if TYPE_CHECKING:
     from mlzoo.inference.loader import ChatModel
     from mlzoo.inference.scheduler import Chunk, Place
 
-
-@attrs.define
-class Running:
-    """A request on its way: what was asked, and what came of it so far."""
-
-    frame: Generate
-    prompt: tuple[int, ...]
-    limit: int  # tokens of the answer at most
-    detokenizer: Detokenizer
-    stops: StopStrings
-    seen: torch.Tensor | None
-    tokens: list[int] = attrs.field(factory=list)
-
-    @property
-    def position(self) -> int:
-        """Index of the token to be chosen next, in the whole sequence."""
-        return len(self.prompt) + len(self.tokens)
+REPLAYED_AT_ONCE = 16  # tokens that are decoded again before it is told how far that is
 
 
 class BatchEngine:
@@ -71,13 +53,19 @@ class BatchEngine:
             running = self._begin(frame)
         except Exception as error:  # noqa: BLE001 - a text that breaks a tokenizer is one request's misfortune
             return [broken(frame.request, error)]
-        if running.limit == 0:
+        if running.is_full:
+            content, finish = running.finish("length")
+            first = frame.resume is None
             row = Row(
-                request=frame.request, content="", tokens=(), prompt_tokens=len(running.prompt), finish_reason="length"
+                request=frame.request,
+                content=content,
+                tokens=(),
+                prompt_tokens=len(running.prompt) if first else None,
+                finish_reason=finish,
             )
             return [Stepped(rows=(row,))]
         self._running[frame.request] = running
-        self._scheduler.add(frame.request, len(running.prompt))
+        self._scheduler.add(frame.request, len(running.to_read))
         return []
 
     def abandon(self, request: str) -> None:
@@ -106,43 +94,47 @@ class BatchEngine:
         if frame.sampling.repetition_penalty != 1:
             seen = torch.zeros(self._model.vocabulary, dtype=torch.bool, device=self._model.device)
             seen[list(prompt)] = True
-        return Running(
-            frame=frame,
-            prompt=prompt,
-            limit=room if frame.max_tokens is None else min(frame.max_tokens, room),
-            detokenizer=Detokenizer(self._text),
-            stops=StopStrings(frame.stop),
-            seen=seen,
-        )
+        limit = room if frame.max_tokens is None else min(frame.max_tokens, room)
+        return begin(frame, prompt, limit, self._text, seen)
 
     def _read(self, chunk: Chunk) -> list[FromWorker]:
-        """Read a chunk of a prompt; where it is the last, choose the first token."""
+        """Read a chunk of a prompt; where it is the last, choose the token that follows it."""
         running = self._running[chunk.request]
+        to_read = running.to_read
         try:
-            logits = self._decoder.prefill(chunk.slot, running.prompt[chunk.start : chunk.stop], chunk.start)
+            logits = self._decoder.prefill(chunk.slot, to_read[chunk.start : chunk.stop], chunk.start)
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
         except (RuntimeError, IndexError, ValueError) as error:
             return [self._fail(chunk.request, error)]
         if not chunk.last:
-            return [Prefilled(request=chunk.request, done=chunk.stop, total=len(running.prompt))]
+            return [Prefilled(request=chunk.request, done=chunk.stop, total=len(to_read))]
         return self._advance([running], logits[None])
 
     def _decode(self, places: Sequence[Place]) -> list[FromWorker]:
-        """Decode one token for every row."""
+        """Decode one token for every row: the one that was chosen last, or the next of those from before."""
         rows = [self._running[place.request] for place in places]
         slots = [place.slot for place in places]
         try:
-            logits = self._decoder.decode(slots, [row.tokens[-1] for row in rows], [row.position - 1 for row in rows])
+            logits = self._decoder.decode(slots, [row.next_token for row in rows], [row.next_place for row in rows])
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             # The youngest makes room; the others' step is done again, and writes what it wrote already.
             return [self._fail(next(reversed(self._running)), error)]
+        for row in rows:
+            row.decoded += 1
         return self._advance(rows, logits)
 
     def _advance(self, rows: Sequence[Running], logits: torch.Tensor) -> list[FromWorker]:
-        """Choose each row's token and say what it brought; rows that end, leave."""
+        """Choose each row's token and say what it brought; rows that end, leave. Those from before say nothing."""
+        behind = [row for row in rows if not row.is_caught_up]
+        if behind:
+            logits = logits[[place for place, row in enumerate(rows) if row.is_caught_up]]
+            rows = [row for row in rows if row.is_caught_up]
+            told = [row for row in behind if row.decoded % REPLAYED_AT_ONCE == 0]
+            progress = [Replayed(request=r.frame.request, done=r.decoded, total=len(r.tokens)) for r in told]
+            return [*progress, *(self._advance(rows, logits) if rows else [])]
         draws = [Draw(row.frame.sampling, row.position, row.seen) for row in rows]
         said: list[Row] = []
         failed: list[FromWorker] = []
@@ -159,21 +151,18 @@ class BatchEngine:
     def _say(self, row: Running, choice: Choice) -> Row:
         """Add a token to a row; return the text that is certain now, and whether the row ends."""
         first = not row.tokens
-        row.tokens.append(choice.token)
-        if row.seen is not None:
-            row.seen[choice.token] = True
         ended = choice.token in self._model.end_tokens
-        content = "" if ended else row.stops.feed(row.detokenizer.feed(choice.token))
+        if ended:
+            row.add(choice.token)
+        content = "" if ended else row.take(choice.token)
         finish: FinishReason | None = None
         if ended or row.stops.found:
             finish = "stop"
-        elif len(row.tokens) >= row.limit:
+        elif row.is_full:
             finish = "length"
         if finish is not None:
-            # What is held back may complete a stop string, too; what is left of it then, is none.
-            content += row.stops.feed(row.detokenizer.finish())
-            finish = "stop" if row.stops.found else finish
-            content += row.stops.finish()
+            held_back, finish = row.finish(finish)
+            content += held_back
             self._remove(row.frame.request, dirty=False)
         return Row(
             request=row.frame.request,

@@ -42,12 +42,23 @@ class ChatModel:
     architecture: str
     joined_chunks: int  # chunks of a prompt that may be read as one
     memory_bytes: int
+    fingerprint: str  # of all that an answer's bits depend on; empty: they depend on more than can be told
     why: tuple[str, ...]
 
     @property
     def batching(self) -> Literal["slots", "serial"]:
         """How rows share forwards: slots or serial."""
         return "serial" if isinstance(self.decoder, SerialDecoder) else "slots"
+
+
+@attrs.frozen(eq=False)
+class Arrangement:
+    """How a model is to run on this machine."""
+
+    decoder: Decoder
+    why: list[str]
+    joined_chunks: int = 1  # of a prompt that may be read as one
+    is_exact: bool = False  # whether a row's bits are the same in every company
 
 
 @attrs.frozen(eq=False)
@@ -82,8 +93,10 @@ def load_chat(
     before = memory.used_bytes(device)
     found = read(load, device, AutoModelForCausalLM, progress)
     progress("check", 0, 1, "checks")
-    findings = selftest.Findings(cache if load.digest else None, selftest.subject(load, device, found.dtype))
-    decoder, joined, why = _decoder(found, load, device, findings)
+    subject = selftest.subject(load, device, found.dtype)
+    findings = selftest.Findings(cache if load.digest else None, subject)
+    arranged = _arrange(found, load, device, findings)
+    decoder = arranged.decoder
     findings.keep()
     progress("check", 1, 1, "checks")
     module = found.module
@@ -96,9 +109,14 @@ def load_chat(
         device=device,
         dtype=found.dtype,
         architecture=type(module).__name__,
-        joined_chunks=joined,
+        joined_chunks=arranged.joined_chunks,
         memory_bytes=max(memory.used_bytes(device) - before, 0),
-        why=(found.why, *why, *(() if findings.asked_anew else ("its self-test was passed at an earlier load",))),
+        fingerprint=selftest.fingerprint(subject, decoder) if load.digest and arranged.is_exact else "",
+        why=(
+            found.why,
+            *arranged.why,
+            *(() if findings.asked_anew else ("its self-test was passed at an earlier load",)),
+        ),
     )
 
 
@@ -150,10 +168,8 @@ def _expect_room(size_bytes: int, device: torch.device) -> None:
         )
 
 
-def _decoder(
-    found: Weights, load: Load, device: torch.device, findings: selftest.Findings
-) -> tuple[Decoder, int, list[str]]:
-    """Choose between slots and one row at a time; return the decoder, how many chunks may be joined, and why."""
+def _arrange(found: Weights, load: Load, device: torch.device, findings: selftest.Findings) -> Arrangement:
+    """Choose between slots and one row at a time."""
     module = found.module
     reason = gate.objection(module)
     if reason is None:
@@ -165,9 +181,7 @@ def _decoder(
     return _slots(module, load, device, findings)
 
 
-def _slots(
-    module: Any, load: Load, device: torch.device, findings: selftest.Findings
-) -> tuple[Decoder, int, list[str]]:
+def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Findings) -> Arrangement:
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
     heads = _heads(module)
@@ -187,12 +201,11 @@ def _slots(
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
         why.append(f"{decoder.few_threads} threads for steps of up to {threads.FEW_ROWS} rows: enough to be fast")
-    return decoder, 2 if joins else 1, why
+    is_exact = grain is not None and not _has_experts(module)
+    return Arrangement(decoder, why, joined_chunks=2 if joins else 1, is_exact=is_exact)
 
 
-def _serial(
-    module: Any, load: Load, device: torch.device, findings: selftest.Findings, reason: str
-) -> tuple[Decoder, int, list[str]]:
+def _serial(module: Any, load: Load, device: torch.device, findings: selftest.Findings, reason: str) -> Arrangement:
     for implementation in ("sdpa", "eager"):
         try:
             module.set_attn_implementation(implementation)
@@ -206,7 +219,7 @@ def _serial(
     why = [f"serial, one request at a time: {reason}", size.why]
     if chunk is None:
         why.append("prompts are read whole: its cache does not take them in parts")
-    return SerialDecoder(module, size.context, chunk=chunk), 1, why
+    return Arrangement(SerialDecoder(module, size.context, chunk=chunk), why)
 
 
 def _has_experts(module: Any) -> bool:

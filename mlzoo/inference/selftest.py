@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mlzoo.frames import Load
+    from mlzoo.inference.decoder import Decoder
 
     Answer = float | bool | None
 
@@ -110,6 +111,17 @@ def subject(load: Load, device: torch.device, dtype: torch.dtype) -> dict[str, A
         "threads": torch.get_num_threads(),
         "machine": _machine(device),
     }
+
+
+def fingerprint(subject: Mapping[str, Any], decoder: Decoder) -> str:
+    """Return what stands for all that the bits of an answer depend on: two equal ones compute the same.
+
+    Args:
+        subject: What the self-tests depend on.
+        decoder: How rows are cut and padded; which slot or how many threads a row gets changes no bit.
+    """
+    whole = {"subject": subject, "context": decoder.context, "chunk": decoder.chunk, "grain": decoder.grain}
+    return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _machine(device: torch.device) -> list[str]:

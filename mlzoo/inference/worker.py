@@ -195,6 +195,7 @@ class ModelServer:
             dtype=str(model.dtype).removeprefix("torch."),
             architecture=model.architecture,
             batching=model.batching,
+            fingerprint=model.fingerprint,
             why=model.why,
         )
 

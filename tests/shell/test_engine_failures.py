@@ -24,14 +24,14 @@ def chats(sidecar, *prompts):
 @pytest.fixture
 def acting_fails(monkeypatch):
     """The engine cannot make a frame of what was asked with the prompt "cursed"."""
-    made = mlzoo.actors.engine._frame_of
+    made = mlzoo.actors.engine.frame_of
 
     def frame_of(submit, text):
         if text["messages"][-1]["content"] == "cursed":
             raise ValueError("cannot be carried out")
         return made(submit, text)
 
-    monkeypatch.setattr(mlzoo.actors.engine, "_frame_of", frame_of)
+    monkeypatch.setattr(mlzoo.actors.engine, "frame_of", frame_of)
 
 
 @pytest.fixture
