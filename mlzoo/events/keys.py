@@ -1,10 +1,10 @@
 """The log's index of keys: what became of each keyed request that ended, for ever.
 
 It lies in ``keys/`` in runs: files of lines of one width, sorted by key, each with its CRC-32, and a last line that
-says that the run is whole. A key is found by bisection, a few lines read, so that neither a start nor memory grows with
-the number of keys. The keys of some requests are filed in a new run; when there are eight runs of one size, they are
-merged into one of the next. A run is named by the filings that it holds (``first-last``): one that lies within another
-has been merged already, and a crash left it behind. Where runs hold the same key, the later filing is right.
+says that the run is whole. A key is found by interpolation, a few lines read, so that neither a start nor memory grows
+with the number of keys. The keys of some requests are filed in a new run; when there are eight runs of one size, they
+are merged into one of the next. A run is named by the filings that it holds (``first-last``): one that lies within
+another has been merged already, and a crash left it behind. Where runs hold the same key, the later filing is right.
 
 Knows nothing of what a key stands for, nor of when it is filed. Errors of the disk are OSError.
 """
@@ -34,7 +34,8 @@ MOST_FILINGS = FAN_IN**4  # in one run, which is merged no more
 _CRC, _DIGEST, _REQUEST, _NUMBER = 8, 64, 40, 20
 _KEY = slice(_CRC + 1, _CRC + 1 + _DIGEST)
 WIDTH_BYTES = _CRC + 2 * (1 + _DIGEST) + 1 + _REQUEST + 4 * (1 + _NUMBER) + 1
-_LINES = 32  # that are read at once where a key must lie
+_LINES = 32  # that are read at once where a key may lie
+_RANK_DIGITS = 12  # of a key, that say how far down a run it lies
 _SLICE_LINES = 512  # of a merge, before the event loop has its turn
 
 
@@ -123,11 +124,20 @@ class KeyIndex:
         return None
 
     def _find(self, run: Run, wanted: bytes) -> KeyFacts | None:
-        low, high = 0, run.count  # Where it lies, if it is there.
+        """Look where the key should lie, as digests are spread evenly, and nearer and nearer: mostly two reads."""
+        low, high = 0, run.count  # Where it lies, if it is there,
+        low_rank, high_rank = 0, 16**_RANK_DIGITS  # and between which ranks.
         while high - low > _LINES:
-            middle = (low + high) // 2
-            [line] = self._lines(run, middle, middle + 1)
-            low, high = (middle, high) if line[_KEY] <= wanted else (low, middle)
+            share = (_rank(wanted) - low_rank) / max(1, high_rank - low_rank)
+            start = min(max(low, low + int((high - low) * share) - _LINES // 2), high - _LINES)
+            lines = self._lines(run, start, start + _LINES)
+            first, last = lines[0][_KEY], lines[-1][_KEY]
+            if first <= wanted <= last:
+                low, high = start, start + _LINES
+            elif wanted < first:
+                high, high_rank = start, _rank(first)
+            else:
+                low, low_rank = start + _LINES, _rank(last)
         return next((_facts(line) for line in self._lines(run, low, high) if line[_KEY] == wanted), None)
 
     def _lines(self, run: Run, start: int, end: int) -> list[bytes]:
@@ -251,6 +261,10 @@ def _nothing(_path: Path) -> None:
 def _span(name: str) -> tuple[int, int]:
     first, _, last = name.removesuffix(SUFFIX).partition("-")
     return (int(first), int(last)) if first.isdigit() and last.isdigit() else (0, 0)
+
+
+def _rank(key: bytes) -> int:
+    return int(key[:_RANK_DIGITS], 16)
 
 
 def _line(key: str, facts: KeyFacts) -> bytes:
