@@ -14,6 +14,7 @@ help:
 	@echo "make lint               style, types, import direction"
 	@echo "make unit               the tests alone"
 	@echo "make rust               build and test the Rust host"
+	@echo "make soak MINUTES=n     explore fresh seeds of the simulation"
 	@echo "make bench              measure against the peers and write bench/RESULTS.md"
 	@echo "make clean              remove what was set up (not the model store)"
 
@@ -58,6 +59,10 @@ rust: setup weights
 	@hosts/rust/check
 
 test: lint types unit rust
+
+# Seeds that nobody has tried: prints them, what was explored, and how a failure is told again.
+soak: setup
+	$(BIN)/python -m mlzoo.simulation --minutes $(MINUTES)
 
 bench: setup weights
 	$(BIN)/python bench/run.py

@@ -306,8 +306,9 @@ class Connection:
             self._log.commit_asides()
         except errors.StorageFailed as failed:
             failure = failed.failure()
-            for rpc in [orjson.loads(line).get("id") for line in due]:
-                self._say_unrecorded(rpc, failure, None)
+            for message in map(orjson.loads, due):
+                if "method" not in message:  # Progress that cannot be recorded is not told, nor answered.
+                    self._say_unrecorded(message.get("id"), failure, None)
             for batch, rpc, _, _ in batched:
                 batch.open -= 1
                 self._say_unrecorded(rpc, failure, batch)

@@ -184,7 +184,7 @@ class SimulatedDisk:
         """Put data at path: a temporary file, a sync, a rename, a sync of the directory; a crash may come between."""
         await trio.lowlevel.checkpoint()
         names, temporary = self.files[PurePath(path.parent)], path.name + TEMPORARY
-        if self.faults.capacity_bytes is not None and self._used_bytes() + len(data) > self.faults.capacity_bytes:
+        if self.faults.capacity_bytes is not None and self.used_bytes() + len(data) > self.faults.capacity_bytes:
             raise OSError(errno.ENOSPC, "no space left")
         file = names[temporary] = Inode()
         file.data, file.pending = bytearray(data), [(0, len(data))]
@@ -210,7 +210,7 @@ class SimulatedDisk:
     def free_bytes(self, path: Path) -> int:  # noqa: ARG002 - one disk has one size
         """Return what may still be written."""
         limit = self.faults.capacity_bytes
-        return 1 << 40 if limit is None else max(0, limit - self._used_bytes())
+        return 1 << 40 if limit is None else max(0, limit - self.used_bytes())
 
     # ------------------------------------------------------------------------------------------------ its failures
 
@@ -220,8 +220,8 @@ class SimulatedDisk:
         fits, error = len(data), 0
         if number == self.faults.fail_write:
             fits, error = len(data) // 2, errno.EIO
-        if self.faults.capacity_bytes is not None and self._used_bytes() + fits > self.faults.capacity_bytes:
-            fits, error = max(0, self.faults.capacity_bytes - self._used_bytes()), errno.ENOSPC
+        if self.faults.capacity_bytes is not None and self.used_bytes() + fits > self.faults.capacity_bytes:
+            fits, error = max(0, self.faults.capacity_bytes - self.used_bytes()), errno.ENOSPC
         if self.faults.file_limit_bytes is not None and len(file.data) + fits > self.faults.file_limit_bytes:
             fits, error = max(0, self.faults.file_limit_bytes - len(file.data)), errno.EFBIG
         if fits:
@@ -230,6 +230,17 @@ class SimulatedDisk:
         self._step("write")
         if error:
             raise OSError(error, "the write came short")
+
+    def is_broken(self) -> bool:
+        """Whether a sync has failed, so that some of what reads well will not survive the machine."""
+        return any(inode.broken for names in self.files.values() for inode in names.values())
+
+    def put(self, path: str, data: bytes) -> None:
+        """Have a file there, whole and durable."""
+        file, place = Inode(), PurePath(path)
+        file.settle(data)
+        self.files.setdefault(place.parent, {})[place.name] = file
+        self.durable_files.setdefault(place.parent, {})[place.name] = file
 
     def corrupt(self, path: Path, offset: int) -> None:
         """Flip one bit of what is durable: the disk's own fault, not that of a crash."""
@@ -273,6 +284,7 @@ class SimulatedDisk:
             for name in sorted(names):
                 fate = random.choice(OUTCOMES) if outcome is None else outcome
                 names[name].settle(_after(names[name], random, fate))
+                names[name].broken = False  # The next machine syncs again.
             made.durable_files[directory] = dict(names)
         return made
 
@@ -282,7 +294,8 @@ class SimulatedDisk:
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
 
-    def _used_bytes(self) -> int:
+    def used_bytes(self) -> int:
+        """Return the size of all files."""
         return sum(len(file.data) for names in self.files.values() for file in names.values())
 
     def _step(self, step: Step) -> None:

@@ -15,13 +15,13 @@ import trio
 from trio.testing import MockClock
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 _RUN: Any = trio._core._run  # noqa: SLF001 - trio has no public name for it
 assert _RUN._ALLOW_DETERMINISTIC_SCHEDULING in {True, False}, "trio names its switch for repeatable order otherwise now"  # noqa: SLF001
 assert callable(_RUN._r.shuffle), "trio draws the order of tasks from something else now"  # noqa: SLF001
 
-WATCHDOG_S = 1e6  # of virtual time, after which whatever still waits will wait for ever
+WATCHDOG_S = 5e4  # of virtual time, after which whatever still waits will wait for ever
 
 T = TypeVar("T")
 
@@ -30,14 +30,17 @@ class Deadlock(AssertionError):
     """The fault of what was run: it waits for something that nothing will ever bring about."""
 
 
-def run(seed: int | str, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+def run(
+    seed: int | str, function: Callable[..., Awaitable[T]], *args: Any, instruments: Sequence[trio.abc.Instrument] = ()
+) -> T:
     """Run an async function; equal seeds give equal orders of tasks, and equal times.
 
     Raises:
         Deadlock: it did not end within the watchdog's time.
     """
     with _deterministic(seed), _threads_run_inline():
-        return trio.run(_watched, function, args, clock=MockClock(autojump_threshold=0))
+        clock = MockClock(autojump_threshold=0)
+        return trio.run(_watched, function, args, clock=clock, instruments=instruments)
 
 
 async def _watched(function: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:

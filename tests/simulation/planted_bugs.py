@@ -1,12 +1,25 @@
 """Bugs that one could make, planted: each a small change of the real code, under a name that says what is wrong."""
 
-from mlzoo.actors import ledger
+import attrs
+
+from mlzoo import errors
+from mlzoo.actors import engine, ledger
+from mlzoo.actors.connection import Connection
 from mlzoo.actors.ledger import STATES, Ledger
+from mlzoo.actors.outbox import Outbox
+from mlzoo.actors.watchdog import Watchdog
+from mlzoo.actors.worker import Worker
 from mlzoo.core.state import State
+from mlzoo.events import commands as cmd
 from mlzoo.events import framing, recovery
+from mlzoo.events import types as ev
 from mlzoo.events.durability import Durability
+from mlzoo.events.log import Log
+from mlzoo.events.records import is_terminal
 from mlzoo.events.writing import SegmentWriter
 from mlzoo.simulation.disk import SimulatedDisk
+from mlzoo.simulation.world import SimulatedIds
+from mlzoo.world import RealIds
 
 
 def checksums_say_nothing(patch):
@@ -73,3 +86,147 @@ RECOVERY_BUGS = {
     the_fold_forgets_streams: {"I8"},
 }
 """What is wrong -> the invariants of which at least one must say so."""
+
+
+# ------------------------------------------------------------------------------------------------ in the whole app
+
+
+def _decided(patch, change):
+    """Have the core decide something else: change(state, command, events) returns the events."""
+    decide = engine.decide
+
+    def decided(state, command, first_seq, at_ms):
+        events, after = decide(state, command, first_seq, at_ms)
+        return tuple(change(state, command, events)), after
+
+    patch.setattr(engine, "decide", decided)
+
+
+def requests_end_twice(patch):
+    _decided(patch, lambda _s, _c, events: [e for event in events for e in [event] * (1 + is_terminal(event))])
+
+
+def pieces_are_counted_from_one(patch):
+    def change(_state, _command, events):
+        for event in events:
+            if isinstance(event, ev.RequestStreamed) and event.seq is not None:
+                yield attrs.evolve(event, seq=event.seq + 1)
+            else:
+                yield event
+
+    _decided(patch, change)
+
+
+def told_before_it_is_durable(patch):
+    patch.setattr(Log, "is_shown", lambda self, group: True)
+
+
+def a_token_comes_after_the_end(patch):
+    def change(_state, command, events):
+        yield from events
+        for event in events:
+            if isinstance(event, ev.RequestCompleted) and isinstance(command, cmd.ReportStep):
+                yield ev.RequestStreamed(request=event.request, row=0, tokens=1, seq=None)
+
+    _decided(patch, change)
+
+
+def nothing_ever_strikes(patch):
+    patch.setattr(engine, "next_strike_ms", lambda _state: None)
+
+
+def neither_clock_nor_beats_end_what_hangs(patch):
+    nothing_ever_strikes(patch)
+    patch.setattr(Watchdog, "tick", lambda _self: None)
+
+
+def late_tokens_of_a_cancelled_request_are_recorded(patch):
+    def change(state, command, events):
+        yield from events
+        if isinstance(command, cmd.ReportStep):
+            for row, facts in enumerate(command.rows):
+                if facts.request not in state.requests:
+                    yield ev.RequestStreamed(request=facts.request, row=row, tokens=1, seq=None)
+
+    _decided(patch, change)
+
+
+def a_worker_takes_all_requests_with_it(patch):
+    def change(state, command, events):
+        yield from events
+        if isinstance(command, cmd.ReportWorkerLost):
+            failure = errors.Interrupted("gone").failure()
+            for request in state.requests.values():
+                if request.phase == "running" and request.device != command.device:
+                    yield ev.RequestFailed(request=request.id, caller=request.caller, failure=failure)
+
+    _decided(patch, change)
+
+
+def what_a_host_does_not_take_is_kept_in_memory(patch):
+    def asides(self, lines, _first_seq):
+        if lines and not self._is_taken(b"".join(lines)):
+            self._whole.extend(lines)
+            self._whole.append(b"x" * 70_000 + b"\n")  # as if there were many
+            self._news.set()
+
+    patch.setattr(Outbox, "asides", asides)
+
+
+def malformed_lines_are_answered_twice(patch):
+    refuse = Connection._refuse
+
+    def twice(self, bad, batch):
+        refuse(self, bad, batch)
+        refuse(self, bad, batch)
+
+    patch.setattr(Connection, "_refuse", twice)
+
+
+def the_newline_comes_later(patch):
+    def is_taken(self, data):
+        return self._stream.send_nowait(data[:-1]) and self._stream.send_nowait(b"\n")
+
+    patch.setattr(Outbox, "_is_taken", is_taken)
+
+
+def the_clock_is_that_on_the_wall(patch):
+    def now_ms(self):
+        return self._clock.wall_ms() - 1_700_000_000_000 - self._began_ms
+
+    patch.setattr(Ledger, "now_ms", now_ms)
+
+
+def a_process_is_started_for_each_frame(patch):
+    async def spawned_twice(self, load):
+        await self._spawn(self._device)
+        return await started(self, load)
+
+    started = Worker._start
+    patch.setattr(Worker, "_start", spawned_twice)
+
+
+APP_BUGS = {
+    requests_end_twice: {"I1"},
+    called_synced_when_written: {"I2", "I4"},
+    names_are_never_synced: {"I2", "I4"},
+    pieces_are_counted_from_one: {"I3"},
+    told_before_it_is_durable: {"I4"},
+    a_token_comes_after_the_end: {"I5"},
+    the_torn_tail_stays: {"I7"},
+    the_fold_forgets_streams: {"I8"},
+    neither_clock_nor_beats_end_what_hangs: {"I9"},
+    nothing_ever_strikes: {"I16"},
+    late_tokens_of_a_cancelled_request_are_recorded: {"I10"},
+    a_worker_takes_all_requests_with_it: {"I11"},
+    a_process_is_started_for_each_frame: {"I11"},
+    what_a_host_does_not_take_is_kept_in_memory: {"I12"},
+    malformed_lines_are_answered_twice: {"I13"},
+    the_newline_comes_later: {"I14"},
+    the_clock_is_that_on_the_wall: {"I16"},
+}
+"""The same for stories of the whole app."""
+
+
+def ids_come_from_the_machine(patch):
+    patch.setattr(SimulatedIds, "new", RealIds.new)

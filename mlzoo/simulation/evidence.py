@@ -1,0 +1,225 @@
+"""What is known of a story from outside: what the log's files hold, and what each host was told.
+
+The files are read as bytes and parsed as JSON, without the log's own code, each record once, in the moment in which it
+is written. Invariants (``invariants``) are checked against this; knows nothing of them, nor of actors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, get_args
+
+import attrs
+import orjson
+
+from mlzoo.core.state import State
+from mlzoo.events import types as ev
+from mlzoo.simulation.disk import Inode, SimulatedDisk
+from mlzoo.simulation.histories import ASIDES, GROUPS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import PurePath
+
+
+JsonObject = dict[str, Any]
+TRANSIENT = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TRANSIENT", False)}
+TERMINAL = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TERMINAL", False)}
+
+
+@attrs.define
+class Record:
+    """One line of the log: what it says, and where it lies."""
+
+    data: JsonObject
+    line: bytes
+    inode: Inode
+    end: int  # where it ends in the file
+
+    def is_durable(self, disk: SimulatedDisk) -> bool:
+        """Whether a power cut would surely leave it: its bytes, and the name of its file."""
+        named = any(inode is self.inode for inode in disk.durable_files.get(GROUPS, {}).values())
+        return named and self.end <= len(self.inode.durable)
+
+
+@attrs.define
+class Request:
+    """What the log says of one request."""
+
+    id: str
+    rpc: str | int | None = None
+    kind: str = ""
+    accepted: int = 0
+    accepted_at_ms: int = 0
+    deadline_at_ms: int | None = None
+    terminals: list[Record] = attrs.field(factory=list)
+    pieces: list[tuple[int | None, str]] = attrs.field(factory=list)  # (seq, content), as recorded
+    device: str | None = None
+    cancelled: bool = False
+    suspended: bool = False
+
+
+@attrs.define
+class Heard:
+    """What one host was told, and what it is owed."""
+
+    name: str
+    first: bool  # it spawned the sidecar: its end of input is what the sidecar leaves for
+    asked: dict[str | int, JsonObject] = attrs.field(factory=dict)  # id -> what was asked
+    asked_often: dict[str | int, int] = attrs.field(factory=dict)
+    answers: dict[str | int, list[JsonObject]] = attrs.field(factory=dict)
+    deltas: dict[str | int, list[JsonObject]] = attrs.field(factory=dict)
+    garbage: int = 0  # lines that earn an error without an id
+    nameless: int = 0  # errors without an id
+    deaf: bool = False  # it closed its reading end
+
+
+@attrs.define
+class Log:
+    """What the files of the log hold by now."""
+
+    groups: list[Record] = attrs.field(factory=list)
+    by_seq: dict[int, Record] = attrs.field(factory=dict)
+    asides: dict[str | int | None, list[Record]] = attrs.field(factory=dict)  # by id of the call
+    requests: dict[str, Request] = attrs.field(factory=dict)
+    by_rpc: dict[str | int, Request] = attrs.field(factory=dict)  # the last one under an id
+    last_at_ms: int = 0
+    loads: int = 0
+
+    def request(self, name: str) -> Request:
+        """Return what is known of a request."""
+        found = self.requests.get(name)
+        if found is None:
+            found = self.requests[name] = Request(name)
+        return found
+
+
+@attrs.define
+class Evidence:
+    """All of one story, life after life."""
+
+    durability: str
+    disk: SimulatedDisk = attrs.field(factory=SimulatedDisk)  # of this life
+    log: Log = attrs.field(factory=Log)
+    hosts: list[Heard] = attrs.field(factory=list)  # of this life
+    states: dict[int, State] = attrs.field(factory=dict)  # the live state after a log_seq that was written
+    kept: list[bytes] = attrs.field(
+        factory=list
+    )  # lines that the crash before this life had to leave, then: that it left
+    spawned: int = 0
+    now_ms: int = 0  # trio's clock, as it was when the step happened
+    began_ms: int = 0  # the same when this life's first record was written
+    began_at_ms: int = 0  # the log's clock then
+    incidents: list[str] = attrs.field(factory=list)
+    damaged: bool = False  # a fault of the disk itself, not of a crash: less can be asked of this log
+    storage_failed: bool = False
+    unusable: bool = False  # nothing can be recorded in this life
+    slept_ms: int = 0  # that the machine slept while sidecars lived
+    trace: Any = attrs.field(factory=lambda: hashlib.blake2b(digest_size=8))
+
+    def note(self, *parts: object) -> None:
+        """Add to the trace, by which two tellings of a story are compared."""
+        self.trace.update(repr(parts).encode())
+
+
+class Mirror:
+    """Reads what is new in the log's files on a disk.
+
+    Args:
+        disk: where they are.
+        evidence: where it goes.
+    """
+
+    def __init__(self, disk: SimulatedDisk, evidence: Evidence) -> None:
+        self._disk = disk
+        self._evidence = evidence
+        self._offsets: dict[int, int] = {}
+        self._inodes: list[Inode] = []  # whose identity the offsets go by
+
+    def kept(self, *, power: bool) -> list[bytes]:
+        """Return the lines of records that a crash now must leave."""
+        return [r.line for r in self._evidence.log.groups if not power or r.is_durable(self._disk)]
+
+    def new_groups(self) -> Iterator[Record]:
+        """Yield the records of groups that were written since the last call, each as soon as what it says is noted."""
+        for record in self._new(GROUPS):
+            _note(self._evidence.log, record)
+            yield record
+
+    def new_asides(self) -> Iterator[Record]:
+        """Yield the same of asides."""
+        for record in self._new(ASIDES):
+            self._evidence.log.asides.setdefault(record.data["rpc"], []).append(record)
+            yield record
+
+    def read_all(self) -> None:
+        """Note everything that there is."""
+        for _ in (*self.new_groups(), *self.new_asides()):
+            pass
+
+    def _new(self, directory: PurePath) -> list[Record]:
+        found: list[Record] = []
+        for name, inode in self._disk.files.get(directory, {}).items():
+            size = len(inode.data)
+            seen = self._offsets.get(id(inode))
+            if seen is None:
+                self._inodes.append(inode)
+                seen = 0
+            if size == seen or not name.endswith(".ndjson"):
+                continue
+            end = inode.data.rfind(b"\n", seen) + 1
+            if not end:
+                continue
+            for line in bytes(inode.data[seen:end]).splitlines(keepends=True):
+                seen += len(line)
+                if line.startswith(b'"segment":', 36):
+                    continue
+                try:
+                    found.append(Record(orjson.loads(line), line, inode, seen))
+                except orjson.JSONDecodeError:
+                    # Of asides, what a crash left in full segments may be anything.
+                    if directory != ASIDES and not self._evidence.damaged:
+                        raise
+            self._offsets[id(inode)] = seen
+        return found
+
+
+def _note(log: Log, record: Record) -> None:
+    data = record.data
+    log.groups.append(record)
+    log.by_seq[data["log_seq"]] = record
+    if data["kind"] == "command":
+        return
+    fields = data["data"]
+    match data["type"]:
+        case "RequestAccepted":
+            request = log.request(fields["request"])
+            request.accepted += 1
+            request.kind = fields["kind"]
+            request.accepted_at_ms = data["at_ms"]
+            request.deadline_at_ms = fields.get("deadline_at_ms")
+            _named(log, request, fields)
+        case "RequestStreamed":
+            request = log.request(fields["request"])
+            text = log.by_seq[data["group"][0]].data["text"]
+            request.pieces.append((fields["seq"], text[fields["row"]]["content"]))
+        case "RequestDispatched":
+            log.request(fields["request"]).device = fields["device"]
+        case "RequestSuspended":
+            log.request(fields["request"]).suspended = True
+        case "ModelLoadStarted":
+            log.loads += 1
+        case str(kind) if kind in TERMINAL:
+            request = log.request(fields["request"])
+            request.terminals.append(record)
+            request.cancelled = kind == "RequestCancelled"
+            _named(log, request, fields)
+        case _:
+            return
+
+
+def _named(log: Log, request: Request, fields: JsonObject) -> None:
+    caller = fields.get("caller")
+    if caller is not None:
+        request.rpc = caller["rpc"]
+        log.by_rpc[caller["rpc"]] = request

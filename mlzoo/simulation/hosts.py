@@ -1,0 +1,119 @@
+"""A host, played from its plan: it asks, cancels, reads or does not, and leaves; what it heard goes into evidence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, assert_never
+
+import orjson
+import trio
+
+from mlzoo.simulation import garbage, plans
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlzoo.simulation.evidence import Heard
+    from mlzoo.simulation.pipe import Pipe
+
+PATIENCE_S = 60.0  # that a host waits for its answers before it leaves
+
+
+class Host:
+    """One host.
+
+    Args:
+        plan: what it does.
+        pipe: to its sidecar.
+        heard: what it is told, and what it is owed.
+        ids: where it takes the ids of its calls from.
+    """
+
+    def __init__(self, plan: plans.HostPlan, pipe: Pipe, heard: Heard, ids: Iterator[int]) -> None:
+        self._plan = plan
+        self._pipe = pipe
+        self._heard = heard
+        self._ids = ids
+        self._last: list[int] = []  # the ids of its calls
+
+    async def play(self) -> None:
+        """Do everything that the plan says; then read on, wait for the answers, and leave."""
+        for action in self._plan.actions:
+            if isinstance(action, plans.EndInput):
+                self._end(in_mid_line=action.in_mid_line)
+                break
+            await self._do(action)
+        self._pipe.read_on()
+        with trio.move_on_after(PATIENCE_S):
+            await self._answered()
+        self._pipe.end_input()
+
+    async def _answered(self) -> None:
+        while not self._heard.deaf and self._is_owed():
+            await self._pipe.taken()
+
+    def _is_owed(self) -> bool:
+        heard = self._heard
+        return any(len(heard.answers.get(id_, ())) < times for id_, times in heard.asked_often.items())
+
+    def _end(self, *, in_mid_line: bool) -> None:
+        if in_mid_line:
+            self._pipe.feed(b'{"jsonrpc":"2.0","method":"pi')
+            self._heard.garbage += 1  # What stands before the end of input is a line.
+        self._pipe.end_input()
+
+    async def _do(self, action: plans.Action) -> None:
+        match action:
+            case plans.Ask():
+                self._send(self._call(action))
+            case plans.Together():
+                self._send([self._call(ask) for ask in action.asks])
+            case plans.Cancel():
+                target = self._last[-1 - action.back] if action.back < len(self._last) else 999_999_999
+                ask = plans.Ask("cancel", {"request": target})
+                self._send(self._message(ask) if action.notify else self._call(ask))
+            case plans.Say():
+                self._heard.garbage += 1
+                self._pipe.feed(garbage.MENU[action.garbage] + b"\n")
+            case plans.Repeat():
+                if action.back < len(self._last):
+                    self._send(self._call(plans.Ask("ping"), self._last[-1 - action.back]))
+            case plans.Pause():
+                await trio.sleep(action.for_s)
+            case plans.Stop():
+                self._pipe.reads = False
+            case plans.Take():
+                self._pipe.reads = False
+                self._pipe.take(action.size_bytes)
+            case plans.ReadOn():
+                self._pipe.read_on()
+            case plans.CloseOutput():
+                self._heard.deaf = True
+                self._pipe.break_off()
+            case plans.EndInput():
+                return
+            case _:
+                assert_never(action)
+
+    def _call(self, ask: plans.Ask, id_: int | None = None) -> dict[str, Any]:
+        heard = self._heard
+        if id_ is None:
+            id_ = next(self._ids)
+            self._last.append(id_)
+            heard.asked[id_] = {}
+        heard.asked_often[id_] = heard.asked_often.get(id_, 0) + 1
+        message = {**self._message(ask), "id": id_}
+        if ask.method in {"chat", "complete"}:
+            prompt = f"{id_}:{ask.pieces}"
+            heard.asked[id_] = {"prompt": prompt, "stream": ask.params["stream"]}
+            given = (
+                {"prompt": prompt} if ask.method == "complete" else {"messages": [{"role": "user", "content": prompt}]}
+            )
+            message["params"] = {**ask.params, **given}
+        return message
+
+    def _message(self, ask: plans.Ask) -> dict[str, Any]:
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": ask.method}
+        return {**message, "params": ask.params} if ask.params else message
+
+    def _send(self, message: object) -> None:
+        self._pipe.feed(orjson.dumps(message) + b"\n")

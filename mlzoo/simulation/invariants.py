@@ -1,0 +1,352 @@
+"""What must hold at every moment of every story: I1 to I16, one function each.
+
+Each is given what has just happened, and what is known so far (``evidence``), and yields what is wrong, one sentence
+each. A function sees only the steps that it names, since there are many. What an invariant cannot see while a story is
+told is checked where it can be: I7 also in ``recoveries``, I15 by telling a story twice (``stories.told_twice``).
+I6 (a key never runs twice) waits for hosts that send keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mlzoo.core.state import State
+from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, Heard, JsonObject, Log, Record
+from mlzoo.simulation.workers import pieces_of
+
+if TYPE_CHECKING:
+    from mlzoo.simulation.evidence import Evidence
+
+UNRECORDABLE = {1014, 1015}  # what the log itself cannot take
+LATE_MS = 1000  # after its deadline, at which a request has ended in any case
+LONGEST_MS = 15 * 60 * 1000  # that any request may take: hosts leave within two minutes, and disks are slow
+CHUNK_BYTES = 64 * 1024  # more than its room that a host's pipe may hold: what was sent last
+HELD_BYTES = 64 * 1024  # of answers other than batches that may be held in memory for one host
+EVEN_ON_DAMAGE = {"I12", "I13", "I14"}  # A disk that has lost what was durable is another story.
+LATE_STEPS = {"RequestStreamed", "RequestDispatched"}
+
+
+@attrs.frozen
+class Recorded:
+    """A record of a group was written."""
+
+    record: Record
+
+
+@attrs.frozen
+class Told:
+    """The sidecar let go of a message to a host."""
+
+    host: Heard
+    message: JsonObject
+
+
+@attrs.frozen
+class Emitted:
+    """The sidecar let go of bytes to a host; waiting and held is what lies in the pipe and in memory then."""
+
+    host: Heard
+    data: bytes
+    room_bytes: int
+    waiting_bytes: int
+    held_bytes: int
+
+
+@attrs.frozen
+class Spawned:
+    """A worker process was started."""
+
+    device: str
+
+
+@attrs.frozen
+class Recovered:
+    """A start has found the log after a crash: the state that it folds, and that of a fold from the beginning."""
+
+    last_seq: int
+    state: State | None
+    whole: State | None
+    again: bool
+    faults: tuple[str, ...]
+
+
+@attrs.frozen
+class Ended:
+    """A life came to its end in peace."""
+
+    status: int
+    open_requests: int
+
+
+Step = Recorded | Told | Emitted | Spawned | Recovered | Ended
+Check = Callable[[Any, "Evidence"], Iterator[str]]
+CHECKS: dict[type, dict[str, Check]] = {kind: {} for kind in (Recorded, Told, Emitted, Spawned, Recovered, Ended)}
+
+
+def sees(*steps: type) -> Callable[[Check], Check]:
+    """Have an invariant see these steps."""
+
+    def register(check: Check) -> Check:
+        for step in steps:
+            CHECKS[step][check.__name__] = check
+        return check
+
+    return register
+
+
+def violated(step: Step, evidence: Evidence) -> list[tuple[str, str]]:
+    """Return what a step violates: (invariant, what is wrong)."""
+    checks = CHECKS[type(step)]
+    if evidence.damaged:
+        checks = {name: check for name, check in checks.items() if name in EVEN_ON_DAMAGE}
+    return [(name, what) for name, check in checks.items() for what in check(step, evidence)]
+
+
+@sees(Recorded, Ended)
+def I1(step: Recorded | Ended, evidence: Evidence) -> Iterator[str]:  # noqa: N802 - invariants are known by these names
+    """Every accepted request has exactly one accepted record and one terminal event, in the log and at the host."""
+    match step:
+        case Recorded(record) if record.data["type"] in TERMINAL or record.data["type"] == "RequestAccepted":
+            request = evidence.log.request(record.data["data"]["request"])
+            if request.accepted > 1 or len(request.terminals) > 1:
+                yield f"{request.id} was accepted {request.accepted} and ended {len(request.terminals)} times"
+        case Ended() if not evidence.storage_failed and not evidence.damaged:
+            yield from (
+                f"{r.id} was accepted and never ended" for r in evidence.log.requests.values() if not r.terminals
+            )
+            for host in evidence.hosts:
+                yield from _unanswered(host, evidence.log)
+
+
+def _unanswered(host: Heard, log: Log) -> Iterator[str]:
+    """Yield what was not answered once; what others asked when the sidecar was leaving need not have been let in."""
+    for rpc, times in host.asked_often.items():
+        answers = len(host.answers.get(rpc, ()))
+        let_in = host.first or (rpc in log.by_rpc and log.by_rpc[rpc].accepted)
+        if answers > times or (answers < times and let_in and not host.deaf):
+            yield f"{host.name} asked {rpc} {times} times and was answered {answers} times"
+
+
+@sees(Recovered)
+def I2(step: Recovered, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """No acknowledged event is lost."""
+    found = [record.line for record in evidence.log.groups]
+    if found[: len(evidence.kept)] != evidence.kept:
+        yield f"a crash had to leave {len(evidence.kept)} records, not all of them are among the {len(found)} found"
+    if step.state is not None and len(found) != step.last_seq:
+        yield f"the log ends at {step.last_seq} and its files hold {len(found)} records"
+
+
+@sees(Recorded, Told)
+def I3(step: Recorded | Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """Stream seqs are 0..n-1: no gap, duplicate or reorder."""
+    match step:
+        case Recorded(record) if record.data["type"] == "RequestStreamed":
+            request = evidence.log.request(record.data["data"]["request"])
+            seqs = [seq for seq, _ in request.pieces if seq is not None]
+            if seqs and seqs[-1] != len(seqs) - 1:
+                yield f"{request.id}: piece {len(seqs) - 1} is recorded as {seqs[-1]}"
+        case Told(host, {"method": "stream", "params": params}):
+            heard = len(host.deltas[params["request"]])
+            if params["seq"] != heard - 1:
+                yield f"{host.name} heard {params['seq']} as piece {heard - 1} of {params['request']}"
+        case _:
+            return
+
+
+@sees(Told)
+def I4(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """What the host saw equals what the log has; nothing was emitted that is absent from it."""
+    message = step.message
+    match message.get("method"):
+        case "stream":
+            params = message["params"]
+            request = evidence.log.by_rpc.get(params["request"])
+            if request is None or (params["seq"], params["delta"]["content"]) not in request.pieces:
+                yield f"a piece is not in the log: {params}"
+        case "progress":
+            if not any(aside.data.get("params") == message["params"] for aside in evidence.log.asides.get(None, ())):
+                yield f"progress is not in the log: {message['params']}"
+        case None if not evidence.unusable:
+            if not _is_answer_recorded(message, evidence):
+                yield f"an answer is not in the log, or not as durably as promised: {message}"
+            yield from _wrong_text(step.host, message)
+        case str(method):
+            yield f"nobody asked for {method}"
+        case _:
+            return
+
+
+def _is_answer_recorded(message: JsonObject, evidence: Evidence) -> bool:
+    rpc, error = message["id"], message.get("error")
+    if error is not None and error["code"] in UNRECORDABLE:
+        return True
+    request = evidence.log.by_rpc.get(rpc) if rpc is not None else None
+    if request is not None and request.terminals:
+        end = request.terminals[-1]
+        fits = (error is None) == (end.data["type"] in {"RequestCompleted", "RequestReplied"})
+        if fits and (evidence.durability == "process" or end.is_durable(evidence.disk)):
+            return True
+    asides = [aside.data for aside in evidence.log.asides.get(rpc, ())]
+    if error is None:
+        return any("failure" not in a and a.get("result", message["result"]) == message["result"] for a in asides)
+    shown = {"code": error["code"], "message": error["message"], "data": error.get("data", {})}
+    return any(aside.get("failure") == shown for aside in asides)
+
+
+def _wrong_text(host: Heard, message: JsonObject) -> Iterator[str]:
+    """Yield where an answer is not what the model said, or not what the pieces said."""
+    asked = host.asked.get(message["id"]) if message["id"] is not None else None
+    result = message.get("result")
+    if asked is None or "prompt" not in asked or not result:  # A ping under the id of a chat has an empty one.
+        return
+    text = result["text"] if "text" in result else result["message"]["content"]
+    if text != "".join(pieces_of(asked["prompt"])):
+        yield f"the answer to {asked['prompt']} is {text!r}"
+    told = "".join(delta["delta"]["content"] for delta in host.deltas.get(message["id"], ()))
+    if asked["stream"] and told != text:
+        yield f"the pieces of {asked['prompt']} were {told!r}"
+
+
+@sees(Recorded, Told)
+def I5(step: Recorded | Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """Nothing follows a terminal."""
+    match step:
+        case Recorded(record) if record.data["kind"] == "event" and record.data["type"] not in TERMINAL:
+            name = record.data["data"].get("request")
+            if name is not None and record.data["type"] != "WorkAbandoned" and evidence.log.request(name).terminals:
+                yield f"{record.data['type']} follows the end of {name}"
+        case Told(host, {"method": "stream", "params": params}):
+            rpc = params["request"]
+            if len(host.answers.get(rpc, ())) >= host.asked_often.get(rpc, 1):
+                yield f"{host.name} heard a piece of {rpc} after its answer"
+        case _:
+            return
+
+
+@sees(Recovered)
+def I7(step: Recovered, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """After recovery the log parses whole; recovering twice equals once; a crash in recovery is safe."""
+    if evidence.damaged:
+        return
+    yield from step.faults
+    if not step.again:
+        yield "a second recovery found something else than the first"
+
+
+@sees(Recovered)
+def I8(step: Recovered, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """The folded log equals the live state; snapshot + tail equals the full fold."""
+    if step.state is None:
+        return
+    live = evidence.states.get(step.last_seq)
+    if live is not None and step.state != live:
+        yield f"the log folds to another state at {step.last_seq} than the sidecar had there"
+    if step.whole is not None and step.whole != step.state:
+        yield f"snapshot and tail fold to another state at {step.last_seq} than the whole log"
+
+
+@sees(Recorded, Ended)
+def I9(step: Recorded | Ended, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """Every request ends within a bounded virtual time."""
+    match step:
+        case Recorded(record) if record.data["type"] in TERMINAL:
+            request = evidence.log.request(record.data["data"]["request"])
+            took_ms = record.data["at_ms"] - request.accepted_at_ms
+            if request.accepted and took_ms > LONGEST_MS + evidence.slept_ms:
+                yield f"{request.id} took {took_ms} ms"
+        case Ended(open_requests=count) if count and not evidence.storage_failed:
+            yield f"the sidecar left while {count} requests were open"
+
+
+@sees(Recorded)
+def I10(step: Recorded, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """Cancel gives one terminal and no later token."""
+    data = step.record.data
+    if data["type"] in LATE_STEPS and evidence.log.request(data["data"]["request"]).cancelled:
+        yield f"{data['type']} of {data['data']['request']}, which was cancelled"
+    if data["type"] == "RequestCancelled":
+        command = evidence.log.by_seq[data["group"][0]].data
+        wanted = {command["data"].get("target"), command["data"].get("request")}
+        if command["type"] == "Cancel" and data["data"]["request"] not in wanted:
+            yield f"{data['data']['request']} was cancelled though {wanted} was to be"
+    if data["type"] == "Cancel":
+        target = data["data"].get("target")
+        live = evidence.log.requests.get(target) if target is not None else None
+        if live is not None and not live.terminals and data["group"][1] < 2:
+            yield f"a cancel of {target}, which runs, led to nothing"
+
+
+@sees(Recorded, Spawned)
+def I11(step: Recorded | Spawned, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """One worker's failure touches its own requests only; restarts are bounded."""
+    match step:
+        case Recorded(record) if record.data["type"] == "RequestFailed":
+            command = evidence.log.by_seq[record.data["group"][0]].data
+            request = evidence.log.request(record.data["data"]["request"])
+            if command["type"] == "ReportWorkerLost" and request.device not in {None, command["data"]["device"]}:
+                yield f"{request.id} ran on {request.device} and died with the worker of {command['data']['device']}"
+        case Spawned() if evidence.spawned > evidence.log.loads:
+            yield f"{evidence.spawned} worker processes were started for {evidence.log.loads} loads"
+
+
+@sees(Emitted)
+def I12(step: Emitted, _evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """Memory is bounded when the host stops reading."""
+    if step.waiting_bytes > step.room_bytes:
+        yield f"{len(step.data)} bytes were sent while {step.waiting_bytes} waited and {step.room_bytes} had room"
+    if step.held_bytes > HELD_BYTES:
+        yield f"{step.held_bytes} bytes are held in memory for {step.host.name}"
+
+
+@sees(Told, Ended)
+def I13(step: Told | Ended, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """Malformed input gives one error, never kills the process or poisons the log."""
+    if isinstance(step, Told):
+        if step.message.get("id", "") is None and step.host.nameless > step.host.garbage:
+            yield f"{step.host.name} heard {step.host.nameless} errors for {step.host.garbage} malformed lines"
+        return
+    yield from evidence.incidents
+    for host in evidence.hosts:
+        if host.nameless < host.garbage and host.first and not host.deaf and not evidence.storage_failed:
+            yield f"{host.name} sent {host.garbage} malformed lines and heard {host.nameless} errors"
+    if step.status not in ({0, 3} if evidence.storage_failed else {0}):
+        yield f"the sidecar left with status {step.status}"
+
+
+@sees(Emitted, Told)
+def I14(step: Emitted | Told, _evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """Stdout holds only whole valid lines."""
+    match step:
+        case Emitted(data=data) if data and not data.endswith(b"\n"):
+            yield f"half a line was sent: {data[-60:]!r}"
+        case Told(_, message) if message.get("jsonrpc") != "2.0" or not (
+            {"result", "error", "method"} & message.keys()
+        ):
+            yield f"a line is no message of JSON-RPC 2.0: {message}"
+        case _:
+            return
+
+
+@sees(Recorded)
+def I16(step: Recorded, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """Order and deadlines ignore jumps of the wall clock."""
+    data, log = step.record.data, evidence.log
+    at_ms = data["at_ms"]
+    if at_ms < log.last_at_ms:
+        yield f"the log's clock went back from {log.last_at_ms} to {at_ms}"
+    log.last_at_ms = max(log.last_at_ms, at_ms)
+    lived_ms = evidence.now_ms - evidence.began_ms
+    if at_ms - evidence.began_at_ms > lived_ms + 1:
+        yield f"the log's clock says {at_ms - evidence.began_at_ms} ms of a life that has lasted {lived_ms}"
+    if data["type"] in TERMINAL:
+        request = log.request(data["data"]["request"])
+        late_ms = LATE_MS + evidence.slept_ms
+        if request.deadline_at_ms is not None and at_ms > request.deadline_at_ms + late_ms:
+            yield f"{request.id} ended {at_ms - request.deadline_at_ms} ms after its deadline"
+
+
+assert {"RequestStreamed"} <= TRANSIENT, "tokens wait for no sync"

@@ -1,0 +1,219 @@
+"""What happens in one story, drawn from a seed as a value: so that it can be told again, and told shorter.
+
+A story is several lives of a sidecar on one log; a life has hosts, which act one after the other, faults, and mostly a
+crash at its end. Knows nothing of how any of it is done.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, Literal
+
+import attrs
+
+from mlzoo.simulation import faults, garbage
+
+Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
+CrashPoint = Literal["append", "fsync", "emit", "step"]
+CRASH_POINTS: tuple[CrashPoint, ...] = ("append", "fsync", "emit", "step")
+PAUSES_S = (0.0, 0.0, 0.0, 0.01, 0.2, 3.0)
+
+
+@attrs.frozen
+class Ask:
+    """Call a method; pieces is how many the answer has, where it has any."""
+
+    method: str
+    params: dict[str, Any] = attrs.field(factory=dict)
+    pieces: int = 0
+
+
+@attrs.frozen
+class Together:
+    """Call several in one batch."""
+
+    asks: tuple[Ask, ...]
+
+
+@attrs.frozen
+class Cancel:
+    """Cancel one of the calls so far, counted from the last, or one that never was."""
+
+    back: int
+    notify: bool
+
+
+@attrs.frozen
+class Say:
+    """Send bytes that are no request: garbage by name."""
+
+    garbage: str
+
+
+@attrs.frozen
+class Repeat:
+    """Use the id of a call that may still be open."""
+
+    back: int
+
+
+@attrs.frozen
+class Pause:
+    """Do nothing."""
+
+    for_s: float
+
+
+@attrs.frozen
+class Stop:
+    """Stop reading."""
+
+
+@attrs.frozen
+class Take:
+    """Read so many bytes, and then again no more."""
+
+    size_bytes: int
+
+
+@attrs.frozen
+class ReadOn:
+    """Read whatever comes."""
+
+
+@attrs.frozen
+class CloseOutput:
+    """Close the reading end, and go on asking."""
+
+
+@attrs.frozen
+class EndInput:
+    """Close the writing end, perhaps in the middle of a line, without waiting for answers."""
+
+    in_mid_line: bool
+
+
+Action = Ask | Together | Cancel | Say | Repeat | Pause | Stop | Take | ReadOn | CloseOutput | EndInput
+
+
+@attrs.frozen
+class HostPlan:
+    """What one host does. The first of a life is the one that spawned the sidecar; room_bytes is that of its pipe."""
+
+    actions: tuple[Action, ...]
+    room_bytes: int
+
+
+@attrs.frozen
+class FaultPlan:
+    """A fault of the menu, and when it strikes."""
+
+    name: str
+    at_s: float
+
+
+@attrs.frozen
+class Crash:
+    """The process ends at the so-manieth such moment; with it the machine, if power is lost."""
+
+    point: CrashPoint
+    after: int
+    power: bool
+
+
+@attrs.frozen
+class LifePlan:
+    """One sidecar."""
+
+    hosts: tuple[HostPlan, ...]
+    faults: tuple[FaultPlan, ...]
+    crash: Crash | None
+    sync_s: float
+    small_segments: bool
+
+
+@attrs.frozen
+class StoryPlan:
+    """Several lives on one log; the last one ends in peace."""
+
+    seed: int
+    lives: tuple[LifePlan, ...]
+    durability: Literal["disk", "process"]
+
+
+def draw(seed: int) -> StoryPlan:
+    """Draw a story."""
+    random = Random(f"{seed} plan")
+    durability: Literal["disk", "process"] = "process" if random.random() < 0.15 else "disk"
+    count = random.choice((1, 2, 2, 3))
+    lives = tuple(_life(random, durability, last=number == count - 1) for number in range(count))
+    return StoryPlan(seed, lives, durability)
+
+
+def _life(random: Random, durability: str, *, last: bool) -> LifePlan:
+    hosts = [_host(random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
+    names = random.sample(sorted(faults.MENU), random.choice((0, 0, 1, 1, 2)))
+    struck = tuple(FaultPlan(name, random.choice((0.0, 0.01, 0.1, 1.0, 4.0))) for name in names)
+    point = random.choice(CRASH_POINTS)
+    power = random.random() < 0.7 and durability == "disk"  # The other kind is promised nothing when power is lost.
+    crash = Crash(point, random.randrange(200 if point == "step" else 30), power)
+    return LifePlan(
+        tuple(hosts), struck, None if last else crash, random.choice((0.0, 0.0, 0.01, 2.0)), random.random() < 0.3
+    )
+
+
+def _host(random: Random) -> HostPlan:
+    actions = tuple(_action(random) for _ in range(random.randrange(2, 9)))
+    return HostPlan(actions, random.choice((1 << 10, 1 << 16, 1 << 18)))
+
+
+def _action(random: Random) -> Action:
+    match random.choices(range(11), (30, 6, 8, 6, 2, 25, 3, 2, 4, 1, 1))[0]:
+        case 0:
+            return _ask(random)
+        case 1:
+            return Together(tuple(_ask(random) for _ in range(random.randrange(1, 4))))
+        case 2:
+            return Cancel(random.randrange(4), random.random() < 0.5)
+        case 3:
+            return Say(random.choice(sorted(garbage.MENU)))
+        case 4:
+            return Repeat(random.randrange(2))
+        case 5:
+            return Pause(random.choice(PAUSES_S))
+        case 6:
+            return Stop()
+        case 7:
+            return Take(random.randrange(1, 2000))
+        case 8:
+            return ReadOn()
+        case 9:
+            return CloseOutput()
+        case _:
+            return EndInput(random.random() < 0.5)
+
+
+LOOKS = ("ping", "status", "models.list", "events.read", "devices.list", "metrics")
+
+
+def _ask(random: Random) -> Ask:
+    match random.choices(range(6), (10, 2, 2, 4, 2, 3))[0]:
+        case 0 | 1 as kind:
+            params: dict[str, Any] = {"model": "toy", "stream": random.random() < 0.7}
+            if random.random() < 0.2:
+                params["deadline_ms"] = random.choice((1, 1000, 1000, 5000))
+            return Ask("chat" if kind == 0 else "complete", params, pieces=random.choice((0, 1, 2, 5, 9)))
+        case 2:
+            return random.choice(
+                (
+                    Ask("tokenize", {"model": "toy", "text": "abc"}),
+                    Ask("detokenize", {"model": "toy", "tokens": [65, 66]}),
+                )
+            )
+        case 3:
+            return Ask(random.choice(LOOKS))
+        case 4:
+            return Ask("embed", {"model": "vec", "input": ["a", "bé"]})
+        case _:
+            method = random.choice(("models.load", "models.unload", "models.info", "nothing"))
+            return Ask(method, {"model": random.choice(("toy", "vec", "none"))})

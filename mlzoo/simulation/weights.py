@@ -1,0 +1,50 @@
+"""A store of weights without files: every configured model is installed, and can be removed.
+
+The store is the one part of the sidecar that finds its disk by itself; until it takes a world too, it is replaced for
+as long as stories are told.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlzoo.store
+from mlzoo.store import Installed, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlzoo.config import Config, ModelEntry
+
+
+class SimulatedStore(Store):
+    """Weights that are always there."""
+
+    def find(self, entry: ModelEntry) -> Installed | None:
+        """Return what is installed for an entry."""
+        return Installed(
+            name=entry.name,
+            path=self.root / entry.name,
+            digest="d" * 64,
+            source=entry.source,
+            source_sha256="0" * 64,
+            size_bytes=10,
+            converted_by=None,
+        )
+
+
+@contextmanager
+def weights_in_memory() -> Iterator[None]:
+    """Have every sidecar find its weights in memory."""
+    kept, store = mlzoo.store.open_store, SimulatedStore(Path("/store"))
+
+    def open_store(config: Config) -> Store:  # noqa: ARG001 - all have the same
+        return store
+
+    mlzoo.store.open_store = open_store
+    try:
+        yield
+    finally:
+        mlzoo.store.open_store = kept

@@ -1,0 +1,236 @@
+"""Worker processes in memory: they speak real frames, at their own pace, and misbehave on request.
+
+A model's answer is a function of what it was asked (``pieces_of``), so that a host can tell a right one from a wrong
+one. What may go wrong with a worker is one flag each, set by the fault menu.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from mlzoo import frames
+from mlzoo.frames_codec import decode, encode
+from mlzoo.transport.ndjson import LineReader, TooLong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+RAISED = "the step raised an error"
+SIGKILL, SIGSEGV = -9, -11
+
+
+def pieces_of(prompt: str) -> list[str]:
+    """Return what a model answers to a prompt: the number after its colon says in how many pieces."""
+    name, _, count = prompt.rpartition(":")
+    return [f"{name}/{number}é " for number in range(int(count) if count.isdigit() else 1)]
+
+
+@attrs.define
+class Mood:
+    """What is wrong with workers from now on."""
+
+    step_s: float = 0.01
+    refuses: bool = False  # no process can be started
+    dies_loading: bool = False
+    out_of_memory: bool = False
+    hangs: bool = False  # says nothing any more
+    deaf: bool = False  # reads nothing any more
+    stays: bool = False  # does not leave when it is told to
+    heedless: bool = False  # goes on with what was abandoned
+    fails_work: bool = False  # an exception for each request
+
+
+class SimulatedWorker:
+    """One process, as its actor sees it."""
+
+    def __init__(self, shop: WorkerShop, device: str, pid: int) -> None:
+        self.pid = pid
+        self.device = device
+        self.status: int | None = None
+        self._shop = shop
+        self._say, self._said = trio.open_memory_channel[bytes](math.inf)
+        self._lines = LineReader(1 << 30)
+        self._ended = trio.Event()
+        self._work = trio.Event()
+        self._rows: dict[str, list[str]] = {}  # request -> the pieces that are still to come
+        self._whole: list[frames.FromWorker] = []  # answers that come in one frame, with the next step
+        self._begun: set[str] = set()
+        self._turn = 0
+        versions = {"torch": "0", "transformers": "0", "python": "3"}
+        self.say(frames.Up(pid=pid, device=device, versions=versions, threads=1, wait_policy="passive"))
+
+    # ------------------------------------------------------------------------------------------ as a WorkerProcess
+
+    async def receive_some(self) -> bytes:
+        """See ``WorkerProcess``."""
+        try:
+            return await self._said.receive()
+        except trio.EndOfChannel:
+            return b""
+
+    async def send_all(self, data: bytes) -> None:
+        """See ``WorkerProcess``."""
+        await trio.lowlevel.checkpoint()
+        if self._shop.mood.deaf:
+            await self._ended.wait()
+        if self._ended.is_set():
+            raise trio.BrokenResourceError("the process has ended")
+        for line in self._lines.feed(data):
+            assert not isinstance(line, TooLong)
+            self._hear(decode(line))
+
+    async def wait(self) -> int:
+        """See ``WorkerProcess``."""
+        await self._ended.wait()
+        return self.status or 0
+
+    def kill(self) -> None:
+        """See ``WorkerProcess``."""
+        self.end(SIGKILL)
+
+    # ------------------------------------------------------------------------------------------ as a process
+
+    def end(self, status: int) -> None:
+        """End, if it has not ended."""
+        if self.status is None:
+            self.status = status
+            self._say.close()
+            self._ended.set()
+            self._work.set()
+
+    def say(self, frame: frames.FromWorker) -> None:
+        """Send a frame, unless it hangs."""
+        if self.status is None and not self._shop.mood.hangs:
+            self._say.send_nowait(encode(frame))
+
+    def babble(self, data: bytes) -> None:
+        """Send what is no frame."""
+        if self.status is None:
+            self._say.send_nowait(data)
+
+    async def run(self) -> None:
+        """Work, a step at a time, until the end."""
+        while self.status is None:
+            await self._work.wait()
+            await trio.sleep(self._shop.mood.step_s)
+            self._turn += 1
+            whole, self._whole = self._whole, []
+            for answer in whole:
+                self.say(answer)
+            rows = tuple(self._row(request, pieces) for request, pieces in tuple(self._rows.items()))
+            if rows:
+                self.say(frames.Stepped(rows=rows))
+            elif not self._whole and not self._ended.is_set():
+                self._work = trio.Event()
+
+    def _row(self, request: str, pieces: list[str]) -> frames.Row:
+        first = request not in self._begun
+        self._begun.add(request)
+        content = pieces.pop(0) if pieces else ""
+        finish: frames.FinishReason | None = None if pieces else "stop"
+        if finish:
+            del self._rows[request]
+        prompt_tokens = 3 if first else None
+        return frames.Row(
+            request=request, content=content, tokens=(7,), prompt_tokens=prompt_tokens, finish_reason=finish
+        )
+
+    def _hear(self, frame: object) -> None:
+        match frame:
+            case frames.Beat():
+                self._turn += 1
+                self.say(frames.Beating(turn=self._turn, doing="work" if self._rows else "idle"))
+            case frames.Load():
+                self._load(frame)
+            case frames.Unload():
+                self.say(frames.Unloaded(model=frame.model))
+            case frames.Leave():
+                if not self._shop.mood.stays:
+                    self.end(0)
+            case frames.Abandon():
+                if not self._shop.mood.heedless:
+                    self._rows.pop(frame.request, None)
+            case frames.Generate() | frames.Embed() | frames.Tokenize() | frames.Detokenize():
+                self._answer(frame)
+            case _:
+                return
+
+    def _load(self, frame: frames.Load) -> None:
+        mood = self._shop.mood
+        if mood.dies_loading:
+            self.end(SIGSEGV)
+        elif mood.out_of_memory:
+            full = "the device has no memory left"
+            self.say(frames.LoadFailed(model=frame.model, message=full, reason="memory", needed_bytes=9, free_bytes=1))
+        else:
+            self.say(
+                frames.Loaded(
+                    model=frame.model,
+                    memory_bytes=100,
+                    context=64,
+                    slots=frame.slots,
+                    dtype="float32",
+                    architecture="toy",
+                    batching="slots",
+                )
+            )
+
+    def _answer(self, frame: frames.Generate | frames.Embed | frames.Tokenize | frames.Detokenize) -> None:
+        if self._shop.mood.fails_work:
+            self.say(frames.WorkFailed(request=frame.request, code=-32603, message=RAISED))
+            return
+        match frame:
+            case frames.Generate():
+                prompt = (
+                    frame.prompt if frame.prompt is not None else (frame.messages or ({"content": ""},))[-1]["content"]
+                )
+                self._rows[frame.request] = pieces_of(prompt)
+            case frames.Embed():
+                vectors = json.dumps([[float(len(text)), 0.5] for text in frame.texts])
+                count = len(frame.texts)
+                answer = frames.Embedded(
+                    request=frame.request, vectors=vectors, count=count, dimensions=2, prompt_tokens=5
+                )
+                self._whole.append(answer)
+            case frames.Tokenize():
+                self._whole.append(frames.Tokenized(request=frame.request, tokens=tuple(map(ord, frame.text or "m"))))
+            case frames.Detokenize():
+                self._whole.append(frames.Detokenized(request=frame.request, text="".join(map(chr, frame.tokens))))
+        self._work.set()
+
+
+class WorkerShop:
+    """Where workers are started: a ``Spawn``.
+
+    Args:
+        random: draws the pace of each.
+        nursery: where they run.
+        on_spawn: called with the device of each that was started.
+    """
+
+    def __init__(self, random: Random, nursery: trio.Nursery, on_spawn: Callable[[str], None]) -> None:
+        self.mood = Mood(step_s=random.choice((0.0, 0.01, 0.3)))
+        self.workers: list[SimulatedWorker] = []
+        self._nursery = nursery
+        self._on_spawn = on_spawn
+
+    async def __call__(self, device: str) -> SimulatedWorker:
+        """See ``Spawn``."""
+        await trio.lowlevel.checkpoint()
+        if self.mood.refuses:
+            raise OSError("no more processes")
+        worker = SimulatedWorker(self, device, 1000 + len(self.workers))
+        self.workers.append(worker)
+        self._on_spawn(device)
+        self._nursery.start_soon(worker.run)
+        return worker
+
+    def living(self) -> list[SimulatedWorker]:
+        """Return those that have not ended."""
+        return [worker for worker in self.workers if worker.status is None]
