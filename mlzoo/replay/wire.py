@@ -50,6 +50,7 @@ class Listener:
     """A call that hears of a request: its own, or one that it was attached to."""
 
     connection: str
+    rpc: str | int
     call: int
     stream: bool
     request: str
@@ -169,8 +170,7 @@ class Wire:
                 if command.key:
                     self._keyed[command.request] = []
             case cmd.Resume():
-                key = (group.text or {}).get("key")
-                self._ask(command.request, command.caller, "resume", {"key": key, "after": command.after}, stream=True)
+                self._ask(command.request, command.caller, "resume", _submitted(group.text), stream=True)
             case cmd.Cancel():
                 self._cancel(command, group.text)
             case cmd.LoadModel():
@@ -200,18 +200,24 @@ class Wire:
         self._calls[caller.connection, caller.rpc] = call
         self._callers[request] = (caller.connection, caller.rpc)
         view = RequestView(request, self._blob)
-        listener = Listener(connection=caller.connection, call=call, stream=stream, request=request, view=view)
+        listener = Listener(
+            connection=caller.connection, rpc=caller.rpc, call=call, stream=stream, request=request, view=view
+        )
         self._listeners.setdefault(request, []).append(listener)
 
     def _cancel(self, command: cmd.Cancel, text: Any) -> None:
-        named = self._callers.get(command.target or "")
-        params: Line = {"request": None if named is None else named[1]}
-        if command.key:
-            params = {"key": (text or {}).get("key")}
+        named = self._named(command.target or "", command.caller)
+        params = {"request": None if named is None else named[1]} if not command.key else _submitted(text)
         if command.caller is not None:
             self._ask(command.request, command.caller, "cancel", params)
         elif named is not None:
             self._hear(named[0], command.target, {"method": "cancel", "params": params, "early": True})
+
+    def _named(self, target: str, caller: cmd.Caller | None) -> tuple[str, str | int] | None:
+        """Return the call that hears of a request: that of the connection which speaks of it, where one does."""
+        heard = [(listener.connection, listener.rpc) for listener in self._listeners.get(target, ())]
+        own = [call for call in heard if caller is None or call[0] == caller.connection]
+        return own[-1] if own else self._callers.get(target)
 
     def _attach(self, own: Listener, piece: Attached) -> None:
         """Have a call hear of the request that its key names, what there is of it at once."""
@@ -288,7 +294,7 @@ class Wire:
 
 
 def _submitted(text: Any) -> Line | None:
-    """Return the params of a request for inference; None where a version wrote it that did not keep them."""
+    """Return the params of a request that were kept as its text; None where a version wrote it that did not do so."""
     if not isinstance(text, dict) or "params" not in text:
         return None
     texts: Line = {name: value for name, value in text.items() if name not in ("params", "texts")}

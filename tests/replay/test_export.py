@@ -1,6 +1,7 @@
 """A recording says what went over the wire, in order, and what the log had; and less where a rule takes it out."""
 
 import hashlib
+from random import Random
 
 import orjson
 import pytest
@@ -263,3 +264,48 @@ def test_a_rule_is_a_name_and_a_regular_expression(words):
 def test_a_rule_is_read():
     assert isinstance(rule_of("a=b+"), Rule)
     assert rule_of("a=b+").applied("abba") == "a[redacted:a]a"
+
+
+# ------------------------------------------------------------------------------------------------ keys
+
+
+async def test_calls_that_hear_the_story_of_another_are_recorded_as_they_heard_it(lives, recorded):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        first = sidecar.chat("hello", stream=True, key="mine")
+        worker = await sidecar.worker()
+        [request] = await worker.given()
+        worker.generate(request, "a", "b", finish=None)
+        await sidecar.host.streamed(first, 2)
+        client = sidecar.connect()
+        resumed = client.send("resume", {"key": "mine", "after": 0})
+        attached = sidecar.chat("hello", stream=True, key="mine")
+        await sidecar.host.streamed(attached, 2)
+        worker.generate(request, "c")
+        for host, call in ((sidecar.host, first), (sidecar.host, attached), (client, resumed)):
+            await host.response(call)
+        late = sidecar.chat("hello", key="mine")
+        await sidecar.host.response(late)
+    found = recorded()
+    assert steady(heard(found)) == steady(taken(sidecar.host))
+    assert steady(heard(found, "con-2")) == steady(taken(client))
+    [line] = [line for line in found.wire("con-2") if line.get("method") == "resume"]
+    assert line["params"] == {"key": "mine", "after": 0}
+
+
+async def test_what_is_resumed_in_the_next_life_is_recorded_there(lives, recorded):
+    async with lives.begin(leave=False) as sidecar:
+        sidecar.workshop.answer = None
+        first = sidecar.chat("hello", stream=True, key="mine")
+        worker = await sidecar.worker()
+        [request] = await worker.given()
+        worker.generate(request, "a", "b")
+        await sidecar.host.response(first)
+        before = sidecar.host
+    lives.disk = lives.disk.crashed(Random(1))
+    async with lives.begin() as sidecar:
+        resumed = sidecar.host.send("resume", {"key": "mine", "after": 0})
+        await sidecar.host.response(resumed)
+    found = recorded()
+    assert steady(heard(found)) == steady(taken(before))
+    assert steady(heard(found, "con-2")) == steady(taken(sidecar.host))
