@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from conftest import asked
+from playing_host import asked
 
 from mlzoo.events import recording
 from mlzoo.replay.check import check

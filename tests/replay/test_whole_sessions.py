@@ -5,7 +5,7 @@ from random import Random
 import attrs
 import orjson
 import pytest
-from conftest import ReplayedHost
+from playing_host import ReplayedHost
 from sidecar_life import LOG
 from test_export import steady, taken
 from test_random_lives import Chance
