@@ -107,6 +107,17 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="simulation",
+        title="Simulation",
+        rounds=3,
+        how=(
+            "Per second of CPU time of one core, with the seeds of the tests. A crash state is an image of the log's "
+            "files that no other of its history equals: recovered, compared with what had been promised, and where it "
+            "led to something new, recovered again and folded. A life is a whole sidecar with its hosts and workers, "
+            "from its start to its end or its crash."
+        ),
+    ),
+    Benchmark(
         name="stream",
         title="Streams",
         rounds=5,
