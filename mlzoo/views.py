@@ -95,7 +95,7 @@ class RequestView:
                 elif isinstance(event, ev.RequestAttached):
                     yield Attached(event, seq)
                 elif isinstance(event, ev.RequestSuspended) and seq > self._since:
-                    yield Refusal(self._with_partial(self._suspended()))
+                    yield Refusal(self._with_partial(self._suspended(event)))
 
     def _read(self, event: Event, text: Any) -> Iterator[Piece]:
         match event:
@@ -132,8 +132,9 @@ class RequestView:
             failure = attrs.evolve(failure, data={**failure.data, **group.text})
         return failure
 
-    def _suspended(self) -> Failure:
-        message = "The worker that ran this died; the request goes on by itself: resume it with its key."
+    def _suspended(self, event: ev.RequestSuspended) -> Failure:
+        why, when = ("worker died", "by itself") if event.reason == "worker" else ("sidecar leaves", "in its next life")
+        message = f"The {why} under this request, which goes on {when}: resume it with its key."
         return Interrupted(message, seq=self._seq, resumable=True).failure()
 
     def _with_partial(self, failure: Failure) -> Failure:
