@@ -7,6 +7,7 @@ does without.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -120,7 +121,7 @@ def _check(path: Path) -> int:
     from mlzoo.world import real_world
 
     try:
-        found = check(real_world(), path)
+        found = check(real_world(), path, processes=os.cpu_count() or 1)
     except OSError as error:
         print(f"mlzoo replay: {path} cannot be read: {error}", file=sys.stderr)
         return 2

@@ -3,10 +3,15 @@
 For each group: what ``decide`` says of the recorded command, in the state that everything before it led to, is what was
 recorded. Where a core of another version decided, its events are folded and not compared. The states that the headers
 of segments hold must be those that the fold arrives at. Reads a log from outside, without its lock.
+
+Since a segment's header holds the state that it begins with, segments are checked side by side, in several processes,
+and then that each ends where the next one begins.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -26,12 +31,12 @@ from mlzoo.replay.differences import Difference, differences
 from mlzoo.replay.telling import group_of, told_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from mlzoo.events.records import Group
     from mlzoo.events.types import Event
-    from mlzoo.world import World
+    from mlzoo.world import Disk, World
 
 
 @attrs.frozen(kw_only=True)
@@ -61,6 +66,8 @@ class Checked:
     other_versions: list[str] = attrs.field(factory=list)  # which spans were folded only, and why
     notes: list[str] = attrs.field(factory=list)
     difference: Departure | None = None
+    begins: Base | None = None
+    ends: Base | None = None
 
     def told(self) -> list[str]:
         """Return it in sentences."""
@@ -72,8 +79,13 @@ class Checked:
         return [*lines, f"{self.compared} records compared{folded}: {outcome}"]
 
 
-def check(world: World, path: Path) -> Checked:
+def check(world: World, path: Path, processes: int = 1) -> Checked:
     """Check a log's directory, or a recording.
+
+    Args:
+        world: its disk is read.
+        path: where the log or recording is.
+        processes: how many may work at once on a log of several segments.
 
     Raises:
         ConfigError: The path is neither.
@@ -84,12 +96,57 @@ def check(world: World, path: Path) -> Checked:
     if path.is_dir():
         if not is_log(world.disk, path):
             raise ConfigError(f"there is no log in {path}")
-        return fold(_of_log(Segments(world.disk, path / "segments")))
+        return _check_log(world.disk, path / "segments", processes)
     found = recording.read(path)
     if not found.header.get("folds", True):
         part = found.header.get("part")
         return Checked(notes=[f"this is of one {part} alone: it is whole, and nothing of it can be folded"])
     return fold(_of_recording(found))
+
+
+def _check_log(disk: Disk, directory: Path, processes: int) -> Checked:
+    segments = Segments(disk, directory)
+    headers = [segments.header(first) for first in segments.firsts]
+    if len(headers) <= 1 or any(header is None or header.state is None for header in headers[1:]):
+        return fold(chain.from_iterable(map(partial(_of_segment, segments), segments.firsts)))
+    if processes == 1:
+        return joined(map(partial(_check_segment, disk, directory), segments.firsts))
+    import multiprocessing  # noqa: PLC0415 - what checks a small log or a recording does without
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(headers)), mp_context=context) as executor:
+        return joined(executor.map(partial(_check_segment, disk, directory), segments.firsts))
+
+
+def _check_segment(disk: Disk, directory: Path, first: int) -> Checked:
+    return fold(_of_segment(Segments(disk, directory), first))
+
+
+def joined(checks: Iterable[Checked]) -> Checked:
+    """Return what was found of a whole log, up to the first difference, from what was found of each segment."""
+    whole = Checked()
+    parts = list(checks)
+    for before, part in pairwise([None, *parts]):
+        if part is None:
+            continue
+        if before is not None and before.ends is not None and part.begins is not None:
+            _follows(before.ends.seq, part.begins.seq - 1)
+            whole.difference = _apart(part.begins, before.ends.state)
+            if whole.difference is not None:
+                break
+        whole.compared += part.compared
+        whole.folded += part.folded
+        whole.other_versions += [note for note in part.other_versions if note not in whole.other_versions[-1:]]
+        whole.difference = part.difference
+        if whole.difference is not None:
+            break
+    return whole
+
+
+def _follows(last_seq: int, before_seq: int) -> None:
+    if last_seq != before_seq:
+        raise LogUnusable(f"what is between {last_seq} and {before_seq + 1} is missing", reason="damaged")
 
 
 def fold(story: Iterator[Base | Group]) -> Checked:
@@ -98,15 +155,15 @@ def fold(story: Iterator[Base | Group]) -> Checked:
     state, version, last_seq, since = State(), CORE_VERSION, None, 0
     for item in story:
         if isinstance(item, Base):
-            if last_seq is None:
-                state = item.state
+            if checked.begins is None:
+                state, checked.begins = item.state, item
             elif (apart := _apart(item, state)) is not None:
                 checked.difference = apart
                 break
             version, since = item.core_version, item.seq
             continue
-        if last_seq is not None and item.first_seq != last_seq + 1:
-            raise LogUnusable(f"what is between {last_seq} and {item.first_seq} is missing", reason="damaged")
+        if last_seq is not None:
+            _follows(last_seq, item.first_seq - 1)
         last_seq = item.last_seq
         if isinstance(item.command, Start) and item.command.core_version != version:
             version, since = item.command.core_version, item.first_seq
@@ -122,6 +179,11 @@ def fold(story: Iterator[Base | Group]) -> Checked:
             checked.difference = _departure(item, events)
             break
         state = after  # It is the fold of these very events: a decision applies each as it is said.
+    else:
+        if last_seq is not None:
+            checked.ends = Base(seq=last_seq, state=state, core_version=version)
+        elif checked.begins is not None:
+            checked.ends = attrs.evolve(checked.begins, seq=checked.begins.seq - 1)
     return checked
 
 
@@ -154,16 +216,15 @@ def _plain(state: State) -> dict[str, Any]:
     return attrs.asdict(state)
 
 
-def _of_log(segments: Segments) -> Iterator[Base | Group]:
-    firsts = segments.firsts
-    for first in firsts:
-        header = segments.header(first)
-        found, lines = segments.load(first)
-        if header is None or (found.verdict != "whole" and first != firsts[-1]) or found.verdict == "damaged":
-            raise damaged(segments.path(first), found.whole_bytes)
-        if header.state is not None or first == firsts[0]:
-            yield Base(seq=first, state=decode_state(header.state), core_version=header.core_version)
-        yield from groups_in(lines)
+def _of_segment(segments: Segments, first: int) -> Iterator[Base | Group]:
+    header = segments.header(first)
+    found, lines = segments.load(first)
+    is_last = first == segments.firsts[-1]
+    if header is None or found.verdict == "damaged" or (found.verdict != "whole" and not is_last):
+        raise damaged(segments.path(first), found.whole_bytes)
+    if header.state is not None or first == segments.firsts[0]:
+        yield Base(seq=first, state=decode_state(header.state), core_version=header.core_version)
+    yield from groups_in(lines)
 
 
 def _of_recording(found: recording.Recording) -> Iterator[Base | Group]:

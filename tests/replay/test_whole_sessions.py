@@ -12,11 +12,13 @@ from test_random_lives import Chance
 
 from mlzoo.errors import LogUnusable
 from mlzoo.events import recording
+from mlzoo.events.framing import seal
 from mlzoo.replay.check import check
 from mlzoo.replay.matching import Awaits, Due, Playback
 from mlzoo.replay.redaction import BUILT_IN
 from mlzoo.simulation.world import simulated_world
 from mlzoo.transport.jsonrpc import parse
+from mlzoo.world import real_world
 
 
 class Echo:
@@ -199,3 +201,52 @@ class Directory(type(LOG)):
 
     def is_dir(self):
         return True
+
+
+@pytest.fixture
+def segmented(lives, tmp_path, autojump_clock):
+    """Return a function that gives a log of several segments, on the real disk."""
+
+    async def make():
+        lives.log = attrs.evolve(lives.log, segment_bytes=64 * 1024)
+        for _ in range(3):
+            async with lives.begin() as sidecar:
+                sidecar.workshop.answer = None
+                chat = sidecar.chat("x", stream=True)
+                worker = await sidecar.worker()
+                [request] = await worker.given()
+                worker.generate(request, *(f"{number:0200}" for number in range(150)))
+                await sidecar.host.response(chat)
+        for directory, files in lives.disk.files.items():
+            real = tmp_path / "real" / directory.relative_to("/")
+            real.mkdir(parents=True, exist_ok=True)
+            for name, file in files.items():
+                (real / name).write_bytes(bytes(file.data))
+        return tmp_path / "real" / "log"
+
+    return make
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_segments_are_checked_side_by_side_and_where_they_meet(segmented, processes):
+    log = await segmented()
+    segments = sorted((log / "segments").glob("*.ndjson"))
+    assert len(segments) >= 3
+    whole = check(real_world(), log, processes)
+    last_seq = orjson.loads(segments[-1].read_bytes().splitlines()[-1])["log_seq"]
+    assert (whole.difference, whole.compared, whole.folded) == (None, last_seq, 0)
+    header, *records = segments[1].read_bytes().splitlines()
+    state = orjson.loads(header)
+    state["state"]["mean_run_ms"] = 12345.0
+    del state["crc"], state["size"]
+    segments[1].write_bytes(b"".join([seal(orjson.dumps(state)[1:]), *(line + b"\n" for line in records)]))
+    found = check(real_world(), log, processes)
+    assert [field.path for field in found.difference.fields] == ["state.mean_run_ms"]
+    assert found.compared < last_seq
+
+
+async def test_a_segment_that_is_missing_is_said(segmented):
+    log = await segmented()
+    sorted((log / "segments").glob("*.ndjson"))[1].unlink()
+    with pytest.raises(LogUnusable, match="is missing"):
+        check(real_world(), log)
