@@ -118,7 +118,7 @@ class Watch:
 
     def look_at_the_whole(self):
         """Each request that was accepted has one end and nothing after it; a stream's numbers have no gap."""
-        ended, seqs = {}, {}
+        ended, seqs, keys = {}, {}, set()
         accepted = []
         for record in self.groups(durable=False):
             if record["kind"] == "command":
@@ -128,6 +128,9 @@ class Watch:
             if record["type"] == "RequestAccepted":
                 assert request not in accepted
                 accepted.append(request)
+                key = record["data"].get("key", request)
+                assert key not in keys, "a key ran twice"
+                keys.add(key)
             if record["type"] == "RequestStreamed" and record["data"]["seq"] is not None:
                 assert record["data"]["seq"] == seqs.get(request, -1) + 1
                 seqs[request] = record["data"]["seq"]

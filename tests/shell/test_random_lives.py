@@ -25,10 +25,14 @@ class Chance:
         random, host = self.random, self.host
         match random.choices(range(10), (6, 3, 3, 2, 10, 1, 2, 2, 3, 1))[0]:
             case 0:
-                deadline = {"deadline_ms": 3000} if random.random() < 0.2 else {}
-                self.asked.append(self.sidecar.chat("x", stream=random.random() < 0.7, **deadline))
+                more = {"deadline_ms": 3000} if random.random() < 0.2 else {}
+                if random.random() < 0.4:
+                    more["key"] = f"k{random.randrange(6)}"
+                self.asked.append(self.sidecar.chat("x", stream=random.random() < 0.7, **more))
             case 1:
-                self.asked.append(host.send(random.choice(("ping", "status", "events.read", "devices.list"))))
+                key = {"key": f"k{random.randrange(6)}"}
+                calls = [("ping",), ("status",), ("events.read",), ("devices.list",), ("resume", key), ("cancel", key)]
+                self.asked.append(host.send(*random.choice(calls)))
             case 2:
                 self._send_batch()
             case 3:
