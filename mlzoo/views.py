@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, assert_never, get_args
 import attrs
 import orjson
 
-from mlzoo.errors import Cancelled, Failure, Interrupted
+from mlzoo.errors import Cancelled, Failure, Interrupted, NotFound, OutOfRange
 from mlzoo.events import types as ev
 from mlzoo.events.codec import CODEC
 from mlzoo.events.commands import Command, ReportFailure
-from mlzoo.events.records import request_of
+from mlzoo.events.records import is_gone, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,6 +78,7 @@ class RequestView:
         self._content: list[str] = []
         self._seq = -1  # of the last piece
         self._logprobs: list[JsonObject] = []
+        self._gone = False  # some of what was said is not there
 
     @property
     def text(self) -> str:
@@ -101,6 +102,9 @@ class RequestView:
         match event:
             case ev.RequestStreamed():
                 row = text[event.row]
+                if is_gone(row):
+                    self._gone = True
+                    return
                 self._content.append(row["content"])
                 self._logprobs += row.get("logprobs", ())
                 if event.seq is not None:
@@ -109,7 +113,7 @@ class RequestView:
             case ev.RequestAccepted():
                 self._accepted = event
             case ev.RequestCompleted():
-                yield Result(self._result(event, text))
+                yield self._ending(event, text)
             case ev.RequestReplied():
                 yield Result(event.result)
             case ev.RequestCancelled():
@@ -120,12 +124,22 @@ class RequestView:
             case _:
                 return  # What moves a request on inside is not the host's to hear.
 
+    def _ending(self, event: ev.RequestCompleted, text: Any) -> Result | Refusal:
+        if not self._gone and not is_gone(text):
+            try:
+                return Result(self._result(event, text))
+            except NotFound:
+                pass  # The blob has gone.
+        message = "The text of this answer is not kept: it was ephemeral and read too late, or it was forgotten."
+        return Refusal(OutOfRange(message, oldest=self._seq + 1).failure())
+
     def _failure(self, failure: Failure, group: Group) -> Failure:
         """Return a failure with the text that belongs to it: what was said so far, and what is said about the fault."""
         if self._content:
             failure = self._with_partial(failure)
         if (
             group.text is not None
+            and not is_gone(group.text)
             and isinstance(group.command, ReportFailure)
             and group.command.request == self.request
         ):
@@ -197,7 +211,7 @@ class RequestView:
 
 def _in_the_hosts_words(failure: Failure, text: Any) -> Failure:
     """Return a refusal that names a key as its host did; the core knows its digest alone."""
-    if failure.data.get("what") != "key" or text is None:
+    if failure.data.get("what") != "key" or text is None or is_gone(text):
         return failure
     return attrs.evolve(failure, data={**failure.data, "id": text["params"]["key"]})
 

@@ -1,4 +1,4 @@
-"""What a host may look at: the sidecar itself, its log and its figures. Nothing here changes anything.
+"""What a host may look at: the sidecar itself, its log and its figures. Nothing here changes what was decided.
 
 Models and devices are in ``inventory`` beside this file.
 """
@@ -16,7 +16,7 @@ import trio
 
 import mlzoo
 from mlzoo import errors
-from mlzoo.actors import inventory
+from mlzoo.actors import forgetting, inventory
 from mlzoo.actors.cursors import Subscription
 from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.outcomes import Answer, Later
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlzoo.api import observation as api
     from mlzoo.events.commands import JsonObject
 
-FEATURES = ("stream", "keys", "logprobs", "deadline", "priority", "cancel", "progress", "events")
+FEATURES = ("stream", "keys", "logprobs", "deadline", "priority", "cancel", "progress", "events", "forget")
 PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset", "log_seq"})
 PHASES = ("queued", "running", "suspended")
 SUBSCRIPTIONS = 64  # of one connection
@@ -61,6 +61,8 @@ def answer(services: Services, connection: Peer, method: str, params: Any) -> Ou
             return Later(partial(_read_events, services, params), recorded=False)
         case "events.subscribe":
             return Answer(_subscribe(services, connection, params))
+        case "forget":
+            return Later(partial(forgetting.forget, services, params), private=True)
         case "events.unsubscribe":
             return _unsubscribe(connection, params)
         case "rpc.discover":

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 import attrs
 import trio
 
-from mlzoo.errors import LogUnusable
+from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
+from mlzoo.events.records import is_gone
 from mlzoo.frames import Detokenize, Embed, Generate, Sampling, Tokenize
 
 if TYPE_CHECKING:
@@ -63,11 +64,15 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
     accepted_at = message.accepted_seq - 2  # before the group of its acceptance, which is the first event of it
     for read, group in enumerate(log.groups_of(message.request, accepted_at), start=1):
         if isinstance(group.command, cmd.Submit) and group.command.request == message.request:
+            if is_gone(group.text):
+                raise _gone(message.request)
             frame = frame_of(group.command, group.text)
         for event in group.events:
             # A row that came too late has no event: it was not said.
             if isinstance(event, ev.RequestStreamed) and event.request == message.request:
                 row = group.text[event.row]
+                if is_gone(row):
+                    raise _gone(message.request)
                 tokens += row["tokens"]
                 said.append(row["content"])
         if read % TURN_GROUPS == 0:
@@ -83,3 +88,7 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
     if message.resume is None or not isinstance(frame, Generate):
         return frame
     return attrs.evolve(frame, resume=message.resume, tokens=tuple(tokens), said="".join(said))
+
+
+def _gone(request: str) -> OutOfRange:
+    return OutOfRange(f"the text of {request} was ephemeral and is not kept any more: it cannot go on", oldest=0)

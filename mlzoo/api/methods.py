@@ -153,6 +153,13 @@ _TABLE = (
         wait=True,
     ),
     MethodSpec(
+        name="forget",
+        summary="Have the text of a request gone, in every file of the log; its events stay as tombstones.",
+        group="forgetting",
+        params_name="ForgetParams",
+        result_name="ForgetResult",
+    ),
+    MethodSpec(
         name="models.list",
         summary="List the models that are configured, and how each is.",
         group="models",

@@ -45,6 +45,7 @@ class Blobs:
         self._ids = ids
         self._directory = directory
         self._size_bytes = 0
+        self._coming: set[Path] = set()  # that are being written
 
     def path(self, name: str) -> Path:
         """Return the path of a blob."""
@@ -58,8 +59,12 @@ class Blobs:
         """
         name = f"{hashlib.sha256(data).hexdigest()}-{self._ids.new('b')}"
         path = self.path(name)
-        await self._disk.make_dir(path.parent)
-        await self._disk.replace(path, data)
+        self._coming.add(path)
+        try:
+            await self._disk.make_dir(path.parent)
+            await self._disk.replace(path, data)
+        finally:
+            self._coming.discard(path)
         self._size_bytes += len(data)
         return name
 
@@ -111,7 +116,12 @@ class Blobs:
         return self._size_bytes
 
     async def measure(self) -> None:
-        """Count what earlier processes left, directory by directory: there may be many files."""
+        """Count what earlier processes left, directory by directory: there may be many files. Beginnings go."""
         for name in self._disk.names(self._directory):
-            self._size_bytes += sum(self._disk.sizes(self._directory / name).values())
+            for file, size_bytes in self._disk.sizes(self._directory / name).items():
+                path = self._directory / name / file
+                if path.suffix == _SUFFIX:
+                    self._size_bytes += size_bytes
+                elif path.with_suffix("") not in self._coming:
+                    self._disk.remove(path)
             await trio.lowlevel.checkpoint()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import attrs
 import orjson
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Data = dict[str, Any]
 Upcaster = Callable[[Data], Data]
 Kind = Literal["command", "event"]
+Line = TypeVar("Line", bytes, bytes | memoryview)
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(class name, version) -> a function from data of that version to data of the next one."""
@@ -268,14 +269,19 @@ def decode_aside(line: bytes | memoryview) -> Aside:
 
 def groups_in(lines: Iterable[bytes | memoryview]) -> Iterator[Group]:
     """Yield the groups that verified lines hold, in order; an unfinished one at the end is left out."""
-    pending: list[bytes | memoryview] = []
+    return map(decode_group, lines_of_groups(lines))
+
+
+def lines_of_groups(lines: Iterable[Line]) -> Iterator[tuple[Line, ...]]:
+    """Yield the lines of each group; an unfinished one at the end is left out."""
+    pending: list[Line] = []
     wanted = 0
     for line in lines:
         if not pending:
             wanted = _group_count(line)
         pending.append(line)
         if len(pending) == wanted:
-            yield decode_group(pending)
+            yield tuple(pending)
             pending = []
 
 

@@ -45,6 +45,7 @@ class Durability:
         self._retention = retention
         self._failure: str | None = None
         self._work = trio.Event()
+        self._flushing = trio.Lock()
 
     def wrote(self, seq: int) -> None:
         """Note that all up to a log_seq is written; who is told of it is up to ``tell``."""
@@ -69,19 +70,24 @@ class Durability:
             self._work = trio.Event()
             await self.flush()
 
-    async def flush(self) -> None:
-        """Sync what is written by now, and remove what was dropped by now; fails as ``run`` does."""
-        target, dropped = self.written, self._retention.dropped
-        try:
-            if not self.syncs:
-                self._writer.close_sealed()
-            elif target > self.synced or dropped:
-                await self._writer.sync()
-                self.synced = target
-                self.tell()
-            await self._retention.remove(dropped)
-        except OSError as error:
-            self.fail(error)
+    async def flush(self, *, seals: bool = False) -> None:
+        """Sync what is written by now, and remove what was dropped by now; fails as ``run`` does.
+
+        Args:
+            seals: whether full segments are closed too, where there is nothing new in them.
+        """
+        async with self._flushing:
+            target, dropped = self.written, self._retention.dropped
+            try:
+                if not self.syncs:
+                    self._writer.close_sealed()
+                elif target > self.synced or dropped or seals:
+                    await self._writer.sync()
+                    self.synced = target
+                    self.tell()
+                await self._retention.remove(dropped)
+            except OSError as error:
+                self.fail(error)
 
     def tell(self) -> None:
         """Tell everybody that a watermark has moved, or that the log has failed."""

@@ -33,6 +33,12 @@ class Tail:
         found = self._groups.get(first_seq)
         return found[0] if found is not None else None
 
+    def replace(self, group: Group) -> None:
+        """Take a group in the place of the one that starts there, if that is still kept."""
+        found = self._groups.get(group.first_seq)
+        if found is not None:
+            self._groups[group.first_seq] = (group, found[1])
+
     def trim(self, written: int) -> None:
         """Drop the oldest groups over the limit; those that no file holds yet stay."""
         while self._size_bytes > self._limit_bytes:

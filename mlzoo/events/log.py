@@ -23,6 +23,7 @@ from mlzoo.events.asides import AsideLog
 from mlzoo.events.blobs import Blobs
 from mlzoo.events.codec import encode_group
 from mlzoo.events.durability import Durability
+from mlzoo.events.forgetting import Forgetter
 from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable
 from mlzoo.events.index import RequestIndex, Tail
 from mlzoo.events.reading import GroupReader
@@ -67,6 +68,7 @@ class Log:
         self._retention = Retention(
             world.disk, self._segments, self._asides.segments, self._blobs, settings.budget_bytes
         )
+        self._forgetter = Forgetter(self._segments, self._blobs, self._tail, self._reader)
         self._durability = Durability(path, self._writer, self._retention, syncs=settings.durability == "disk")
         self.on_progress = self._durability.on_progress  # called when a watermark has moved, or the log has failed
         self.fail = self._durability.fail  # for who keeps files beside the segments and meets an error of the disk
@@ -104,6 +106,7 @@ class Log:
     async def _recover(self) -> None:
         await self._world.disk.make_dir(self._segments.directory)
         await self._world.disk.make_dir(self._asides.segments.directory)
+        self._segments.drop_beginnings()
         found = await recover(self._segments, strict=True)
         if found is None:
             self._base = self._begin_segment()
@@ -153,8 +156,8 @@ class Log:
     ) -> None:
         """Say where the folded state after all that was appended comes from; without it no second segment is begun.
 
-        Retention keeps what follows ``needed_from``, the lowest log_seq that a live request still needs, and as long
-        as it can what follows ``kept_from``, the lowest that the result of a key needs.
+        Retention keeps what a live request needs, from ``needed_from`` on, and as long as it can what the result of a
+        key needs, from ``kept_from`` on.
         """
         self._snapshot = snapshot
         self._claims.needed_from, self._claims.kept_from = needed_from, kept_from or needed_from
@@ -309,12 +312,7 @@ class Log:
         self._claims.keep_asides(connection, first)
 
     def read_asides(self, connection: str, first: int) -> Iterator[Aside]:
-        """Yield the written asides of a connection from an aside_seq on, which is one of its own, from the disk.
-
-        Raises:
-            OutOfRange: It is not kept any more (type expired).
-            LogUnusable: What was read is damaged.
-        """
+        """Yield the written asides of a connection from an aside_seq on, one of its own; fails as ``read`` does."""
         return self._asides.read(connection, first)
 
     # ------------------------------------------------------------------------------------------------ reading
@@ -323,10 +321,7 @@ class Log:
         """Yield the groups that speak of a request and start after a log_seq, up to the end as it is when reached.
 
         They may not be shown yet (``is_shown``). Where no index says which they are, all between them come as well.
-
-        Raises:
-            OutOfRange: One of them is not kept any more (type expired).
-            LogUnusable: What was read is damaged.
+        Fails as ``read`` does.
         """
         return self._reader.of_request(request, after_seq)
 
@@ -349,6 +344,19 @@ class Log:
     def cut_index(self, request: str) -> None:
         """Note that a request began before the groups of ``replay``."""
         self._index.cut(request)
+
+    async def forget(self, request: str, key: str = "") -> int:
+        """Remove the text of an ended request and its key for good; return in how many groups. Fails as commit does."""
+        async with self._forgetter.turn:
+            self.commit()
+            try:
+                target = await self._forgetter.target(request, key)
+                if self._forgetter.is_in(self._writer.first, target) and self._may_begin_segment():
+                    self._begin_segment()  # What is written to is not rewritten.
+                await self._durability.flush(seals=True)
+                return await self._forgetter.forget(target, before=self._writer.first)
+            except OSError as error:
+                self._durability.fail(error)
 
     async def put_blob(self, data: bytes) -> str:
         """Keep a large value durably and return its name, which begins with its SHA-256; fails as commit does."""

@@ -86,6 +86,10 @@ class GroupReader:
             yield self._tail.get(place) or self._at(place)
             after_seq = place
 
+    def forget(self) -> None:
+        """Remember nothing of what was read."""
+        self._ahead = {}
+
     def _at(self, seq: int) -> Group:
         if seq not in self._ahead:
             self._ahead = {group.first_seq: group for group in self._some_from(seq)}

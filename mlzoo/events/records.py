@@ -7,7 +7,7 @@ has not imported their many classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlzoo.events.commands import Command
     from mlzoo.events.types import Event
 
+Gone = Literal["forgotten", "ephemeral"]
+GONE = "gone"
 CORE_VERSION = 1  # of the rules by which events follow from commands
 
 
@@ -58,6 +60,16 @@ class Aside:
     params: Any = None
     result: Any = None
     failure: Failure | None = None
+
+
+def tombstone(why: Gone) -> dict[str, str]:
+    """Return what stands in the place of a text, or of a row of one, that is not there."""
+    return {GONE: why}
+
+
+def is_gone(text: Any) -> bool:
+    """Whether a text, or a row of one, is a tombstone: no text is empty, or says this of itself."""
+    return isinstance(text, dict) and (not text or GONE in text)
 
 
 def request_of(event: Event) -> str | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SUFFIX = ".ndjson"
+TEMPORARY = ".new"
 READ_BYTES = 256 * 1024
 NAMES = (  # of a header's fields, in their order on the disk
     "segment",
@@ -132,6 +133,12 @@ class Segments:
     def size_bytes(self) -> int:
         """Return the size of all segments."""
         return sum(self.sizes.values())
+
+    def drop_beginnings(self) -> None:
+        """Remove what a crash has left of segments that were to be put in another's place."""
+        for name in self.disk.names(self.directory):
+            if name.endswith(SUFFIX + TEMPORARY):
+                self.disk.remove(self.directory / name)
 
     def add(self, first: int, size_bytes: int) -> None:
         """Take a new last segment, of which the header is written."""

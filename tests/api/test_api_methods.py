@@ -13,9 +13,9 @@ from mlzoo.errors import InvalidParams, MethodNotFound
 
 VERSION_1 = [
     "initialize", "ping", "status", "shutdown", "chat", "complete", "embed", "tokenize", "detokenize", "cancel",
-    "resume", "models.list", "models.pull", "models.remove", "models.estimate", "models.load", "models.unload",
-    "models.info", "devices.list", "providers.list", "events.read", "events.subscribe", "events.unsubscribe", "metrics",
-    "rpc.discover",
+    "forget", "resume", "models.list", "models.pull", "models.remove", "models.estimate", "models.load",
+    "models.unload", "models.info", "devices.list", "providers.list", "events.read", "events.subscribe",
+    "events.unsubscribe", "metrics", "rpc.discover",
 ]  # fmt: skip
 
 

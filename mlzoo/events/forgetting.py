@@ -1,0 +1,220 @@
+"""Forgetting a request: every byte of its text goes from the log, and all that was decided about it stays.
+
+A text becomes a tombstone, ``{"gone":"forgotten"}``, and spaces up to the size that it had: every record keeps its
+place to the byte, so that whoever stands somewhere in a file, in this process or another, stands well. Records are
+sealed anew. Each segment is put in place whole (temporary file, sync, rename, sync of the directory): a crash leaves
+the old one or the new, and forgetting again forgets the rest. Blobs go before the record that lists them stops to.
+
+What belongs to a request: the text of its own command, its rows of each step and its answer; and, under its key, of
+every call that came with that key, for it repeats the same text or names the key. Ids, counts, times and digests
+stay. Knows nothing of who may forget, nor of whether the request still runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+import trio
+
+from mlzoo.events import framing
+from mlzoo.events.codec import decode_group, lines_of_groups
+from mlzoo.events.records import tombstone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlzoo.events.blobs import Blobs
+    from mlzoo.events.index import Tail
+    from mlzoo.events.reading import GroupReader
+    from mlzoo.events.segments import Segments
+
+_TEXT = b',"text":'
+CUT = ".cut-"  # in the name of a file that holds what a repair has cut
+
+
+@attrs.frozen
+class Target:
+    """What is to be forgotten: a request, and the digest of its key, if it has one."""
+
+    request: str
+    key: str = ""
+
+    def is_named(self, data: bytes) -> bool:
+        """Whether some records may be about it."""
+        return any(b'"%b"' % name.encode() in data for name in (self.request, self.key) if name)
+
+
+@attrs.frozen
+class Forgotten:
+    """What a segment is without a request's text.
+
+    Attributes:
+        data: Its bytes, as many as before.
+        groups: The lines of each group that was about the request, as they are now.
+        blobs: The names of the large values that belonged to it.
+    """
+
+    data: bytes
+    groups: tuple[tuple[bytes, ...], ...]
+    blobs: tuple[str, ...]
+
+
+def without(segment: bytes, target: Target) -> Forgotten:
+    """Return a whole segment without a request's text. Pure."""
+    header_end = framing.line_end(segment, 0)
+    parts: list[bytes] = [segment[:header_end]]
+    groups: list[tuple[bytes, ...]] = []
+    blobs: list[str] = []
+    for lines in lines_of_groups(segment[header_end:].split(b"\n")[:-1]):
+        command, named = _about(lines, target)
+        if command is not None:
+            lines = (_cleared(lines[0], command, target), *lines[1:])  # noqa: PLW2901 - what follows wants the new ones
+            groups.append(lines)
+            blobs += named
+        parts += [line + b"\n" for line in lines]
+    data = b"".join(parts)
+    assert len(data) == len(segment), "every record keeps its place"
+    return Forgotten(data, tuple(groups), tuple(blobs))
+
+
+def key_of(segment: bytes, request: str) -> str | None:
+    """Return the digest of the key under which a request was asked for here ("": none); None: it was not."""
+    wanted = b'"request":"%b"' % request.encode()
+    for lines in lines_of_groups(segment[framing.line_end(segment, 0) :].split(b"\n")[:-1]):
+        record = orjson.loads(lines[0]) if wanted in lines[0] else None
+        if record is not None and record["type"] == "Submit" and record["data"]["request"] == request:
+            return str(record["data"].get("key", ""))
+    return None
+
+
+def _about(lines: Sequence[bytes], target: Target) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return a group's command if its text has something of the target, and the blobs that belong to it."""
+    if not any(target.is_named(line) for line in lines):
+        return None, []
+    command, *events = [orjson.loads(line) for line in lines]
+    data = command["data"]
+    is_own = data.get("request") == target.request or data.get("target") == target.request
+    is_keyed = bool(target.key) and data.get("key") == target.key
+    is_attached = any(event["data"].get("target") == target.request for event in events)
+    has_row = any(row["request"] == target.request for row in _rows(command))
+    if not (is_own or is_keyed or is_attached or has_row):
+        return None, []
+    return command, command.get("blobs", []) if is_own else []
+
+
+def _rows(command: dict[str, Any]) -> list[dict[str, Any]]:
+    return command["data"]["rows"] if command["type"] == "ReportStep" else []
+
+
+def _cleared(line: bytes, command: dict[str, Any], target: Target) -> bytes:
+    """Return the line of a command without the target's text and blobs."""
+    start, end = _text_span(line, command), len(line) - 1
+    if start:
+        rows = [row["request"] == target.request for row in _rows(command)]
+        text = _without_rows(line, start, command["text"], rows) if rows else padded(end - start)
+        line = line[:start] + text + line[end:]
+    if command.get("blobs"):
+        listed = b'"blobs":%b' % orjson.dumps(command["blobs"])
+        line = line.replace(listed, b'"blobs":[%b]' % (b" " * (len(listed) - len(b'"blobs":[]'))), 1)
+    return framing.seal(line[framing.PREFIX_BYTES :])[:-1]
+
+
+def _text_span(line: bytes, command: dict[str, Any]) -> int:
+    """Return where the text of a command begins in its line; 0 where it has none. It ends before the last brace."""
+    data = b'"data":%b' % orjson.dumps(command["data"])
+    start = line.index(data) + len(data)
+    if line[start : start + len(_TEXT)] != _TEXT:
+        assert line[start:] == b"}", "the text comes last"
+        return 0
+    return start + len(_TEXT)
+
+
+def _without_rows(line: bytes, start: int, rows: list[Any], which: list[bool]) -> bytes:
+    """Return the list of a step's text without some of its rows; others may be tombstones already."""
+    at, parts = start + 1, []
+    for row, is_gone in zip(rows, which, strict=True):
+        end = at + len(orjson.dumps(row))
+        while line[end : end + 1] == b" ":
+            end += 1
+        parts.append(padded(end - at) if is_gone else line[at:end])
+        at = end + 1
+    assert at == len(line) - 1, "a text is as it was written"
+    return b"[" + b",".join(parts) + b"]"
+
+
+def padded(size_bytes: int) -> bytes:
+    """Return a tombstone of that size; where there is no room for it, an empty object."""
+    found = orjson.dumps(tombstone("forgotten"))
+    return (found if len(found) <= size_bytes else b"{}").ljust(size_bytes)
+
+
+class Forgetter:
+    """Forgets requests in the files of one log, one after the other.
+
+    Args:
+        segments: where their text lies; none of them may be open for writing while it is asked to forget.
+        blobs: where their large values lie.
+        tail: what memory has of the groups.
+        reader: remembers what it has read.
+    """
+
+    def __init__(self, segments: Segments, blobs: Blobs, tail: Tail, reader: GroupReader) -> None:
+        self._segments = segments
+        self._blobs = blobs
+        self._tail = tail
+        self._reader = reader
+        self.turn = trio.Lock()  # held by whoever forgets
+
+    async def target(self, request: str, key: str) -> Target:
+        """Return what is to be forgotten; the key is looked for where it is not known."""
+        wanted = Target(request)
+        for first in self._segments.firsts:
+            await trio.lowlevel.checkpoint()
+            if not key and wanted.is_named(data := self._read(first)):
+                key = key_of(data, request) or ""
+        return Target(request, key)
+
+    def is_in(self, first: int, target: Target) -> bool:
+        """Whether a segment may have something of a request."""
+        return target.is_named(self._read(first))
+
+    async def forget(self, target: Target, *, before: int) -> int:
+        """Forget a request in all segments before one; return how many groups were about it.
+
+        Raises:
+            OSError: The disk would not; what is forgotten by then is gone.
+        """
+        count = 0
+        for first in self._segments.firsts:
+            await trio.lowlevel.checkpoint()
+            if first < before and first in self._segments.sizes:
+                count += await self._forget_in(first, target)
+        disk, directory = self._segments.disk, self._segments.directory
+        for name in disk.names(directory):
+            if CUT in name:
+                disk.remove(directory / name)  # Nobody can say whose words are in what was cut.
+        await disk.sync_dir(directory)
+        return count
+
+    async def _forget_in(self, first: int, target: Target) -> int:
+        data = self._read(first)
+        if not target.is_named(data):
+            return 0
+        found = without(data, target)
+        for name in found.blobs:
+            self._blobs.remove(name)
+        if found.data != data:
+            await self._segments.disk.replace(self._segments.path(first), found.data)
+            if first not in self._segments.sizes:  # Retention was faster.
+                self._segments.disk.remove(self._segments.path(first))
+        for lines in found.groups:
+            self._tail.replace(decode_group(lines))
+        self._reader.forget()
+        return len(found.groups)
+
+    def _read(self, first: int) -> bytes:
+        if first not in self._segments.sizes:
+            return b""  # Retention was faster.
+        return self._segments.disk.read(self._segments.path(first), 0, self._segments.sizes[first])
