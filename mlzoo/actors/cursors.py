@@ -120,9 +120,9 @@ class Cursors:
             self._hub.unsubscribe(self)
         return found
 
-    def waits_for(self, request: str) -> bool:
-        """Return whether a request that was asked here is open."""
-        return request in self._cursors
+    def calls_about(self, request: str) -> list[Id]:
+        """Return the host's ids of the calls that hear of a request."""
+        return [self._cursors[cursor].rpc for cursor in self._hub.cursors(request, self)]
 
     def heard_by(self, request: str) -> str:
         """Return which request a call hears of: its own, or the one that its key names."""

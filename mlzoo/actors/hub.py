@@ -52,6 +52,10 @@ class Hub:
             self._ended.discard(request)
             self._log.forget_index(request)
 
+    def cursors(self, request: str, reader: Reader) -> list[str]:
+        """Return the cursors of a reader that follow a request."""
+        return [cursor for follower, cursor in self._readers.get(request, ()) if follower is reader]
+
     def subscribe(self, reader: Reader) -> None:
         """Wake reader for everything."""
         self._subscribers[reader] = None

@@ -25,7 +25,7 @@ class Notified(Protocol):
     """A connection, as progress sees it."""
 
     def notify(self, request: str, method: str, params: JsonObject) -> None:
-        """Send a notification about one of its requests, recorded as an aside."""
+        """Send a notification about a request to each of its calls that hears of it, recorded as an aside."""
 
 
 class Progress:
@@ -53,8 +53,8 @@ class Progress:
     def _tell(
         self, request: RequestState, model: str, stage: str, done: int, total: int, unit: str, message: str
     ) -> None:
-        connection = self._connections.get(request.caller.connection) if request.caller else None
-        if connection is None or request.caller is None:
+        connections = self._who_hears(request)
+        if not connections:
             return
         now_ms = self._clock.awake_ms()
         key = (request.id, stage)
@@ -65,7 +65,6 @@ class Progress:
             self._last.clear()
         self._last[key] = now_ms
         params = {
-            "request": request.caller.rpc,
             "model": model,
             "stage": stage,
             "done": done,
@@ -73,4 +72,12 @@ class Progress:
             "unit": unit,
             "message": message or f"{stage} {done} of {total} {unit}",
         }
-        connection.notify(request.id, "progress", params)
+        for connection in connections:
+            connection.notify(request.id, "progress", params)
+
+    def _who_hears(self, request: RequestState) -> list[Notified]:
+        """Return the connection that asked; of a request with a key any may hear."""
+        if request.key:
+            return list(self._connections.values())
+        connection = self._connections.get(request.caller.connection) if request.caller else None
+        return [] if connection is None else [connection]

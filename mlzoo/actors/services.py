@@ -40,7 +40,7 @@ class Peer(Protocol):
     after_aside: int  # the last call of it that was answered by an aside
 
     def notify(self, request: str, method: str, params: JsonObject) -> None:
-        """Send a notification about one of its requests, recorded as an aside."""
+        """Send a notification about a request to each of its calls that hears of it, recorded as an aside."""
 
     async def drain(self) -> None:
         """Return once everything that is due has been sent; nothing new may come."""

@@ -3,6 +3,7 @@
 import pytest
 import trio.testing
 
+from mlzoo import frames
 from mlzoo.actors.keys import FILED_AT_ONCE
 
 
@@ -260,3 +261,26 @@ async def test_a_host_that_never_uses_keys_leaves_no_trace_of_any(lives, autojum
             await sidecar.host.result(say(sidecar, f"{number}"))
         assert sidecar.state.keys == {}
         assert lives.disk.names(lives.keys) == []
+
+
+async def test_all_who_hear_of_a_request_hear_how_far_the_load_is_that_it_waits_for(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.loads = "later"
+        first = say(sidecar, "x", key="k")
+        worker = await sidecar.worker()
+        await worker.until(lambda: worker.told)
+        client = sidecar.connect()
+        heard = client.send("resume", {"key": "k"})
+        other = say(sidecar, "y", client)
+        await trio.testing.wait_all_tasks_blocked()
+        worker.say(frames.LoadProgress(model="toy", stage="weights", done=5, total=10))
+        await client.until(lambda: len(client.notifications("progress")) == 2)
+        assert {(p["request"], p["stage"], p["done"]) for p in client.notifications("progress")} == {
+            (heard, "weights", 5),
+            (other, "weights", 5),
+        }
+        worker.loaded("toy")
+        assert await client.result(heard) == await sidecar.host.result(first)
+        assert [p["request"] for p in sidecar.host.notifications("progress")][-1:] == [first]
+        await client.result(other)
+        client.close()
