@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from mlzoo.actors.runtime import Inbox
     from mlzoo.actors.services import ProbeDevices
     from mlzoo.config import Config
+    from mlzoo.config.schema import ModelEntry
     from mlzoo.devices import Device
     from mlzoo.store import Store
+    from mlzoo.store.layout import Installed
     from mlzoo.store.layout import Progress as PullProgress
 
 PROBE_S = 20.0  # that looking at the devices may take: a driver may hang, and nobody shall wait for it for ever
@@ -126,13 +128,11 @@ class Registry:
         await self._tell(cmd.ReportDevices(model=message.model, devices=tuple(found)))
 
     async def _load(self, message: LoadOn) -> None:
-        entry = self._config.model(message.model)
-        installed = self._store.find(entry)
-        if installed is None:
-            failure = errors.ModelNotInstalled(
-                f"The weights of {entry.name} have gone; bring them with models.pull.", model=entry.name
-            ).failure()
-            await self._tell(cmd.ReportLoadFailed(model=entry.name, device=message.device, failure=failure))
+        try:
+            entry, installed = self._find(message.model)
+        except errors.MlzooError as error:  # It was there when the request came, in this life or in an earlier one.
+            failure = error.failure()
+            await self._tell(cmd.ReportLoadFailed(model=message.model, device=message.device, failure=failure))
             return
         load = Load(
             model=entry.name,
@@ -146,6 +146,15 @@ class Registry:
             answer_bytes=self._config.limits.line_bytes,
         )
         self._workers[message.device].tell_nowait(Send(message.epoch, load))
+
+    def _find(self, model: str) -> tuple[ModelEntry, Installed]:
+        entry = self._config.model(model)
+        installed = self._store.find(entry)
+        if installed is None:
+            raise errors.ModelNotInstalled(
+                f"The weights of {entry.name} have gone; bring them with models.pull.", model=entry.name
+            )
+        return entry, installed
 
     async def _pull(self, message: Pull, scope: trio.CancelScope) -> None:
         def on_progress(progress: PullProgress) -> None:

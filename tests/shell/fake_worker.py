@@ -123,6 +123,7 @@ class FakeWorker:
                 dtype="float32",
                 architecture="toy",
                 batching="slots",
+                fingerprint=self._workshop.fingerprint,
                 why=("it is a toy",),
             )
         )
@@ -156,11 +157,13 @@ class FakeWorker:
             request=request, content=content, tokens=(7,), finish_reason=finish, prompt_tokens=prompt_tokens
         )
 
-    def generate(self, request, *pieces, finish="stop"):
+    def generate(self, request, *pieces, finish="stop", begins=True):
         """Say the pieces, one a step, and then the end, unless finish is None."""
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
-            self.say(frames.Stepped(rows=(self.row(request, piece, finish if last else None, first=index == 0),)))
+            self.say(
+                frames.Stepped(rows=(self.row(request, piece, finish if last else None, first=begins and index == 0),))
+            )
 
 
 def echo(worker, frame):
@@ -168,7 +171,8 @@ def echo(worker, frame):
     match frame:
         case frames.Generate():
             text = frame.prompt if frame.prompt is not None else frame.messages[-1]["content"]
-            worker.generate(frame.request, text[: len(text) // 2], text[len(text) // 2 :])
+            pieces = [text[: len(text) // 2], text[len(text) // 2 :]][len(frame.tokens) :]
+            worker.generate(frame.request, *pieces, begins=frame.resume is None)
         case frames.Embed():
             rows = [[float(len(text)), 0.5] for text in frame.texts]
             worker.say(
@@ -190,6 +194,7 @@ class Workshop:
     """Where workers are started: a ``Spawn``, with what each of them is to do."""
 
     def __init__(self):
+        self.fingerprint = "toy"  # of all that the bits of an answer depend on
         self.loads = "well"  # badly | to death | later
         self.answer = echo  # called with each piece of work; None: the test answers by hand
         self.deaf = False  # workers read nothing

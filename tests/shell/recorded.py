@@ -87,7 +87,8 @@ class Watch:
             requests = {r["data"]["request"] for r in done if (r["data"].get("caller") or {}).get("rpc") == id_}
             calls = [r for r in self.groups(durable=False) if r["type"] == "RequestAttached"]
             requests |= {r["data"]["target"] for r in calls if r["data"]["caller"]["rpc"] == id_}
-            if any(r["type"] in ENDS and r["data"]["request"] in requests for r in done):
+            ends = ENDS | ({"RequestSuspended"} if _goes_on(error) else set())
+            if any(r["type"] in ends and r["data"]["request"] in requests for r in done):
                 return True
         said = [a for a in self.asides() if a["rpc"] == id_]
         if error is not None:
@@ -117,8 +118,8 @@ class Watch:
         return found["type"] == params["type"] and found["data"] == params["data"]
 
     def look_at_the_whole(self):
-        """Each request that was accepted has one end and nothing after it; a stream's numbers have no gap."""
-        ended, seqs, keys = {}, {}, set()
+        """Each request that was accepted has one end and nothing after it, or waits for the next sidecar."""
+        ended, seqs, suspended, keys = {}, {}, {}, set()
         accepted = []
         for record in self.groups(durable=False):
             if record["kind"] == "command":
@@ -131,12 +132,18 @@ class Watch:
                 key = record["data"].get("key", request)
                 assert key not in keys, "a key ran twice"
                 keys.add(key)
+            if request is not None:
+                suspended[request] = record["type"] == "RequestSuspended"
             if record["type"] == "RequestStreamed" and record["data"]["seq"] is not None:
                 assert record["data"]["seq"] == seqs.get(request, -1) + 1
                 seqs[request] = record["data"]["seq"]
             if record["type"] in TERMINAL:
                 ended[request] = record["type"]
-        return [request for request in accepted if request not in ended]
+        return [request for request in accepted if request not in ended and not suspended[request]]
+
+
+def _goes_on(error):
+    return error is not None and error.get("data", {}).get("resumable", False)
 
 
 def _failure(error):

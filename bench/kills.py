@@ -1,0 +1,257 @@
+"""kill -9 in mid-generation, again and again: ``python bench/kills.py [--rounds N] [--json FILE]``.
+
+Needs the weights of smollm2 (``mlzoo models pull smollm2``). A round is KILLS kills, half of them of streams in fp32
+and half in bf16. Some keyed streams with ``determinism: "exact"`` run together; at a random piece, or a random while
+after a start, the sidecar or its worker is killed; a host starts the sidecar again and resumes each stream after the
+last piece that it heard, until all have ended. What was heard is then compared with the same requests uninterrupted, each
+alone. What fails is printed with the seed that chose the moments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from measure import Row, main
+
+KILLS = 200  # of a round
+SEED = 1
+TOKENS = 32
+PATIENCE_S = 300.0  # for a life, before its host gives up
+MOST_PIECES = 24  # that are heard between two kills
+PROMPTS = (
+    ("Write a story about the keeper of a lighthouse.", {"temperature": 0}),
+    ("Name some fish that live in cold water, and 魚 in Japanese.", {"temperature": 0.9, "top_p": 0.95, "seed": 7}),
+    ("Count from one to thirty in words, then in emoji. " * 8, {"temperature": 1.0, "top_k": 40, "seed": 11}),
+    ("What is rain?", {"temperature": 0.7, "repetition_penalty": 1.2, "seed": 3, "stop": ["nobody says this"]}),
+)
+
+
+class Life:
+    """One sidecar, from its start to its end."""
+
+    def __init__(self, log: Path, dtype: str) -> None:
+        command = [sys.executable, "-m", "mlzoo", "serve", "--log", str(log), f"model.dtype={dtype}"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self._watchdog = threading.Timer(PATIENCE_S, self.process.kill)
+        self._watchdog.start()
+        self._calls = 0
+
+    def send(self, method: str, params: dict) -> int:
+        assert self.process.stdin is not None
+        self._calls += 1
+        line = {"jsonrpc": "2.0", "id": self._calls, "method": method, "params": params}
+        self.process.stdin.write(json.dumps(line).encode() + b"\n")
+        self.process.stdin.flush()
+        return self._calls
+
+    def receive(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise EOFError("the sidecar has ended by itself")
+        return json.loads(line)
+
+    def kill_worker(self) -> bool:
+        """Kill the worker process; False where there is none just now."""
+        children = psutil.Process(self.process.pid).children()
+        workers = [child for child in children if "mlzoo.inference" in child.cmdline()]
+        for worker in workers:
+            worker.kill()
+        return bool(workers)
+
+    def kill(self) -> None:
+        """Kill the sidecar, and see to it that nobody is left of it."""
+        self._watchdog.cancel()
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+        psutil.wait_procs(family, timeout=PATIENCE_S)
+
+
+class Stream:
+    """What a host heard of one request, over all its calls."""
+
+    def __init__(self, name: str, prompt: str, sampling: dict) -> None:
+        self.key = name
+        self.params = {
+            "model": "smollm2",
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": TOKENS,
+            "stream": True,
+            "determinism": "exact",
+            **sampling,
+        }
+        self.pieces: list[str] = []
+        self.faults: Counter[str] = Counter()
+        self.result: dict | None = None
+        self.over = False
+        self.call = 0
+        self._sent = False
+
+    def ask(self, life: Life) -> None:
+        """Ask for it: for the first time by its request, then for what has not been heard."""
+        if self._sent:
+            self.call = life.send("resume", {"key": self.key, "after": len(self.pieces) - 1})
+        else:
+            self.call = life.send("chat", {**self.params, "key": self.key})
+
+    def hear(self, message: dict) -> str:
+        """Take a message of the present call; return what it was: piece, again (ask once more), over or other."""
+        self._sent = True
+        if message.get("method") == "stream":
+            seq = message["params"]["seq"]
+            if seq < len(self.pieces):
+                self.faults["duplicated"] += 1
+            elif seq > len(self.pieces):
+                self.faults["lost"] += 1
+            self.pieces.append(message["params"]["delta"]["content"])
+            return "piece"
+        if "method" in message:
+            return "other"
+        error = message.get("error")
+        if error is not None and error["data"].get("resumable"):
+            return "again"
+        if error is not None and error["data"].get("what") == "key":
+            self._sent = False  # It was killed before it had taken the request in: it is sent again.
+            return "again"
+        self.over = True
+        self.result = message.get("result")
+        if error is not None:
+            self.faults["lost"] += 1
+            print(f"lost: {error}", flush=True)
+        return "over"
+
+    def compare(self, reference: Stream) -> Counter[str]:
+        """Return what is wrong with it."""
+        if self.result is not None:
+            text = self.result["message"]["content"]
+            whole = (text, self.result["usage"], self.pieces)
+            assert reference.result is not None
+            other = (reference.result["message"]["content"], reference.result["usage"], reference.pieces)
+            self.faults["differing"] += whole != other or "".join(self.pieces) != text
+        return self.faults
+
+
+def references(dtype: str, log: Path) -> list[Stream]:
+    """Return the streams as they are when nothing happens, each alone."""
+    life = Life(log, dtype)
+    streams = [Stream(f"reference-{n}", *prompt) for n, prompt in enumerate(PROMPTS)]
+    for stream in streams:
+        stream.ask(life)
+        while not stream.over:
+            stream.hear(life.receive())
+    life.kill()
+    return streams
+
+
+class Torture:
+    """Kills until it has killed enough, and counts what came of it."""
+
+    def __init__(self, dtype: str, log: Path, kills: int) -> None:
+        self._dtype, self._log, self._kills = dtype, log, kills
+        self._random = Random(f"{SEED} {dtype}")
+        self.killed: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.resumed: Counter[str] = Counter()
+        self.streams = 0
+
+    def run(self) -> None:
+        expected = references(self._dtype, self._log)
+        life = Life(self._log, self._dtype)
+        while self.killed.total() < self._kills:
+            streams = [Stream(f"{self.streams + n}", *prompt) for n, prompt in enumerate(PROMPTS)]
+            self.streams += len(streams)
+            life = self._live_through(life, streams)
+            for stream, reference in zip(streams, expected, strict=True):
+                self.faults += stream.compare(reference)
+                self.resumed[str((stream.result or {}).get("resumed"))] += 1
+            print(f"{self._dtype}: {self.killed.total()} kills, {dict(self.faults)}, {dict(self.resumed)}", flush=True)
+        life.kill()
+
+    def _live_through(self, life: Life, streams: list[Stream]) -> Life:
+        """Have all streams said to their end, whatever it takes."""
+        self._ask(life, streams)
+        pieces = self._random.randint(1, MOST_PIECES)
+        while any(not stream.over for stream in streams):
+            message = life.receive()
+            call = message.get("params", {}).get("request") if "method" in message else message["id"]
+            for stream in streams:
+                if stream.call != call or stream.over:
+                    continue
+                heard = stream.hear(message)
+                pieces -= heard == "piece"
+                if heard == "again":
+                    stream.ask(life)
+            if pieces == 0 and self.killed.total() < self._kills:
+                pieces = self._random.randint(1, MOST_PIECES)
+                life = self._kill(life, streams)
+        return life
+
+    def _ask(self, life: Life, streams: list[Stream]) -> None:
+        for stream in streams:
+            if not stream.over:
+                stream.ask(life)
+
+    def _kill(self, life: Life, streams: list[Stream]) -> Life:
+        if self._random.random() < 0.5 and life.kill_worker():
+            self.killed["worker"] += 1
+            return life
+        life.kill()
+        self.killed["sidecar"] += 1
+        life = Life(self._log, self._dtype)
+        self._ask(life, streams)
+        if self._random.random() < 0.1:  # Once more, while it starts, loads, reads or decodes again.
+            time.sleep(self._random.uniform(0, 4))
+            life.kill()
+            self.killed["sidecar"] += 1
+            life = Life(self._log, self._dtype)
+            self._ask(life, streams)
+        return life
+
+
+def measure(rounds: int) -> list[Row]:
+    tortures = []
+    with tempfile.TemporaryDirectory() as directory:
+        for dtype in ("float32", "bfloat16"):
+            kills = int(os.environ.get("KILLS", KILLS)) * rounds // 2
+            torture = Torture(dtype, Path(directory) / dtype, kills)
+            torture.run()
+            tortures.append(torture)
+    killed = sum((t.killed for t in tortures), Counter())
+    faults = sum((t.faults for t in tortures), Counter())
+    resumed = sum((t.resumed for t in tortures), Counter())
+    streams = sum(t.streams for t in tortures)
+    rows = [
+        Row(what="kills of the sidecar", value=killed["sidecar"], unit="kills"),
+        Row(what="kills of the worker alone", value=killed["worker"], unit="kills"),
+        Row(what="streams that they hit, or may have hit", value=streams, unit="streams"),
+        Row(what="of them continued exactly", value=resumed["exact"], unit="streams"),
+    ]
+    what = {"lost": "pieces or answers lost", "duplicated": "pieces doubled", "differing": "streams that differ"}
+    for name, meaning in what.items():
+        number = float(faults[name])
+        rows.append(Row(what=meaning, value=number, unit="", peer="allowed", peer_value=0, ratio=number, target="<= 0"))
+    return rows
+
+
+if __name__ == "__main__":
+    main("kill -9 in mid-generation", measure, rounds=1)
