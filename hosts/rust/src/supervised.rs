@@ -129,10 +129,7 @@ impl<R> Supervised<R> {
     fn broken_off(&mut self, error: Error) {
         self.stream = None;
         let way_on = match &error {
-            Error::Died(_) => {
-                self.next_life = self.life + 1;
-                self.asked.key.is_some()
-            }
+            Error::Died(_) => self.asked.key.is_some(),
             Error::Rpc(refusal) if self.resumes && self.never_arrived(refusal) => {
                 self.sent = false;
                 true

@@ -150,21 +150,22 @@ fn the_end_of_the_runtime_kills_the_whole_process_group() {
     let held = place.log().join("held");
     std::fs::create_dir_all(place.log()).expect("the log can be made");
     assert!(Command::new("mkfifo").arg(&held).status().expect("there is a mkfifo").success());
-    let holders = std::thread::spawn(move || std::fs::read(held)); // Ends when nobody holds the pipe any more.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(std::fs::read(held))); // Ends when nobody holds the pipe any more.
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = runtime.block_on(async {
         let client = place.scripted().spawn().expect("it starts");
         soon(client.chat(&story("forks"))).await.expect("an answer");
         client
     });
-    assert!(!holders.is_finished());
+    assert!(receiver.try_recv().is_err());
     runtime.block_on(async move {
         let task = tokio::spawn(async move { client.gone().await });
         tokio::task::yield_now().await;
         assert!(!task.is_finished());
     });
     drop(runtime);
-    assert!(holders.join().expect("it does not panic").expect("it can be read").is_empty());
+    assert!(receiver.recv_timeout(PATIENCE).expect("nobody is left").expect("it can be read").is_empty());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A sidecar that comes back, and answers that go on.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mlzoo::{Backoff, ChatResult, Complete, Embed, Error, Kind, Policy, Supervised, Supervisor};
@@ -62,9 +63,10 @@ async fn pieces_that_were_said_and_not_taken_before_the_kill_come_once() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_through_any_number_of_deaths() {
+async fn a_stream_goes_on_through_any_number_of_deaths_as_long_as_there_is_progress() {
     let place = Place::new();
-    let mlzoo = supervised(&place).await;
+    let policy = policy().tries(2).stable_after(Duration::ZERO);
+    let mlzoo = soon(Supervisor::start(place.scripted(), policy)).await.expect("it starts");
     let mut answer = mlzoo.chat_stream(&keyed("dies-after-1", "k")).await.expect("it is sent");
     let mut text = String::new();
     read_on(&mut answer, &mut text).await.expect("it goes on");
@@ -122,6 +124,16 @@ async fn a_request_that_was_not_recorded_before_the_death_is_sent_again() {
 }
 
 #[tokio::test]
+async fn what_a_leaving_sidecar_refuses_the_next_one_takes_with_a_key_or_without() {
+    for chat in [story("leaves"), keyed("leaves", "k")] {
+        let place = Place::new();
+        let mlzoo = supervised(&place).await;
+        assert_eq!(soon(mlzoo.chat(&chat)).await.expect("an answer").message.content, STORY);
+        assert!(place.read("died").is_some());
+    }
+}
+
+#[tokio::test]
 async fn a_stream_without_a_key_ends_with_its_partial_text() {
     let place = Place::new();
     let mlzoo = supervised(&place).await;
@@ -162,6 +174,18 @@ async fn a_request_that_kills_each_sidecar_is_given_up_and_can_be_resumed_later(
     assert_eq!((interrupted.kind(), interrupted.partial()), (Kind::Interrupted, Some("")));
     assert!(interrupted.resumable());
     assert!(matches!(soon(mlzoo.ping()).await, Err(Error::GaveUp(_))));
+}
+
+#[tokio::test]
+async fn a_stream_that_no_resumption_brings_further_ends_while_the_sidecar_goes_on() {
+    for fault in ["dies-after-0", "interrupted-after-0"] {
+        let place = Place::new();
+        let policy = policy().tries(3).stable_after(Duration::ZERO);
+        let mlzoo = soon(Supervisor::start(place.scripted(), policy)).await.expect("it starts");
+        let error = soon(mlzoo.chat(&keyed(fault, "k"))).await.expect_err("it cannot be answered");
+        assert!(error.rpc().expect("the error of a sidecar").resumable());
+        soon(mlzoo.ping()).await.expect("an answer");
+    }
 }
 
 #[tokio::test]
@@ -241,9 +265,10 @@ async fn a_call_that_is_dropped_while_its_answer_is_taken_up_again_loses_nothing
 #[tokio::test]
 async fn a_sidecar_that_refuses_its_settings_is_not_restarted() {
     let place = Place::new();
-    let launches = AtomicU32::new(0);
+    let launches = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&launches);
     let launch = place.scripted();
-    let connect = move || match launches.fetch_add(1, Ordering::Relaxed) {
+    let connect = move || match count.fetch_add(1, Ordering::Relaxed) {
         0 => launch.spawn(),
         _ => launch.clone().argument("limits.nonsense=1").spawn(),
     };
@@ -255,6 +280,7 @@ async fn a_sidecar_that_refuses_its_settings_is_not_restarted() {
         error => error,
     };
     assert!(matches!(&error, Error::GaveUp(_)) && error.to_string().contains("limits.nonsense"), "{error}");
+    assert_eq!(launches.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]

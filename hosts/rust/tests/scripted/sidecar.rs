@@ -44,6 +44,8 @@ enum Fault {
     InterruptedAfter(usize),
     /// `dies-deaf`: the process dies before it has recorded the request; its next life does not.
     DiesDeaf,
+    /// `leaves`: the sidecar is leaving and takes no new work; its next life does.
+    Leaves,
     /// `repeats`, `skips`: after a stop, `resume` begins one piece too early, or too late.
     Repeats,
     Skips,
@@ -67,6 +69,7 @@ fn fault(params: &Value) -> Fault {
         "dies" => Fault::DiesAfter(number),
         "interrupted" => Fault::InterruptedAfter(number),
         "dies-deaf" => Fault::DiesDeaf,
+        "leaves" => Fault::Leaves,
         "repeats" => Fault::Repeats,
         "skips" => Fault::Skips,
         "babbles" => Fault::Babbles,
@@ -171,9 +174,14 @@ impl Sidecar {
     fn ask(&mut self, method: &str, id: &Value, params: &Value) {
         let streams = params["stream"].as_bool().unwrap_or(false);
         let request = Request { method: method.into(), params: params.clone(), id: id.clone(), spoken: 0, streams };
-        if fault(params) == Fault::DiesDeaf && !self.log.join("died").exists() {
+        let first_life = !self.log.join("died").exists();
+        if first_life && matches!(fault(params), Fault::DiesDeaf | Fault::Leaves) {
             fs::write(self.log.join("died"), "").expect("the log can be written");
-            std::process::abort();
+            if fault(params) == Fault::DiesDeaf {
+                std::process::abort();
+            }
+            fail(id, 1009, "leaving", json!({"type": "shutting_down", "retryable": false}));
+            exit(0);
         }
         if request.key().is_some_and(|key| self.recorded(key).is_some()) {
             fail(id, -32602, "this host sends no key twice", json!({"path": "key", "expected": "a new one"}));
