@@ -102,8 +102,8 @@ class RequestView:
         match event:
             case ev.RequestStreamed():
                 row = text[event.row]
-                if is_gone(row):
-                    self._gone = True
+                if self._gone or is_gone(row):
+                    self._gone = True  # Nor is anything told that comes after a gap.
                     return
                 self._content.append(row["content"])
                 self._logprobs += row.get("logprobs", ())

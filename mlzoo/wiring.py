@@ -16,6 +16,7 @@ import trio
 
 import mlzoo
 from mlzoo.actors.engine import Engine
+from mlzoo.actors.ephemeral import is_kept
 from mlzoo.actors.keys import KeyFiler
 from mlzoo.actors.ledger import Ledger, recover
 from mlzoo.actors.mailbox import Mailbox, Refuse
@@ -102,12 +103,10 @@ async def build(
             progress=progress,
         )
 
-    def make_worker(incarnation: Incarnation) -> Worker:
-        patience = patience_of(config.limits)
-        return Worker(incarnation, spawn=spawn, patience=patience, engine=engine, log=log, progress=progress)
-
+    patience, keeps = patience_of(config.limits), partial(is_kept, ledger)
+    worker = partial(Worker, spawn=spawn, patience=patience, engine=engine, log=log, keeps=keeps, progress=progress)
     actors: list[ChildSpec[Any]] = [
-        ChildSpec(mailbox, partial(_run, partial(make_worker, Incarnation(name))), shutdown_s=10.0)
+        ChildSpec(mailbox, partial(_run, partial(worker, Incarnation(name))), shutdown_s=10.0)
         for name, mailbox in workers.items()
     ]
     spec = _tree(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from mlzoo.actors.ephemeral import kept_text
 from mlzoo.actors.ledger import Decided
 from mlzoo.actors.messages import AbandonPull, GoOn, LoadOn, Order, Probe, Pull, Remove, Send
 from mlzoo.actors.work import frame_of
@@ -133,7 +134,8 @@ class Engine:
             if isinstance(order.command, cmd.Submit | cmd.Resume) and order.command.key:
                 order = attrs.evolve(order, command=ledger.stamped(order.command))
             events, state = decide(ledger.state, order.command, ledger.log.last_seq + 1, at_ms)
-            group = ledger.log.append(order.command, events, order.text, at_ms) if events else None
+            kept = kept_text(ledger.state, order.command, order.text)
+            group = ledger.log.append(order.command, events, kept, at_ms, told=order.text) if events else None
         except StorageFailed:
             raise
         except Exception as error:

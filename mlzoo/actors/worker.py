@@ -58,6 +58,7 @@ class Worker:
         engine: hears what the process reports.
         patience: how long the process may be silent.
         log: keeps the blobs that answers name.
+        keeps: whether what is answered to a request may reach the disk.
         progress: hears how far loads and prompts are.
     """
 
@@ -69,6 +70,7 @@ class Worker:
         patience: Patience,
         engine: Ref[EngineMessage],
         log: Log,
+        keeps: Callable[[str], bool],
         progress: Progress,
     ) -> None:
         self._incarnation = incarnation
@@ -80,6 +82,7 @@ class Worker:
         self._sending = trio.Lock()  # Beats are sent beside the frames.
         self._engine = engine
         self._log = log
+        self._keeps = keeps
         self._progress = progress
         self._starting = ""  # the model that the process was started for
         self._digests: dict[str, hashlib._Hash] = {}
@@ -277,7 +280,7 @@ class Worker:
             case frames.Unloaded():
                 await self._tell(cmd.ReportUnloaded(model=frame.model, device=device))
             case frames.Embedded():
-                blob = await self._log.put_blob(frame.vectors.encode())
+                blob = await self._log.put_blob(frame.vectors.encode(), kept=self._keeps(frame.request))
                 answer = cmd.ReportAnswer(
                     request=frame.request,
                     prompt_tokens=frame.prompt_tokens,

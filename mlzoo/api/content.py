@@ -59,11 +59,7 @@ def unsupported_features(params: object) -> list[str]:
 
 
 def _of_generation(params: GenerationParams) -> list[str]:
-    asked = {
-        "retention: ephemeral": params.retention == "ephemeral",
-        "provider": params.provider not in {None, "local"},
-    }
-    return [feature for feature, is_asked in asked.items() if is_asked]
+    return [] if params.provider in {None, "local"} else ["provider"]
 
 
 def _of_chat(params: ChatParams) -> list[str]:

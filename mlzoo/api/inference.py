@@ -28,6 +28,7 @@ _KEY = naming("A string of the host's choosing, unique for ever: a request with 
 _KEYED = naming("Key of the request.")
 _AFTER = about("The seq of the last piece that the host has; -1: none.", minimum=-1, maximum=INTEGER_MAX)
 _DEADLINE = about("Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX)
+_RETENTION = about("ephemeral: the text of request and answer never reaches the disk.")
 _PRIORITY = about("Interactive requests go before batch ones.")
 _REQUIRE_DEVICE = naming("Refuse the request where the model does not run on this device or kind of device.")
 
@@ -144,12 +145,7 @@ class GenerationParams:
         default="fast",
         metadata=about("exact: equal text in any company, also after an interruption."),
     )
-    retention: Retention = attrs.field(
-        default="keep",
-        metadata=about(
-            "ephemeral: the text of request and answer never reaches the disk.", unserved={"const": "ephemeral"}
-        ),
-    )
+    retention: Retention = attrs.field(default="keep", metadata=_RETENTION)
     require_device: str | None = attrs.field(default=None, validator=checked, metadata=_REQUIRE_DEVICE)
     provider: str | None = attrs.field(
         default=None,
@@ -204,6 +200,7 @@ class EmbedParams:
     model: str | None = attrs.field(default=None, validator=checked, metadata=_MODEL)
     input: str | tuple[str, ...] = attrs.field(validator=checked, metadata=about("A text, or several.", min_items=1))
     normalize: bool = attrs.field(default=True, metadata=about("Scale each vector to length 1."))
+    retention: Retention = attrs.field(default="keep", metadata=_RETENTION)
     key: str | None = attrs.field(default=None, validator=checked, metadata=_KEY)
     deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=_DEADLINE)
     priority: Priority = attrs.field(default="interactive", metadata=_PRIORITY)

@@ -175,6 +175,7 @@ def _request_goes_on(
                 key=event.key,
                 params_digest=event.params_digest,
                 determinism=event.determinism,
+                ephemeral=event.ephemeral,
             )
         case ev.RequestDispatched():
             request = _dispatched(state, event, at_ms)

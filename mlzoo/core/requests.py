@@ -49,6 +49,7 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
             key=command.key,
             params_digest=command.params_digest if command.key else "",
             determinism=command.determinism,
+            ephemeral=command.ephemeral,
         )
     )
 

@@ -46,6 +46,7 @@ class RequestState:
     key: str = ""
     params_digest: str = ""
     determinism: Determinism = "fast"
+    ephemeral: bool = False
     fingerprint: str = ""  # of the model when the request first ran; another one cannot continue it exactly
     losses: int = 0  # of its worker, one after the other, without a token in between
     resumed: ev.Resumption | None = None  # the weakest way in which it was continued so far

@@ -71,6 +71,7 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
             key=was.key,
             params_digest=was.params_digest,
             determinism=was.determinism,
+            ephemeral=was.ephemeral,
             fingerprint=was.fingerprint,
             losses=found.losses,
             resumed=was.resumed,

@@ -1,7 +1,8 @@
 """Large values that records name: one file each, durable before the record that names it.
 
 A blob's name is the SHA-256 of its bytes, a dash, and an id of its own: equal values are two files, so that each
-belongs to one record alone and forgetting it, or removing the segment that names it, needs no counting.
+belongs to one record alone and forgetting it, or removing the segment that names it, needs no counting. What must not
+reach the disk is held in memory, up to a number of bytes, under a name that says so.
 """
 
 from __future__ import annotations
@@ -34,22 +35,32 @@ def names_in(segment: bytes) -> list[str]:
 
     They stand at a fixed place of a line's beginning, which no text can imitate: a newline within one is escaped.
     """
-    return sorted({name.decode() for name in _OWNED.findall(segment)})
+    return sorted({name for found in _OWNED.findall(segment) if _NAME.fullmatch(name := found.decode())})
 
 
 class Blobs:
     """The blobs of one log."""
 
-    def __init__(self, disk: Disk, ids: Ids, directory: Path) -> None:
+    def __init__(self, disk: Disk, ids: Ids, directory: Path, held_bytes: int = 0) -> None:
         self._disk = disk
         self._ids = ids
         self._directory = directory
         self._size_bytes = 0
+        self._held: dict[str, bytes] = {}
+        self._held_bytes = held_bytes
         self._coming: set[Path] = set()  # that are being written
 
     def path(self, name: str) -> Path:
         """Return the path of a blob."""
         return self._directory / name[:2] / f"{name}{_SUFFIX}"
+
+    def hold(self, data: bytes) -> str:
+        """Keep data in memory alone, while there is room for them, and return their name."""
+        name = f"held-{self._ids.new('b')}"
+        self._held[name] = data
+        while len(self._held) > 1 and sum(map(len, self._held.values())) > self._held_bytes:
+            self._held.pop(next(iter(self._held)))
+        return name
 
     async def put(self, data: bytes) -> str:
         """Keep data and return their name once they are durable.
@@ -76,6 +87,8 @@ class Blobs:
             LogUnusable: It is not what it was.
         """
         absent = NotFound(f"no blob is called {name}", what="blob", id=name)
+        if name in self._held:
+            return self._held[name]
         if _NAME.fullmatch(name) is None:
             raise absent
         try:
@@ -99,6 +112,7 @@ class Blobs:
 
     def remove(self, name: str) -> None:
         """Remove a blob, if it is there."""
+        self._held.pop(name, None)
         try:
             self._size_bytes -= len(self._disk.read(self.path(name)))
         except FileNotFoundError:

@@ -55,6 +55,7 @@ class Submit:
     size_bytes: int = 0
     key: str = ""
     determinism: Determinism = "fast"
+    ephemeral: bool = False  # its text, and that of its answer, is not recorded
     known: KeyFacts | None = None
     kept_from: int = 0
     refused: Failure | None = None

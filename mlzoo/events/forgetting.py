@@ -19,7 +19,7 @@ import orjson
 import trio
 
 from mlzoo.events import framing
-from mlzoo.events.codec import decode_group, lines_of_groups
+from mlzoo.events.codec import lines_of_groups
 from mlzoo.events.records import tombstone
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlzoo.events.blobs import Blobs
     from mlzoo.events.index import Tail
     from mlzoo.events.reading import GroupReader
+    from mlzoo.events.records import Group
     from mlzoo.events.segments import Segments
 
 _TEXT = b',"text":'
@@ -52,12 +53,12 @@ class Forgotten:
 
     Attributes:
         data: Its bytes, as many as before.
-        groups: The lines of each group that was about the request, as they are now.
+        groups: The first log_seq of each group that was about the request.
         blobs: The names of the large values that belonged to it.
     """
 
     data: bytes
-    groups: tuple[tuple[bytes, ...], ...]
+    groups: tuple[int, ...]
     blobs: tuple[str, ...]
 
 
@@ -65,13 +66,13 @@ def without(segment: bytes, target: Target) -> Forgotten:
     """Return a whole segment without a request's text. Pure."""
     header_end = framing.line_end(segment, 0)
     parts: list[bytes] = [segment[:header_end]]
-    groups: list[tuple[bytes, ...]] = []
+    groups: list[int] = []
     blobs: list[str] = []
     for lines in lines_of_groups(segment[header_end:].split(b"\n")[:-1]):
         command, named = _about(lines, target)
         if command is not None:
             lines = (_cleared(lines[0], command, target), *lines[1:])  # noqa: PLW2901 - what follows wants the new ones
-            groups.append(lines)
+            groups.append(command["log_seq"])
             blobs += named
         parts += [line + b"\n" for line in lines]
     data = b"".join(parts)
@@ -150,6 +151,15 @@ def padded(size_bytes: int) -> bytes:
     return (found if len(found) <= size_bytes else b"{}").ljust(size_bytes)
 
 
+def _text_without(group: Group, target: Target) -> Any:
+    """Return the text of a group about the target as memory has it: others' rows may be there and in no file."""
+    gone = None if group.text is None else tombstone("forgotten")
+    rows = getattr(group.command, "rows", ())
+    if not rows:
+        return gone
+    return [gone if row.request == target.request else said for row, said in zip(rows, group.text, strict=True)]
+
+
 class Forgetter:
     """Forgets requests in the files of one log, one after the other.
 
@@ -209,8 +219,10 @@ class Forgetter:
             await self._segments.disk.replace(self._segments.path(first), found.data)
             if first not in self._segments.sizes:  # Retention was faster.
                 self._segments.disk.remove(self._segments.path(first))
-        for lines in found.groups:
-            self._tail.replace(decode_group(lines))
+        for seq in found.groups:
+            held = self._tail.get(seq)
+            if held is not None:
+                self._tail.replace(attrs.evolve(held, text=_text_without(held, target)))
         self._reader.forget()
         return len(found.groups)
 

@@ -7,7 +7,10 @@ Knows nothing of files.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
 
 from mlzoo.events.records import request_of
 
@@ -27,6 +30,12 @@ class Tail:
         """Take the next group."""
         self._groups[group.first_seq] = (group, size_bytes)
         self._size_bytes += size_bytes
+
+    def add_told(self, group: Group, size_bytes: int, told: Any) -> None:
+        """Take the next group, with a text that is not recorded, if there is one: no file will have it."""
+        if told is not None and told is not group.text:
+            group, size_bytes = attrs.evolve(group, text=told), size_bytes + len(orjson.dumps(told))
+        self.add(group, size_bytes)
 
     def get(self, first_seq: int) -> Group | None:
         """Return the group that starts there, if it is still kept."""

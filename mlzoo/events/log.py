@@ -61,7 +61,7 @@ class Log:
         self._segments = Segments(world.disk, path / "segments")
         self._writer = SegmentWriter(world.disk, self._segments)
         self._asides = AsideLog(world, path / "asides", settings.asides_segment_bytes, identity, version)
-        self._blobs = Blobs(world.disk, world.ids, path / "blobs")
+        self._blobs = Blobs(world.disk, world.ids, path / "blobs", settings.tail_bytes)
         self._tail = Tail(settings.tail_bytes)
         self._index = RequestIndex()
         self._reader = GroupReader(self._segments, self._tail, self._index)
@@ -164,8 +164,10 @@ class Log:
 
     # ------------------------------------------------------------------------------------------------ writing
 
-    def append(self, command: Command, events: Sequence[Event], text: Any, at_ms: int) -> Group:
+    def append(self, command: Command, events: Sequence[Event], text: Any, at_ms: int, *, told: Any = None) -> Group:
         """Number a command and its events and buffer them; the next commit writes them. Never blocks.
+
+        Readers are told ``told`` for the text, if it is given, while memory has it.
 
         Raises:
             StorageFailed: The log has failed before (reason failed).
@@ -184,7 +186,7 @@ class Log:
         self._writer.add(group.first_seq, data)
         self.last_seq = group.last_seq
         self.clock_ms = at_ms
-        self._tail.add(group, len(data))
+        self._tail.add_told(group, len(data), told)
         self._index.add(group)
         self._wants_sync = self._wants_sync or (self._durability.syncs and durable(group.events))
         return group
@@ -358,11 +360,11 @@ class Log:
             except OSError as error:
                 self._durability.fail(error)
 
-    async def put_blob(self, data: bytes) -> str:
-        """Keep a large value durably and return its name, which begins with its SHA-256; fails as commit does."""
+    async def put_blob(self, data: bytes, *, kept: bool = True) -> str:
+        """Keep a large value durably, or else in memory, and return its name; fails as commit does."""
         self._durability.check()
         try:
-            return await self._blobs.put(data)
+            return await self._blobs.put(data) if kept else self._blobs.hold(data)
         except OSError as error:
             self._durability.fail(error)
 

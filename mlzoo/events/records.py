@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlzoo.events.commands import Command
     from mlzoo.events.types import Event
 
-Gone = Literal["forgotten", "ephemeral"]
+Gone = Literal["forgotten", "ephemeral", "late"]
 GONE = "gone"
 CORE_VERSION = 1  # of the rules by which events follow from commands
 

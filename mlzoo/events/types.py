@@ -64,6 +64,7 @@ class RequestAccepted:
     key: str = ""
     params_digest: str = ""
     determinism: Determinism = "fast"
+    ephemeral: bool = False
 
 
 @attrs.frozen(kw_only=True)

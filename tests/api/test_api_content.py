@@ -53,7 +53,7 @@ def test_an_image_is_unsupported_and_never_dropped():
         ({"tool_choice": "none"}, []),
         ({"determinism": "exact"}, []),
         ({"determinism": "fast"}, []),
-        ({"retention": "ephemeral"}, ["retention: ephemeral"]),
+        ({"retention": "ephemeral"}, []),
         ({"retention": "keep"}, []),
         ({"provider": "openai"}, ["provider"]),
         ({"provider": "local"}, []),
