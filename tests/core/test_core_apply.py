@@ -12,7 +12,7 @@ from mlzoo.events import types as ev
 
 def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_state():
     core = Core()
-    keyed = {"key": "k1", "params_digest": "p1", "determinism": "exact"}
+    keyed = {"key": "k1", "params_digest": "p1", "determinism": "exact", "ephemeral": True}
     core.chat("r1", size_bytes=5, deadline_ms=90_000, priority="batch", require_device="cpu", **keyed)
     core.chat("r2")
     core.ready(fingerprint="f0")
