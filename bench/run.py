@@ -85,6 +85,16 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="replay",
+        title="Replay",
+        rounds=5,
+        how=(
+            "A log of 120,000 records, half of it steps of a batch: every decision is made again and compared, in one "
+            "process and in as many as there are cores. Start-up is from spawning `mlzoo replay play` to its first "
+            "answer, beside `python -c pass` in the same round."
+        ),
+    ),
+    Benchmark(
         name="log",
         title="Event log",
         rounds=5,

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from mlzoo.world import Disk, World
 
 
+SIDE_BY_SIDE_BYTES = 32 * 1024 * 1024  # From here on the start of more processes is worth its second.
+
+
 @attrs.frozen(kw_only=True)
 class Departure:
     """The first place where what is decided now is not what was recorded."""
@@ -109,7 +112,7 @@ def _check_log(disk: Disk, directory: Path, processes: int) -> Checked:
     headers = [segments.header(first) for first in segments.firsts]
     if len(headers) <= 1 or any(header is None or header.state is None for header in headers[1:]):
         return fold(chain.from_iterable(map(partial(_of_segment, segments), segments.firsts)))
-    if processes == 1:
+    if processes == 1 or segments.size_bytes() < SIDE_BY_SIDE_BYTES:
         return joined(map(partial(_check_segment, disk, directory), segments.firsts))
     import multiprocessing  # noqa: PLC0415 - what checks a small log or a recording does without
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415

@@ -112,6 +112,7 @@ class Playback:
         self._mismatched: list[str] = []
         self._unproven = 0
         self._ended = False
+        self._lost = 0  # lines that were to go out when the host no longer read
 
     # ------------------------------------------------------------------------------------------ what the host sends
 
@@ -135,6 +136,10 @@ class Playback:
         for step in self._unheard():
             if step.is_end:
                 step.fate = "matched"
+
+    def lose(self) -> None:
+        """Take it that the line which came out last has not reached the host, which no longer reads."""
+        self._lost += 1
 
     def _hear(self, message: Call | Notification | Bad, batch: _Batch | None) -> bytes | None:
         if isinstance(message, Notification) and message.method != "cancel":
@@ -210,16 +215,20 @@ class Playback:
         got = canonical(message.method, message.params)
         name = NAMES_A_CALL.get(message.method)
         if name is not None and isinstance(recorded, dict) and isinstance(got, dict) and name in (message.params or {}):
-            return self._of_named_call(line["params"].get(name), got, recorded, name)
+            return self._of_named_call(line, got, recorded, name)
         return differences(recorded, got, "params")
 
-    def _of_named_call(self, recorded_id: Id | None, got: Line, recorded: Line, name: str) -> list[Difference]:
+    def _of_named_call(self, line: Line, got: Line, recorded: Line, name: str) -> list[Difference]:
         """Compare params that name another call: by the call, since its id is the host's own."""
+        recorded_id = line["params"].get(name)
         named = self._calls.get(got[name]) if isinstance(got.get(name), str | int) else None
         rest = differences(_but(recorded, name), _but(got, name), "params")
         if recorded_id is None:
             return rest  # It had ended, and the log does not keep which one it was.
-        return rest + differences(recorded_id, None if named is None else named.line.get("id"), f"params.{name}")
+        named_id = None if named is None else named.line.get("id")
+        if named_id in line.get("names", ()):
+            return rest  # One of those that heard of what was cancelled; which one, the log does not keep.
+        return rest + differences(recorded_id, named_id, f"params.{name}")
 
     # ------------------------------------------------------------------------------------------ what the host hears
 
@@ -276,7 +285,7 @@ class Playback:
             used=sum(step.fate == "matched" for step in steps),
             unused=tuple([f"line {step.number}, {_named(step.line)}" for step in steps if step.fate == "unheard"]),
             mismatched=tuple(self._mismatched),
-            unsaid=len(unsaid),
+            unsaid=len(unsaid) + self._lost,
             unproven=self._unproven,
         )
 

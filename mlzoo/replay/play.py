@@ -83,7 +83,7 @@ class Player:
                 await self._speak()
                 nursery.cancel_scope.cancel()
         except* trio.BrokenResourceError:
-            pass  # The host no longer reads: what was due to it is unsaid, and the report says so.
+            self._playback.lose()  # The host no longer reads: what was due to it is unsaid.
 
     async def _listen(self) -> None:
         lines = LineReader(jsonrpc.LINE_BYTES)

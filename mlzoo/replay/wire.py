@@ -193,8 +193,10 @@ class Wire:
             case _:
                 pass  # What the shell reports is no line of a host's.
 
-    def _ask(self, request: str, caller: cmd.Caller, method: str, params: Any, stream: bool = False) -> None:
-        said: Line = {"id": caller.rpc, "method": method}
+    def _ask(
+        self, request: str, caller: cmd.Caller, method: str, params: Any, stream: bool = False, more: Line | None = None
+    ) -> None:
+        said: Line = {"id": caller.rpc, "method": method, **(more or {})}
         said |= {"withheld": True} if params is None else {"params": params}
         call = self._hear(caller.connection, request, said, after_aside=caller.after_aside)
         self._calls[caller.connection, caller.rpc] = call
@@ -206,18 +208,22 @@ class Wire:
         self._listeners.setdefault(request, []).append(listener)
 
     def _cancel(self, command: cmd.Cancel, text: Any) -> None:
-        named = self._named(command.target or "", command.caller)
-        params = {"request": None if named is None else named[1]} if not command.key else _submitted(text)
+        """Take a cancel. Of several calls that hear of one request the log does not say which one was named."""
+        named = self._hearing(command.target or "", command.caller)
+        params = {"request": named[0][1] if named else None} if not command.key else _submitted(text)
+        several: Line = {"names": [rpc for _, rpc in named]} if len(named) > 1 else {}
         if command.caller is not None:
-            self._ask(command.request, command.caller, "cancel", params)
-        elif named is not None:
-            self._hear(named[0], command.target, {"method": "cancel", "params": params, "early": True})
+            self._ask(command.request, command.caller, "cancel", params, more=several)
+        elif named:
+            line = {"method": "cancel", "params": params, "early": True, **several}
+            self._hear(named[0][0], command.target, line)
 
-    def _named(self, target: str, caller: cmd.Caller | None) -> tuple[str, str | int] | None:
-        """Return the call that hears of a request: that of the connection which speaks of it, where one does."""
+    def _hearing(self, target: str, caller: cmd.Caller | None) -> list[tuple[str, str | int]]:
+        """Return the calls that hear of a request, on the connection that speaks of it."""
         heard = [(listener.connection, listener.rpc) for listener in self._listeners.get(target, ())]
-        own = [call for call in heard if caller is None or call[0] == caller.connection]
-        return own[-1] if own else self._callers.get(target)
+        connection = caller.connection if caller is not None else heard[0][0] if heard else ""
+        own = [call for call in heard if call[0] == connection]
+        return own or ([self._callers[target]] if target in self._callers else [])
 
     def _attach(self, own: Listener, piece: Attached) -> None:
         """Have a call hear of the request that its key names, what there is of it at once."""

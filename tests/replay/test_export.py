@@ -113,13 +113,8 @@ async def test_the_header_says_what_answers_depend_on(lives, recorded):
         await sidecar.host.response(sidecar.chat("hello", seed=7))
     header = recorded().header
     assert (header["recording"], header["core_version"] >= 1, header["part"]) == (1, True, "all")
-    assert header["models"]["toy"] == {
-        "digest": "d" * 64,
-        "device": "cpu",
-        "dtype": "float32",
-        "architecture": "toy",
-        "batching": "slots",
-    }
+    facts = header["models"]["toy"]
+    assert (facts["digest"], facts["device"], facts["dtype"]) == ("d" * 64, "cpu", "float32")
     assert header["seeds"] == {"req-1": 7}
     assert header["workers"]["cpu"]["versions"]["torch"] == "0"
 

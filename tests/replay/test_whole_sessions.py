@@ -5,6 +5,7 @@ from random import Random
 import attrs
 import orjson
 import pytest
+import trio
 from playing_host import ReplayedHost
 from sidecar_life import LOG
 from test_export import steady, taken
@@ -92,8 +93,6 @@ async def test_every_decision_of_a_random_life_comes_out_alike(lives, recorded, 
 
 
 async def test_a_recording_keeps_its_timing_or_goes_as_fast_as_possible(lives, recorded, autojump_clock):
-    import trio
-
     async with lives.begin() as sidecar:
         sidecar.workshop.answer = None
         chat = sidecar.chat("x", stream=True)
@@ -112,6 +111,31 @@ async def test_a_recording_keeps_its_timing_or_goes_as_fast_as_possible(lives, r
         _, report = await ReplayedHost(found.wire("con-1"), speed).play(again)
         assert report.holds
         assert trio.current_time() - before == pytest.approx(wanted_s, abs=0.2)
+
+
+async def test_a_host_that_waits_for_what_does_not_come_is_told_what_it_was_to_send(lives, recorded, capsys):
+    async with lives.begin() as sidecar:
+        await sidecar.host.call("ping")
+    host = ReplayedHost(recorded().wire("con-1"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host.player.run)
+        await trio.sleep(1)
+        assert capsys.readouterr().err == ""
+        await trio.sleep(10)
+        assert capsys.readouterr().err.endswith("waiting for the host to send what is recorded next: ping\n")
+        assert await host.call("ping") == {}
+        host.close()
+    assert host.playback.report().holds
+
+
+async def test_a_host_that_no_longer_reads_ends_the_play(lives, recorded):
+    async with lives.begin() as sidecar:
+        await sidecar.host.call("ping")
+    host = ReplayedHost(recorded().wire("con-1"))
+    host.break_off()
+    host.send("ping")
+    await host.player.run()
+    assert not host.playback.report().holds
 
 
 # ------------------------------------------------------------------------------------------------ check
@@ -228,7 +252,8 @@ def segmented(lives, tmp_path, autojump_clock):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_segments_are_checked_side_by_side_and_where_they_meet(segmented, processes):
+async def test_segments_are_checked_side_by_side_and_where_they_meet(segmented, processes, monkeypatch):
+    monkeypatch.setattr("mlzoo.replay.check.SIDE_BY_SIDE_BYTES", 0)
     log = await segmented()
     segments = sorted((log / "segments").glob("*.ndjson"))
     assert len(segments) >= 3
