@@ -96,13 +96,6 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    /// Also when the runtime ends, and its tasks with it.
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics under these locks, so what is behind them is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
