@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measure import Row, main
 
 KILLS = 10  # of a round, with each dtype
+WANTED = 200
 SEED = 1
 TOKENS = 24
 PATIENCE_S = 300.0  # for a life, before its host gives up
@@ -240,7 +241,10 @@ def measure(rounds: int) -> list[Row]:
     faults = sum((t.faults for t in tortures), Counter())
     resumed = sum((t.resumed for t in tortures), Counter())
     streams = sum(t.streams for t in tortures)
+    total = killed.total()
+    share = total / WANTED
     rows = [
+        Row(what="kill -9", value=total, unit="", peer="wanted", peer_value=WANTED, ratio=share, target=">= 1"),
         Row(what="kills of the sidecar", value=killed["sidecar"], unit="kills"),
         Row(what="kills of the worker alone", value=killed["worker"], unit="kills"),
         Row(what="streams that they hit, or may have hit", value=streams, unit="streams"),

@@ -128,6 +128,18 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="kills",
+        title="kill -9 in mid-generation",
+        rounds=10,
+        how=(
+            "smollm2 in fp32 and bf16, greedy and sampled, four keyed streams of 24 tokens together, `determinism: "
+            "exact`. The sidecar or its worker is killed at a random piece, now and then again while it starts or "
+            "decodes again; each stream is resumed after the last piece that the host heard. Pieces, text and usage "
+            "are compared with those of the same requests uninterrupted, each alone. A round is ten kills with each "
+            "dtype."
+        ),
+    ),
+    Benchmark(
         name="stream",
         title="Streams",
         rounds=5,
