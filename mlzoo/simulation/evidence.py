@@ -56,7 +56,9 @@ class Request:
     pieces: list[tuple[int | None, str]] = attrs.field(factory=list)  # (seq, content), as recorded
     device: str | None = None
     cancelled: bool = False
-    suspended: bool = False
+    key: str = ""
+    params_digest: str = ""
+    suspensions: list[Record] = attrs.field(factory=list)
 
 
 @attrs.define
@@ -198,6 +200,8 @@ def _note(log: Log, record: Record) -> None:
             request.kind = fields["kind"]
             request.accepted_at_ms = data["at_ms"]
             request.deadline_at_ms = fields.get("deadline_at_ms")
+            request.key = fields.get("key", "")
+            request.params_digest = fields.get("params_digest", "")
             _named(log, request, fields)
         case "RequestStreamed":
             request = log.request(fields["request"])
@@ -206,7 +210,7 @@ def _note(log: Log, record: Record) -> None:
         case "RequestDispatched":
             log.request(fields["request"]).device = fields["device"]
         case "RequestSuspended":
-            log.request(fields["request"]).suspended = True
+            log.request(fields["request"]).suspensions.append(record)
         case "ModelLoadStarted":
             log.loads += 1
         case str(kind) if kind in TERMINAL:
@@ -214,6 +218,8 @@ def _note(log: Log, record: Record) -> None:
             request.terminals.append(record)
             request.cancelled = kind == "RequestCancelled"
             _named(log, request, fields)
+            if kind == "RequestAttached":  # What its caller hears is the story of the target.
+                log.by_rpc[fields["caller"]["rpc"]] = log.request(fields["target"])
         case _:
             return
 

@@ -103,12 +103,14 @@ class Host:
         heard.asked_often[id_] = heard.asked_often.get(id_, 0) + 1
         message = {**self._message(ask), "id": id_}
         if ask.method in {"chat", "complete"}:
-            prompt = f"{id_}:{ask.pieces}"
+            prompt = f"{ask.key or id_}:{ask.pieces}"
             heard.asked[id_] = {"prompt": prompt, "stream": ask.params["stream"]}
             given = (
                 {"prompt": prompt} if ask.method == "complete" else {"messages": [{"role": "user", "content": prompt}]}
             )
-            message["params"] = {**ask.params, **given}
+            message["params"] = {**ask.params, **given, **({"key": ask.key} if ask.key else {})}
+        elif ask.method == "resume":
+            heard.asked[id_] = {"after": ask.params["after"]}
         return message
 
     def _message(self, ask: plans.Ask) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 Each is given what has just happened, and what is known so far (``evidence``), and yields what is wrong, one sentence
 each. A function sees only the steps that it names, since there are many. What an invariant cannot see while a story is
-told is checked where it can be: I7 also in ``recoveries``, I15 by telling a story twice (``stories.told_twice``).
-I6 (a key never runs twice) waits for hosts that send keys.
+told is checked where it can be: I7 also in ``recoveries``, I15 by telling a story twice (the tests do).
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from mlzoo.simulation.workers import pieces_of
 if TYPE_CHECKING:
     from mlzoo.simulation.evidence import Evidence
 
+SUSPENDED = 1008
 UNRECORDABLE = {1014, 1015}  # what the log itself cannot take
 LATE_MS = 1000  # after its deadline, at which a request has ended in any case
 LONGEST_MS = 15 * 60 * 1000  # that any request may take: hosts leave within two minutes, and disks are slow
@@ -115,7 +115,9 @@ def I1(step: Recorded | Ended, evidence: Evidence) -> Iterator[str]:  # noqa: N8
                 yield f"{request.id} was accepted {request.accepted} and ended {len(request.terminals)} times"
         case Ended() if not evidence.storage_failed and not evidence.damaged:
             yield from (
-                f"{r.id} was accepted and never ended" for r in evidence.log.requests.values() if not r.terminals
+                f"{r.id} was accepted and never ended"
+                for r in evidence.log.requests.values()
+                if not r.terminals and not (r.key and r.suspensions)
             )
             for host in evidence.hosts:
                 yield from _unanswered(host, evidence.log)
@@ -151,8 +153,9 @@ def I3(step: Recorded | Told, evidence: Evidence) -> Iterator[str]:  # noqa: N80
                 yield f"{request.id}: piece {len(seqs) - 1} is recorded as {seqs[-1]}"
         case Told(host, {"method": "stream", "params": params}):
             heard = len(host.deltas[params["request"]])
-            if params["seq"] != heard - 1:
-                yield f"{host.name} heard {params['seq']} as piece {heard - 1} of {params['request']}"
+            wanted = host.asked.get(params["request"], {}).get("after", -1) + heard
+            if params["seq"] != wanted:
+                yield f"{host.name} heard {params['seq']} as piece {wanted} of {params['request']}"
         case _:
             return
 
@@ -190,6 +193,8 @@ def _is_answer_recorded(message: JsonObject, evidence: Evidence) -> bool:
         fits = (error is None) == (end.data["type"] in {"RequestCompleted", "RequestReplied"})
         if fits and (evidence.durability == "process" or end.is_durable(evidence.disk)):
             return True
+    if request is not None and error is not None and error["code"] == SUSPENDED:
+        return any(evidence.durability == "process" or s.is_durable(evidence.disk) for s in request.suspensions)
     asides = [aside.data for aside in evidence.log.asides.get(rpc, ())]
     if error is None:
         return any("failure" not in a and a.get("result", message["result"]) == message["result"] for a in asides)
@@ -225,6 +230,24 @@ def I5(step: Recorded | Told, evidence: Evidence) -> Iterator[str]:  # noqa: N80
                 yield f"{host.name} heard a piece of {rpc} after its answer"
         case _:
             return
+
+
+@sees(Recorded)
+def I6(step: Recorded, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """A key never runs twice; other params under the same key are refused."""
+    data, log = step.record.data, evidence.log
+    fields = data["data"]
+    if data["type"] == "RequestAccepted" and fields.get("key"):
+        ran = [request.id for request in log.requests.values() if request.key == fields["key"]]
+        if len(ran) > 1:
+            yield f"{fields['key']} runs as {ran}"
+    if data["type"] == "RequestAttached":
+        command = log.by_seq[data["group"][0]].data
+        target = log.requests.get(fields["target"])
+        if target is None or target.key != command["data"].get("key"):
+            yield f"{command['data'].get('key')} leads to a request of another key"
+        elif command["type"] == "Submit" and command["data"]["params_digest"] != target.params_digest:
+            yield f"{target.key} was taken with other params"
 
 
 @sees(Recovered)
@@ -284,7 +307,7 @@ def I10(step: Recorded, evidence: Evidence) -> Iterator[str]:  # noqa: N802
 def I11(step: Recorded | Spawned, evidence: Evidence) -> Iterator[str]:  # noqa: N802
     """One worker's failure touches its own requests only; restarts are bounded."""
     match step:
-        case Recorded(record) if record.data["type"] == "RequestFailed":
+        case Recorded(record) if record.data["type"] in {"RequestFailed", "RequestSuspended"}:
             command = evidence.log.by_seq[record.data["group"][0]].data
             request = evidence.log.request(record.data["data"]["request"])
             if command["type"] == "ReportWorkerLost" and request.device not in {None, command["data"]["device"]}:

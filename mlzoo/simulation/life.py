@@ -246,7 +246,8 @@ class Life:
         if services.unusable is not None or services.log.failed is not None:
             self.evidence.storage_failed = True
         self._remember_state()
-        self._check(invariants.Ended(status, len(services.state.requests)))
+        # What has a key may wait for the next life.
+        self._check(invariants.Ended(status, sum(not r.key for r in services.state.requests.values())))
 
     def _remember_state(self) -> None:
         services = getattr(self._app, "_services", None)  # There are none before the log is open.

@@ -21,11 +21,12 @@ PAUSES_S = (0.0, 0.0, 0.0, 0.01, 0.2, 3.0)
 
 @attrs.frozen
 class Ask:
-    """Call a method; pieces is how many the answer has, where it has any."""
+    """Call a method; pieces is how many the answer has, where it has any. Under a key the prompt is the key's."""
 
     method: str
     params: dict[str, Any] = attrs.field(factory=dict)
     pieces: int = 0
+    key: str = ""
 
 
 @attrs.frozen
@@ -152,7 +153,7 @@ def draw(seed: int) -> StoryPlan:
 
 def _life(random: Random, durability: str, *, last: bool) -> LifePlan:
     hosts = [_host(random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
-    names = random.sample(sorted(faults.MENU), random.choice((0, 0, 1, 1, 2)))
+    names = random.sample(sorted(faults.MENU), random.choice((0, 1, 1, 2, 3)))
     struck = tuple(FaultPlan(name, random.choice((0.0, 0.01, 0.1, 1.0, 4.0))) for name in names)
     point = random.choice(CRASH_POINTS)
     power = random.random() < 0.7 and durability == "disk"  # The other kind is promised nothing when power is lost.
@@ -193,11 +194,12 @@ def _action(random: Random) -> Action:
             return EndInput(random.random() < 0.5)
 
 
+KEYS = 4  # of a story
 LOOKS = ("ping", "status", "models.list", "events.read", "devices.list", "metrics")
 
 
 def _ask(random: Random) -> Ask:
-    match random.choices(range(6), (10, 2, 2, 4, 2, 3))[0]:
+    match random.choices(range(8), (10, 2, 2, 4, 2, 5, 4, 2))[0]:
         case 0 | 1 as kind:
             params: dict[str, Any] = {"model": "toy", "stream": random.random() < 0.7}
             if random.random() < 0.2:
@@ -212,6 +214,14 @@ def _ask(random: Random) -> Ask:
             )
         case 3:
             return Ask(random.choice(LOOKS))
+        case 6:
+            key = random.randrange(KEYS)
+            other = random.random() < 0.1  # than what it was used for before
+            params = {"model": "toy", "stream": random.random() < 0.7, "determinism": ("fast", "exact")[key % 2]}
+            return Ask("chat", params, 3 * key + other, f"key-{key}")
+        case 7:
+            after = random.choice((-1, -1, 0, 2, 50))
+            return Ask("resume", {"key": f"key-{random.randrange(KEYS)}", "after": after})
         case 4:
             return Ask("embed", {"model": "vec", "input": ["a", "bé"]})
         case _:

@@ -22,12 +22,26 @@ assert _RUN._ALLOW_DETERMINISTIC_SCHEDULING in {True, False}, "trio names its sw
 assert callable(_RUN._r.shuffle), "trio draws the order of tasks from something else now"  # noqa: SLF001
 
 WATCHDOG_S = 5e4  # of virtual time, after which whatever still waits will wait for ever
+TURNS = 100_000  # of the scheduler, after which something goes round in a circle
 
 T = TypeVar("T")
 
 
 class Deadlock(AssertionError):
-    """The fault of what was run: it waits for something that nothing will ever bring about."""
+    """The fault of what was run: it waits for something that nothing will ever bring about, or goes round for ever."""
+
+
+class _Turns(trio.abc.Instrument):
+    """Ends a run that never comes to rest, as the virtual clock then stands still and no deadline ever passes."""
+
+    def __init__(self) -> None:
+        self.left = TURNS
+        self.scope = trio.CancelScope()
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - each is a turn
+        self.left -= 1
+        if self.left < 0:
+            self.scope.cancel()
 
 
 def run(
@@ -40,14 +54,16 @@ def run(
     """
     with _deterministic(seed), _threads_run_inline():
         clock = MockClock(autojump_threshold=0)
-        return trio.run(_watched, function, args, clock=clock, instruments=instruments)
+        turns = _Turns()
+        return trio.run(_watched, function, args, turns, clock=clock, instruments=(turns, *instruments))
 
 
-async def _watched(function: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+async def _watched(function: Callable[..., Awaitable[T]], args: tuple[Any, ...], turns: _Turns) -> T:
     """Without a deadline somewhere the clock could not jump, and a deadlock would hang instead of failing."""
-    with trio.move_on_after(WATCHDOG_S):
+    with turns.scope:
+        turns.scope.deadline = trio.current_time() + WATCHDOG_S
         return await function(*args)
-    raise Deadlock(f"not done after {WATCHDOG_S:.0f} s of virtual time")
+    raise Deadlock(f"not done after {WATCHDOG_S:.0f} s of virtual time, or {TURNS} turns")
 
 
 @contextmanager

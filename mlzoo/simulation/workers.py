@@ -190,7 +190,9 @@ class SimulatedWorker:
                 prompt = (
                     frame.prompt if frame.prompt is not None else (frame.messages or ({"content": ""},))[-1]["content"]
                 )
-                self._rows[frame.request] = pieces_of(prompt)
+                pieces = pieces_of(prompt)
+                said = len(frame.tokens)  # One token a piece; one that goes on says nothing again.
+                self._rows[frame.request] = pieces[said:] if frame.said == "".join(pieces[:said]) else ["not so: "]
             case frames.Embed():
                 vectors = json.dumps([[float(len(text)), 0.5] for text in frame.texts])
                 count = len(frame.texts)

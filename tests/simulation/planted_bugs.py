@@ -9,6 +9,7 @@ from mlzoo.actors.ledger import STATES, Ledger
 from mlzoo.actors.outbox import Outbox
 from mlzoo.actors.watchdog import Watchdog
 from mlzoo.actors.worker import Worker
+from mlzoo.core import keys
 from mlzoo.core.state import State
 from mlzoo.events import commands as cmd
 from mlzoo.events import framing, recovery
@@ -206,7 +207,23 @@ def a_process_is_started_for_each_frame(patch):
     patch.setattr(Worker, "_start", spawned_twice)
 
 
+def keys_are_forgotten(patch):
+    patch.setattr(keys, "reuse", lambda _draft, _command: False)
+
+
+def other_params_are_taken_for_the_same(patch):
+    reuse = keys.reuse
+
+    def careless(draft, command):
+        bound = keys._bound(draft, command)
+        return reuse(draft, command if bound is None else attrs.evolve(command, params_digest=bound.params_digest))
+
+    patch.setattr(keys, "reuse", careless)
+
+
 APP_BUGS = {
+    keys_are_forgotten: {"I6"},
+    other_params_are_taken_for_the_same: {"I6"},
     requests_end_twice: {"I1"},
     called_synced_when_written: {"I2", "I4"},
     names_are_never_synced: {"I2", "I4"},
