@@ -61,6 +61,7 @@ class Settings:
     asides_segment_bytes: int = 4 << 20
     budget_bytes: int = 1 << 30
     tail_bytes: int = 8 << 20
+    keep_days: float | None = None
 
 
 @contextmanager

@@ -84,6 +84,8 @@ class LogConfig(_Compared):
     """The same for the segments of what changes nothing (pings, lists, progress)."""
     budget_bytes: int = attrs.field(default=1 * GIB, validator=ge(1 * MIB))
     """Size of the whole log above which its oldest segments are deleted."""
+    keep_days: float | None = attrs.field(default=None, validator=optional(gt(0.0)))
+    """Days of the wall clock after which a segment that nobody needs is deleted; null: when the budget wants it."""
     tail_bytes: int = attrs.field(default=8 * MIB, validator=ge(0))
     """How much of the log's end is also kept in memory for its readers."""
 

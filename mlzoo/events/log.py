@@ -65,9 +65,7 @@ class Log:
         self._tail = Tail(settings.tail_bytes)
         self._index = RequestIndex()
         self._reader = GroupReader(self._segments, self._tail, self._index)
-        self._retention = Retention(
-            world.disk, self._segments, self._asides.segments, self._blobs, settings.budget_bytes
-        )
+        self._retention = Retention(world, self._segments, self._asides.segments, self._blobs, settings)
         self._forgetter = Forgetter(self._segments, self._blobs, self._tail, self._reader)
         self._durability = Durability(path, self._writer, self._retention, syncs=settings.durability == "disk")
         self.on_progress = self._durability.on_progress  # called when a watermark has moved, or the log has failed
@@ -113,7 +111,7 @@ class Log:
         else:
             self._base = found.header
             self.last_seq, self.clock_ms, self.repaired = found.last_seq, found.at_ms, found.repaired
-            self._retention.drop_before(found.header.oldest)
+            self._retention.resume(found.header)
             self._writer.resume(found.synced + 1, found.crc)
             self._durability.ask()
         if self._durability.syncs:
@@ -202,7 +200,7 @@ class Log:
             if not self._writer.write():
                 return
             self._durability.wrote(self.last_seq)
-            if self._writer.end_bytes >= self._settings.segment_bytes and self._may_begin_segment():
+            if self._retention.is_full(self._writer.end_bytes) and self._may_begin_segment():
                 self._begin_segment()
                 self._durability.ask()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What goes when a log reaches its byte budget, and how it goes.
+"""What goes when a log reaches its byte budget, or a segment its age, and how it goes.
 
 Whole segments go, oldest first, never the one that is being written. First go asides that every host has taken; then
 groups, with the blobs that they name, that neither a live request nor a reader nor the result of a key needs; then,
@@ -6,6 +6,9 @@ since the budget is a promise too and a host may stop reading for ever, asides t
 that only readers need; last, groups that results of keys need, whose number nothing else bounds. What a live request
 needs stays, over the budget if need be: the core bounds it. A reader that was robbed finds that out when it reads on,
 and its host is told; a key whose result is gone is expired, and never runs again.
+
+By age goes only what none of those need. Age is that of the wall clock, as people count it: a segment is as old as the
+beginning of the next one, and one that is written is sealed after a quarter of the time that segments are kept.
 
 Removing is done in slices, since the event loop goes on meanwhile; a crash in
 between leaves files older than the last header's ``oldest``, which the next start removes.
@@ -25,12 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from mlzoo.config.schema import LogConfig
     from mlzoo.events.blobs import Blobs
     from mlzoo.events.index import RequestIndex
-    from mlzoo.events.segments import Segments
-    from mlzoo.world import Disk
+    from mlzoo.events.segments import Header, Segments
+    from mlzoo.world import World
 
 SLICE_BYTES = 256 * 1024
+DAY_MS = 24 * 60 * 60 * 1000
 
 
 @attrs.frozen(kw_only=True)
@@ -79,15 +84,25 @@ class Claims:
 
 
 class Retention:
-    """Keeps one log within its budget."""
+    """Keeps one log within its budget and its time."""
 
-    def __init__(self, disk: Disk, groups: Segments, asides: Segments, blobs: Blobs, budget_bytes: int) -> None:
-        self._disk = disk
+    def __init__(self, world: World, groups: Segments, asides: Segments, blobs: Blobs, settings: LogConfig) -> None:
+        self._disk = world.disk
+        self._clock = world.clock
         self._groups = groups
         self._asides = asides
         self._blobs = blobs
-        self._budget_bytes = budget_bytes
+        self._budget_bytes = settings.budget_bytes
+        self._segment_bytes = settings.segment_bytes
+        self._keep_ms = None if settings.keep_days is None else settings.keep_days * DAY_MS
+        self._begun_ms = world.clock.wall_ms()  # when the segment that is written was begun
         self._doomed: list[Path] = []
+
+    def is_full(self, end_bytes: int) -> bool:
+        """Whether the segment that is written is to be sealed, for its size or its age."""
+        if end_bytes >= self._segment_bytes:
+            return True
+        return self._keep_ms is not None and self._clock.wall_ms() - self._begun_ms > self._keep_ms / 4
 
     def size_bytes(self) -> int:
         """Return the size of segments, asides and blobs."""
@@ -102,7 +117,13 @@ class Retention:
         return False
 
     def drop_groups(self, needs: Needs, *, spare_bytes: int = 0) -> None:
-        """Drop the oldest groups, too, while the log is over its budget; free ones also to have some bytes to spare."""
+        """Drop what is too old, and the oldest groups, too, while the log is over its budget; then a segment begins.
+
+        Free ones also go to have some bytes to spare.
+        """
+        self._begun_ms = self._clock.wall_ms()
+        self._drop_old(self._asides, needs.unread_aside)
+        self._drop_old(self._groups, min(needs.followed_seq, needs.kept_seq))
         over_bytes = self._drop_asides_before(needs.unread_aside, self._over_bytes())
         free_seq = min(needs.followed_seq, needs.kept_seq)
         over_bytes = self._drop_groups_before(free_seq, over_bytes + spare_bytes) - spare_bytes
@@ -131,9 +152,20 @@ class Retention:
         share = 1 + self._blobs.size_bytes() / max(1, self._groups.size_bytes())
         return [(first, int(sizes[first] * share)) for first, after in pairwise(sizes) if after <= seq]
 
-    def drop_before(self, oldest: int) -> None:
-        """Drop groups that an earlier process had dropped already."""
-        for first in [first for first in self._groups.sizes if first < oldest]:
+    def _drop_old(self, segments: Segments, seq: int) -> None:
+        """Drop full segments that end before a number and are older than any is kept."""
+        if self._keep_ms is None:
+            return
+        for first, after in tuple(pairwise(segments.sizes)):
+            header = segments.header(after) if after <= seq else None
+            if header is None or header.time_ms > self._begun_ms - self._keep_ms:
+                return
+            self._doom(segments, first)
+
+    def resume(self, header: Header) -> None:
+        """Go on where an earlier process was: drop the groups that it had dropped already."""
+        self._begun_ms = header.time_ms
+        for first in [first for first in self._groups.sizes if first < header.oldest]:
             self._doom(self._groups, first)
 
     def _drop(self, segments: Segments, free: Sequence[tuple[int, int]], over_bytes: int) -> int:

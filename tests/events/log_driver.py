@@ -20,6 +20,7 @@ class Settings:
     asides_segment_bytes: int = 1 << 20
     budget_bytes: int = 1 << 30
     tail_bytes: int = 1 << 20
+    keep_days: float | None = None
 
 
 async def open_log(world, path=DIRECTORY, **settings):

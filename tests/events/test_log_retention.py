@@ -5,6 +5,7 @@ from log_driver import append_end, append_tokens, bind, open_log, wait_synced
 
 from mlzoo.errors import OutOfRange
 
+HOUR_MS = 60 * 60 * 1000
 BUDGET_BYTES = 12_000
 SLACK_BYTES = 3000  # the two segments that are written are never dropped
 
@@ -145,3 +146,54 @@ async def test_the_result_of_a_key_outlives_asides_that_a_host_does_not_take_and
     await work(log, 40)
     assert log.oldest_seq > kept.first_seq, "the budget is a promise, too"
     assert log.size_bytes() < BUDGET_BYTES + SLACK_BYTES
+
+
+@pytest.fixture
+async def aging(world, nursery):
+    """Return a log that keeps what is a day old, and a function that lets days pass."""
+    log = await open_log(world, segment_bytes=1500, asides_segment_bytes=1000, keep_days=1)
+    bind(log)
+    await nursery.start(log.run_flusher)
+    return log
+
+
+async def test_what_is_too_old_goes_though_there_is_room(world, aging, autojump_clock):
+    pings(aging, 30)
+    await work(aging, 20)
+    assert aging.oldest_seq == 1
+    world.clock.jump_wall(25 * HOUR_MS)
+    await work(aging, 20)
+    assert aging.oldest_seq > 20
+    with pytest.raises(OutOfRange):
+        list(aging.read_asides("con-1", 1))
+
+
+async def test_a_segment_that_never_fills_is_sealed_by_its_age_and_goes(world, nursery, autojump_clock):
+    log = await open_log(world, keep_days=1)
+    bind(log)
+    await nursery.start(log.run_flusher)
+    for _ in range(12):
+        await work(log, 1)
+        world.clock.jump_wall(7 * HOUR_MS)
+    assert log.oldest_seq > 1
+    assert log.last_seq - log.oldest_seq < 20
+
+
+async def test_age_spares_what_a_live_request_or_the_result_of_a_key_needs(world, aging, autojump_clock):
+    await work(aging, 20)
+    for needed_from, kept_from in ((5, 40), (40, 5)):
+        aging.bind_state(dict, lambda from_seq=needed_from: from_seq, lambda from_seq=kept_from: from_seq)
+        world.clock.jump_wall(50 * HOUR_MS)
+        await work(aging, 20)
+        assert aging.oldest_seq <= 5
+
+
+async def test_age_goes_on_over_a_restart(world, aging, autojump_clock):
+    await work(aging, 20)
+    await aging.close()
+    world.clock.jump_wall(30 * HOUR_MS)
+    log = await open_log(world, segment_bytes=1500, asides_segment_bytes=1000, keep_days=1)
+    bind(log)
+    append_end(log, 1)
+    log.commit()
+    assert log.oldest_seq > 20
