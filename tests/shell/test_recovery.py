@@ -275,3 +275,24 @@ async def test_a_request_whose_records_cannot_be_read_ends_alone(lives, autojump
         assert (await sidecar.host.result(sidecar.chat("y")))["message"]["content"] == "y"
         assert request not in sidecar.state.requests
         assert len(sidecar.workshop.workers) == 1
+
+
+async def test_a_request_outlives_as_many_workers_as_it_has_tokens(lives, autojump_clock):
+    words = [f"{number} " for number in range(25)]
+    heard = []
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        call = say(sidecar, "count", determinism="exact")
+        for number, word in enumerate(words):
+            worker = await sidecar.worker(number)
+            request = await worker.asked("count")
+            worker.generate(request, word, finish=None, begins=number == 0)
+            worker.end(-9)
+            await sidecar.host.error(call)
+            heard += pieces(sidecar.host, call)
+            call = sidecar.host.send("resume", {"key": "k", "after": heard[-1][0]})
+        worker = await sidecar.worker(len(words))
+        worker.generate(await worker.asked("count"), "end", begins=False)
+        result = await sidecar.host.result(call)
+        assert heard + pieces(sidecar.host, call) == list(enumerate([*words, "end"]))
+        assert (result["message"]["content"], result["resumed"]) == ("".join([*words, "end"]), "exact")
