@@ -161,7 +161,7 @@ def _text_without(group: Group, target: Target) -> Any:
 
 
 class Forgetter:
-    """Forgets requests in the files of one log, one after the other.
+    """Forgets requests in the files of one log; there is one at a time.
 
     Args:
         segments: where their text lies; none of them may be open for writing while it is asked to forget.
@@ -175,7 +175,6 @@ class Forgetter:
         self._blobs = blobs
         self._tail = tail
         self._reader = reader
-        self.turn = trio.Lock()  # held by whoever forgets
 
     async def target(self, request: str, key: str) -> Target:
         """Return what is to be forgotten; the key is looked for where it is not known."""

@@ -23,7 +23,6 @@ from mlzoo.events.asides import AsideLog
 from mlzoo.events.blobs import Blobs
 from mlzoo.events.codec import encode_group
 from mlzoo.events.durability import Durability
-from mlzoo.events.forgetting import Forgetter
 from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable
 from mlzoo.events.index import RequestIndex, Tail
 from mlzoo.events.reading import GroupReader
@@ -66,7 +65,7 @@ class Log:
         self._index = RequestIndex()
         self._reader = GroupReader(self._segments, self._tail, self._index)
         self._retention = Retention(world, self._segments, self._asides.segments, self._blobs, settings)
-        self._forgetter = Forgetter(self._segments, self._blobs, self._tail, self._reader)
+        self._forgetting = trio.Lock()
         self._durability = Durability(path, self._writer, self._retention, syncs=settings.durability == "disk")
         self.on_progress = self._durability.on_progress  # called when a watermark has moved, or the log has failed
         self.fail = self._durability.fail  # for who keeps files beside the segments and meets an error of the disk
@@ -347,14 +346,17 @@ class Log:
 
     async def forget(self, request: str, key: str = "") -> int:
         """Remove the text of an ended request and its key for good; return in how many groups. Fails as commit does."""
-        async with self._forgetter.turn:
+        from mlzoo.events.forgetting import Forgetter  # noqa: PLC0415 (not on the way to the first ping)
+
+        forgetter = Forgetter(self._segments, self._blobs, self._tail, self._reader)
+        async with self._forgetting:
             self.commit()
             try:
-                target = await self._forgetter.target(request, key)
-                if self._forgetter.is_in(self._writer.first, target) and self._may_begin_segment():
+                target = await forgetter.target(request, key)
+                if forgetter.is_in(self._writer.first, target) and self._may_begin_segment():
                     self._begin_segment()  # What is written to is not rewritten.
                 await self._durability.flush(seals=True)
-                return await self._forgetter.forget(target, before=self._writer.first)
+                return await forgetter.forget(target, before=self._writer.first)
             except OSError as error:
                 self._durability.fail(error)
 

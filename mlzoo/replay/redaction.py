@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlzoo.errors import ConfigError
+from mlzoo.events.records import is_gone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ class Redaction:
         request = data.get("request")
         if kind == "ReportStep":
             for row, facts in enumerate(data["rows"]):
-                piece = ((told.first_seq, row), told.text[row]["content"])
+                piece = ((told.first_seq, row), told.text[row].get("content", ""))  # A tombstone has none.
                 self._pieces.setdefault(facts["request"], []).append(piece)
                 if facts.get("digest"):
                     self._digests[facts["request"]] = (
@@ -129,7 +130,7 @@ class Redaction:
         return _without_tokens(text) if data.get("request") in self._touched else text
 
     def _row(self, row: dict[str, Any], place: tuple[int, int], request: str) -> dict[str, Any]:
-        if request not in self._touched:
+        if request not in self._touched or is_gone(row):
             return row
         hidden: dict[str, Any] = _without_tokens({**row, "content": self._changed.get(place, row["content"])})
         return hidden
