@@ -92,10 +92,10 @@ async def test_what_cannot_be_written_as_json_is_an_incident(lives, autojump_clo
         await sidecar.host.call("ping")
         append = sidecar.services.log.append
 
-        def cannot(command, *rest):
+        def cannot(command, *rest, **more):
             if isinstance(command, cmd.Submit):
                 raise TypeError("no JSON")
-            return append(command, *rest)
+            return append(command, *rest, **more)
 
         monkeypatch.setattr(sidecar.services.log, "append", cannot)
         first, second = chats(sidecar, "a", "b")
