@@ -18,7 +18,7 @@ ENOSPC, EIO_WRITE, EIO_SYNC = "the disk is full", "a write fails", "a sync fails
 def break_disk(disk, how):
     match how:
         case "the disk is full":
-            disk.faults.capacity_bytes = disk._used_bytes()
+            disk.faults.capacity_bytes = disk.used_bytes()
         case "a write fails":
             disk.faults.fail_write = disk.writes
         case "a sync fails":
