@@ -79,8 +79,7 @@ def _decide(draft: Draft, command: Command) -> None:
             if command.low != draft.state.storage_low:
                 draft.say(ev.StorageChanged(low=command.low))
         case cmd.ReportKeysFiled():
-            if any(facts.ended_seq <= command.upto_seq for facts in draft.state.keys.values()):
-                draft.say(ev.KeysFiled(upto_seq=command.upto_seq))
+            keys.filed(draft, command)
         case cmd.ReportIncident():
             incident(draft, command)
         case _:

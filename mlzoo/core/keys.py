@@ -98,3 +98,9 @@ def _out_of_range(
             durable=bound.next_seq - 1,
         ).failure()
     return None
+
+
+def filed(draft: Draft, command: cmd.ReportKeysFiled) -> None:
+    """Let go of the ended keys that the log's index holds from now on."""
+    if any(facts.ended_seq <= command.upto_seq for facts in draft.state.keys.values()):
+        draft.say(ev.KeysFiled(upto_seq=command.upto_seq))
