@@ -206,7 +206,7 @@ def _note(log: Log, record: Record) -> None:
         case "RequestStreamed":
             request = log.request(fields["request"])
             text = log.by_seq[data["group"][0]].data["text"]
-            request.pieces.append((fields["seq"], text[fields["row"]]["content"]))
+            request.pieces.append((fields["seq"], text[fields["row"]].get("content", "")))
         case "RequestDispatched":
             log.request(fields["request"]).device = fields["device"]
         case "RequestSuspended":

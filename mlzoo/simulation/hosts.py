@@ -34,6 +34,7 @@ class Host:
         self._heard = heard
         self._ids = ids
         self._last: list[int] = []  # the ids of its calls
+        self._generations: list[int] = []  # those of them that take a while
 
     async def play(self) -> None:
         """Do everything that the plan says; then read on, wait for the answers, and leave."""
@@ -68,7 +69,8 @@ class Host:
             case plans.Together():
                 self._send([self._call(ask) for ask in action.asks])
             case plans.Cancel():
-                target = self._last[-1 - action.back] if action.back < len(self._last) else 999_999_999
+                calls = self._generations
+                target = calls[-1 - action.back] if action.back < len(calls) else 999_999_999
                 ask = plans.Ask("cancel", {"request": target})
                 self._send(self._message(ask) if action.notify else self._call(ask))
             case plans.Say():
@@ -103,6 +105,7 @@ class Host:
         heard.asked_often[id_] = heard.asked_often.get(id_, 0) + 1
         message = {**self._message(ask), "id": id_}
         if ask.method in {"chat", "complete"}:
+            self._generations.append(id_)
             prompt = f"{ask.key or id_}:{ask.pieces}"
             heard.asked[id_] = {"prompt": prompt, "stream": ask.params["stream"]}
             given = (

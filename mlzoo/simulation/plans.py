@@ -16,7 +16,7 @@ from mlzoo.simulation import faults, garbage
 Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
 CrashPoint = Literal["append", "fsync", "emit", "step"]
 CRASH_POINTS: tuple[CrashPoint, ...] = ("append", "fsync", "emit", "step")
-PAUSES_S = (0.0, 0.0, 0.0, 0.01, 0.2, 3.0)
+PAUSES_S = (0.0, 0.01, 0.05, 0.2, 0.7, 3.0)
 
 
 @attrs.frozen
@@ -38,7 +38,7 @@ class Together:
 
 @attrs.frozen
 class Cancel:
-    """Cancel one of the calls so far, counted from the last, or one that never was."""
+    """Cancel one of the generations so far, counted from the last, or a call that never was."""
 
     back: int
     notify: bool
@@ -164,8 +164,11 @@ def _life(random: Random, durability: str, *, last: bool) -> LifePlan:
 
 
 def _host(random: Random) -> HostPlan:
-    actions = tuple(_action(random) for _ in range(random.randrange(2, 9)))
-    return HostPlan(actions, random.choice((1 << 10, 1 << 16, 1 << 18)))
+    actions = [_action(random) for _ in range(random.randrange(2, 9))]
+    if random.random() < 0.3:  # What is cancelled as it runs is rare by chance.
+        chat = Ask("chat", {"model": "toy", "stream": True}, pieces=9)
+        actions += [chat, Pause(random.choice(PAUSES_S)), Cancel(0, notify=random.random() < 0.5)]
+    return HostPlan(tuple(actions), random.choice((1 << 10, 1 << 16, 1 << 18)))
 
 
 def _action(random: Random) -> Action:
@@ -175,7 +178,7 @@ def _action(random: Random) -> Action:
         case 1:
             return Together(tuple(_ask(random) for _ in range(random.randrange(1, 4))))
         case 2:
-            return Cancel(random.randrange(4), random.random() < 0.5)
+            return Cancel(random.choice((0, 0, 1, 3)), random.random() < 0.5)
         case 3:
             return Say(random.choice(sorted(garbage.MENU)))
         case 4:

@@ -61,6 +61,7 @@ class SimulatedWorker:
         self._rows: dict[str, list[str]] = {}  # request -> the pieces that are still to come
         self._whole: list[frames.FromWorker] = []  # answers that come in one frame, with the next step
         self._begun: set[str] = set()
+        self._abandoned: set[str] = set()  # which end with the next step: it was being computed already
         self._turn = 0
         versions = {"torch": "0", "transformers": "0", "python": "3"}
         self.say(frames.Up(pid=pid, device=device, versions=versions, threads=1, wait_policy="passive"))
@@ -124,6 +125,8 @@ class SimulatedWorker:
             for answer in whole:
                 self.say(answer)
             rows = tuple(self._row(request, pieces) for request, pieces in tuple(self._rows.items()))
+            self._rows = {name: pieces for name, pieces in self._rows.items() if name not in self._abandoned}
+            self._abandoned.clear()
             if rows:
                 self.say(frames.Stepped(rows=rows))
             elif not self._whole and not self._ended.is_set():
@@ -155,7 +158,7 @@ class SimulatedWorker:
                     self.end(0)
             case frames.Abandon():
                 if not self._shop.mood.heedless:
-                    self._rows.pop(frame.request, None)
+                    self._abandoned.add(frame.request)
             case frames.Generate() | frames.Embed() | frames.Tokenize() | frames.Detokenize():
                 self._answer(frame)
             case _:
@@ -217,7 +220,7 @@ class WorkerShop:
     """
 
     def __init__(self, random: Random, nursery: trio.Nursery, on_spawn: Callable[[str], None]) -> None:
-        self.mood = Mood(step_s=random.choice((0.0, 0.01, 0.3)))
+        self.mood = Mood(step_s=random.choice((0.0, 0.01, 0.1, 0.4)))
         self.workers: list[SimulatedWorker] = []
         self._nursery = nursery
         self._on_spawn = on_spawn
