@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -69,11 +70,13 @@ class Life:
 
     def kill_worker(self) -> bool:
         """Kill the worker process; False where there is none just now."""
-        children = psutil.Process(self.process.pid).children()
-        workers = [child for child in children if "mlzoo.inference" in child.cmdline()]
-        for worker in workers:
-            worker.kill()
-        return bool(workers)
+        killed = False
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # The one before it may not be seen off yet.
+                if "mlzoo.inference" in child.cmdline():
+                    child.kill()
+                    killed = True
+        return killed
 
     def kill(self) -> None:
         """Kill the sidecar, and see to it that nobody is left of it."""
