@@ -50,6 +50,7 @@ class Settings:
     segment_bytes: int = 4 << 20
     asides_segment_bytes: int = 4 << 20
     budget_bytes: int = 1 << 32
+    keep_days: float | None = None
     tail_bytes: int = 8 << 20
 
 

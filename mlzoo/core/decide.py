@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from mlzoo import errors
 from mlzoo.core import keys, models, requests
+from mlzoo.core.apply import Folding
 from mlzoo.core.draft import Draft
 from mlzoo.core.schedule import settle
 from mlzoo.events import commands as cmd
@@ -26,11 +27,17 @@ def decide(state: State, command: Command, first_seq: int, at_ms: int) -> tuple[
 
     ``first_seq`` is the log_seq that the command itself will have; its events take the numbers after it.
     """
-    draft = Draft(state, first_seq, at_ms)
+    folding = Folding(state)
+    return decide_next(folding, command, first_seq, at_ms), folding.state
+
+
+def decide_next(folding: Folding, command: Command, first_seq: int, at_ms: int) -> tuple[Event, ...]:
+    """Return the events that a command leads to, and fold them: the same for who decides one after another."""
+    draft = Draft(folding, first_seq, at_ms)
     _decide(draft, command)
     if any(not isinstance(event, ev.RequestStreamed) for event in draft.events):
         settle(draft)
-    return tuple(draft.events), draft.state
+    return tuple(draft.events)
 
 
 def _decide(draft: Draft, command: Command) -> None:

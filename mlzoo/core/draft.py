@@ -4,25 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlzoo.core.apply import apply
-
 if TYPE_CHECKING:
+    from mlzoo.core.apply import Folding
     from mlzoo.core.state import State
+    from mlzoo.core.streams import Counts
     from mlzoo.events.types import Event
 
 
 class Draft:
-    """The events said so far and the state after them; lives only inside one call of ``decide``."""
+    """The events said so far and the state after them; lives only inside one decision.
 
-    __slots__ = ("at_ms", "events", "first_seq", "state")
+    Args:
+        folding: what came before; the draft's events are folded into it.
+        first_seq: the log_seq of the command.
+        at_ms: the log's clock.
+    """
 
-    def __init__(self, state: State, first_seq: int, at_ms: int) -> None:
-        self.state = state
+    __slots__ = ("_folding", "at_ms", "events", "first_seq")
+
+    def __init__(self, folding: Folding, first_seq: int, at_ms: int) -> None:
+        self._folding = folding
         self.first_seq = first_seq
         self.at_ms = at_ms
         self.events: list[Event] = []
 
+    @property
+    def state(self) -> State:
+        """The state after the events said so far."""
+        return self._folding.state
+
+    def counts(self, request: str) -> Counts | None:
+        """Return what the pieces of a request add up to so far: it costs no new state, as a look at that does."""
+        return self._folding.counts(request)
+
     def say(self, event: Event) -> None:
         """Add an event and apply it."""
         self.events.append(event)
-        self.state = apply(self.state, event, self.first_seq + len(self.events), self.at_ms)
+        self._folding.take(event, self.first_seq + len(self.events), self.at_ms)

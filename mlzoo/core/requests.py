@@ -116,8 +116,8 @@ def door_closed(state: State) -> Failure | None:
 def step(draft: Draft, command: cmd.ReportStep) -> None:
     """Take in one step of a worker's batch. A row of a request that has ended meanwhile is dropped."""
     for row, facts in enumerate(command.rows):
-        request = draft.state.requests.get(facts.request)
-        if request is None or request.phase != "running":
+        counts = draft.counts(facts.request)
+        if counts is None or counts.request.phase != "running":
             continue
         shows = facts.size_bytes > 0 or facts.logprobs > 0
         draft.say(
@@ -125,7 +125,7 @@ def step(draft: Draft, command: cmd.ReportStep) -> None:
                 request=facts.request,
                 row=row,
                 tokens=facts.tokens,
-                seq=request.next_seq if shows else None,
+                seq=counts.next_seq if shows else None,
                 prompt_tokens=facts.prompt_tokens,
                 cached_tokens=facts.cached_tokens,
             )

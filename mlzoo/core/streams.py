@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 
 
 class Counts:
-    """The numbers of one request, in the making."""
+    """The numbers of one request, in the making; ``request`` is what it was before them."""
 
-    __slots__ = ("cached_tokens", "completion_tokens", "first_token_at_ms", "losses", "next_seq", "prompt_tokens")
+    __slots__ = (
+        "cached_tokens",
+        "completion_tokens",
+        "first_token_at_ms",
+        "losses",
+        "next_seq",
+        "prompt_tokens",
+        "request",
+    )
 
     def __init__(self, request: RequestState) -> None:
+        self.request = request
         self.first_token_at_ms = request.first_token_at_ms
         self.next_seq = request.next_seq
         self.prompt_tokens = request.prompt_tokens
@@ -48,7 +57,7 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
     """
     requests = state.requests.copy()
     for name, found in counts.items():
-        was = requests[name]
+        was = found.request
         requests[name] = RequestState(
             id=was.id,
             caller=was.caller,

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlzoo.actors.ledger import decode_state
-from mlzoo.core.apply import apply_group
-from mlzoo.core.decide import decide
+from mlzoo.core.apply import Folding
+from mlzoo.core.decide import decide_next
 from mlzoo.core.state import State
 from mlzoo.errors import ConfigError, LogUnusable
 from mlzoo.events import recording
@@ -155,12 +155,12 @@ def _follows(last_seq: int, before_seq: int) -> None:
 def fold(story: Iterator[Base | Group]) -> Checked:
     """Decide everything again, up to the first difference. A story begins with its base."""
     checked = Checked()
-    state, version, last_seq, since = State(), CORE_VERSION, None, 0
+    folding, version, last_seq, since = Folding(State()), CORE_VERSION, None, 0
     for item in story:
         if isinstance(item, Base):
             if checked.begins is None:
-                state, checked.begins = item.state, item
-            elif (apart := _apart(item, state)) is not None:
+                folding, checked.begins = Folding(item.state), item
+            elif (apart := _apart(item, folding.state)) is not None:
                 checked.difference = apart
                 break
             version, since = item.core_version, item.seq
@@ -172,19 +172,19 @@ def fold(story: Iterator[Base | Group]) -> Checked:
             version, since = item.command.core_version, item.first_seq
         count = len(item.events) + 1
         if version != CORE_VERSION:
-            state = apply_group(state, item)
+            folding.add(item)
             checked.folded += count
             _note_version(checked, since, version)
             continue
-        events, after = decide(state, item.command, item.first_seq, item.at_ms)
+        # What is decided is folded at once: where it is what was recorded, that is the state of the next decision.
+        events = decide_next(folding, item.command, item.first_seq, item.at_ms)
         checked.compared += count
         if events != item.events:
             checked.difference = _departure(item, events)
             break
-        state = after  # It is the fold of these very events: a decision applies each as it is said.
     else:
         if last_seq is not None:
-            checked.ends = Base(seq=last_seq, state=state, core_version=version)
+            checked.ends = Base(seq=last_seq, state=folding.state, core_version=version)
         elif checked.begins is not None:
             checked.ends = attrs.evolve(checked.begins, seq=checked.begins.seq - 1)
     return checked

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlzoo import errors
-from mlzoo.core.apply import apply_group, fold
+from mlzoo.core.apply import Folding, apply_group, fold
 from mlzoo.core.decide import decide
 from mlzoo.core.draft import Draft
 from mlzoo.core.schedule import settle
@@ -75,7 +75,7 @@ class Core:
         return events
 
     def _is_settled(self) -> None:
-        draft = Draft(self.state, self.seq, self.at_ms)
+        draft = Draft(Folding(self.state), self.seq, self.at_ms)
         settle(draft)
         assert not draft.events, f"something was possible and not done: {draft.events}"
 
