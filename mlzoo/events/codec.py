@@ -140,17 +140,25 @@ def _converter() -> Any:
 def _decoder(converter: Any, made: type[attrs.AttrsInstance]) -> Callable[[Data], Any]:
     """Return the function that makes an instance of data.
 
-    Where every field is stored as it is, the class itself is that, in half the time; most records are such.
+    Where every field is stored as it is, or is a tuple of such instances, the class itself is that, in half the time;
+    most records are such.
     """
     structure = converter.get_structure_hook(made)
     attrs.resolve_types(made)
-    if not all(_is_plain(field.type) for field in attrs.fields(made)):
-        return lambda data: structure(data, made)
+    tuples: list[tuple[str, Callable[[Data], Any]]] = []
+    for field in attrs.fields(made):
+        member, *others = get_args(field.type) or (None,)
+        if others == [...] and isinstance(member, type) and attrs.has(member):
+            tuples.append((field.name, _decoder(converter, member)))
+        elif not _is_plain(field.type):
+            return lambda data: structure(data, made)
 
     def decode(data: Data) -> Any:
         try:
+            if tuples:
+                return made(**{**data, **{name: tuple(map(member, data[name])) for name, member in tuples}})
             return made(**data)
-        except TypeError:
+        except (KeyError, TypeError):
             return structure(data, made)  # A later release added a field, which is passed over; or one is missing.
 
     return decode
