@@ -139,13 +139,21 @@ class Mirror:
         self._inodes: list[Inode] = []  # whose identity the offsets go by
 
     def kept(self, *, power: bool) -> list[bytes]:
-        """Return the lines of records that a crash now must leave."""
-        return [r.line for r in self._evidence.log.groups if not power or r.is_durable(self._disk)]
+        """Return the lines of records that a crash now must leave: those of groups that are there as a whole."""
+        records = [r for r in self._evidence.log.groups if not power or r.is_durable(self._disk)]
+        while records and records[-1].data["log_seq"] != sum(records[-1].data["group"]) - 1:
+            records.pop()
+        return [record.line for record in records]
 
     def new_groups(self) -> Iterator[Record]:
         """Yield the records of groups that were written since the last call, each as soon as what it says is noted."""
         for record in self._new(GROUPS):
-            _note(self._evidence.log, record)
+            try:
+                _note(self._evidence.log, record)
+            except (KeyError, IndexError, TypeError):
+                if not self._evidence.damaged:
+                    raise
+                continue  # One bit makes another name of a field's.
             yield record
 
     def new_asides(self) -> Iterator[Record]:

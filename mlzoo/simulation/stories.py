@@ -129,6 +129,7 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
     evidence.note("recovered", last_seq)
     found = [Violation(name, number, "Recovered", what) for name, what in invariants.violated(step, evidence)]
     evidence.kept = left
+    evidence.states = {seq: live for seq, live in evidence.states.items() if seq <= last_seq}
     return found
 
 
