@@ -49,6 +49,12 @@ def test_no_file_has_a_name_that_says_nothing():
     assert not [path for path in sources() if path.stem in VAGUE_NAMES]
 
 
+def test_no_two_test_files_have_the_same_name():
+    """Tests are no package, so that pytest could not tell them apart when it runs all of them."""
+    names = [path.name for path in sources() if path.is_relative_to(ROOT / "tests") and path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("path", [p for p in sources() if p.is_relative_to(ROOT / "mlzoo")], ids=lambda p: p.stem)
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

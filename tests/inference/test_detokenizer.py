@@ -45,7 +45,7 @@ def test_any_byte_level_tokens_stream_to_what_they_decode_to(tokens):
 
 
 @given(
-    st.lists(st.one_of(st.integers(0, len(BYTE_FALLBACK) - 1), st.integers(256, len(BYTE_FALLBACK) - 1)), max_size=30)
+    st.lists(st.one_of(st.integers(0, BYTE_FALLBACK.size - 1), st.integers(256, BYTE_FALLBACK.size - 1)), max_size=30)
 )
 @settings(max_examples=300, deadline=None)
 def test_any_byte_fallback_tokens_stream_to_what_they_decode_to(tokens):
