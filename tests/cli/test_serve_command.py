@@ -26,6 +26,15 @@ def ping(process):
     return process.stdout.readline()
 
 
+@pytest.fixture
+def heard_hangups():
+    """Have children hear SIGHUP, also where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard_hangups")
 def test_a_closed_terminal_ends_the_sidecar_in_order(tmp_path):
     with start(tmp_path, stdout=subprocess.PIPE) as process:
         assert ping(process) == PONG

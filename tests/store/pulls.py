@@ -52,4 +52,6 @@ def start(store, entry, *wrapper):
 def processes_of(store):
     """Return the processes that work for a store: its pulls and their children."""
     mine = psutil.Process().children(recursive=True)
-    return [process for process in mine if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    alive = [process for process in mine if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    # Python's own, which whoever used several processes before leaves to the end of this one.
+    return [process for process in alive if "multiprocessing.resource_tracker" not in " ".join(process.cmdline())]
