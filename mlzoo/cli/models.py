@@ -176,7 +176,8 @@ def _pull(store: Store, entry: ModelEntry, *, accept_license: bool, as_json: boo
             display.clear()
 
     if not as_json and store.find(entry) is None:
-        print(f"{entry.name}: from {entry.source}, under {entry.licence.spdx} ({entry.licence.url})", file=sys.stderr)
+        where = f" ({entry.licence.url})" if entry.licence.url else ""
+        print(f"{entry.name}: from {entry.source}, under {entry.licence.spdx}{where}", file=sys.stderr)
     interrupted = False
     try:
         trio.run(main)
