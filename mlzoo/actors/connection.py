@@ -221,7 +221,7 @@ class Connection:
                 queued=self._slow,
                 limit=SLOW_CALLS,
             )
-            self._record(call.method, call.id, call.params, None, busy.failure(), batch)
+            self._record_refused(call, busy.failure(), batch)
             return
         if self._slow == 0:
             self._none_slow = trio.Event()

@@ -80,7 +80,8 @@ class RequestIndex:
 
     def oldest(self) -> int | None:
         """Return the first place of any request, or None where none is noted."""
-        return min((places[0] for places in self._groups.values()), default=None)
+        # Copied first, in one step: while a start folds the log, a thread of its own adds to it.
+        return min((places[0] for places in tuple(self._groups.values())), default=None)
 
     def cut(self, request: str) -> None:
         """Note that a request began before whatever will be noted of it."""
