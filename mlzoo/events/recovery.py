@@ -8,6 +8,7 @@ gives, also where the first recovery was itself cut short: files go from the las
 
 from __future__ import annotations
 
+import errno
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,12 @@ from mlzoo.events import framing
 from mlzoo.events.segments import Header, damaged
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlzoo.events.segments import Segments
 
 QUICK_BYTES = 256 * 1024
+NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quota of this name.
 
 
 @attrs.frozen
@@ -107,9 +111,23 @@ async def _cut(segments: Segments, first: int, found: framing.Scan, *, keep: boo
     if keep:
         kept = path.with_name(f"{path.name}.cut-{found.whole_bytes}")
         await segments.disk.replace(kept, segments.disk.read(path, found.whole_bytes))
-    await segments.disk.truncate(path, found.whole_bytes)
+    await _rewrite(segments, path, found.whole_bytes)
     segments.sizes[first] = found.whole_bytes
     return f"{path.name}: {lost} bytes after the last whole group (log_seq {found.last_seq}) cut at {found.whole_bytes}"
+
+
+async def _rewrite(segments: Segments, path: Path, size_bytes: int) -> None:
+    """Leave a segment's first bytes, in a file of its own.
+
+    A file that is merely cut gets the same blocks back when it grows, and after the next crash they may hold whole
+    records of before the cut, at their old places, behind new ones that they never followed.
+    """
+    try:
+        await segments.disk.replace(path, segments.disk.read(path, 0, size_bytes))
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        await segments.disk.truncate(path, size_bytes)  # A full disk must not keep a log from being opened.
 
 
 def _end(segments: Segments, first: int, found: framing.Scan) -> tuple[int, str]:

@@ -91,7 +91,7 @@ def segment_missing(life: Life, random: Random) -> None:
     """Somebody removes a file of the log, after the end of this life."""
 
     def remove() -> None:
-        names = life.disk.files[random.choice((GROUPS, ASIDES))]
+        names = life.disk.files.get(random.choice((GROUPS, ASIDES)), {})
         if names:
             del names[random.choice(sorted(names))]
 
@@ -100,7 +100,7 @@ def segment_missing(life: Life, random: Random) -> None:
 
 def _damage(life: Life, random: Random, change: Callable[[bytes, int], bytes]) -> None:
     def damage() -> None:
-        names = life.disk.files[random.choice((GROUPS, ASIDES))]
+        names = life.disk.files.get(random.choice((GROUPS, ASIDES)), {})
         if names:
             inode = names[random.choice(sorted(names))]
             if inode.data:

@@ -7,6 +7,7 @@ import pytest
 import trio
 from planted_bugs import RECOVERY_BUGS
 
+from mlzoo.events import recovery
 from mlzoo.simulation.byte_disk import ByteDisk, at_once
 from mlzoo.simulation.crash_states import crash_states, files_of
 from mlzoo.simulation.disk import SimulatedDisk
@@ -33,6 +34,18 @@ def test_a_planted_bug_is_found(plant, monkeypatch):
         if found & RECOVERY_BUGS[plant]:
             return
     pytest.fail(f"{plant.__name__} lived through {SEEDS} seeds")
+
+
+def test_records_of_before_a_cut_never_come_back_behind_new_ones(monkeypatch):
+    """Found by a soak: a file that was cut and grows again may get back blocks that hold records of the same size."""
+    seed = 1095631515666088018
+    assert explore(seed).violations == []
+
+    async def cut_in_place(segments, path, size_bytes):
+        await segments.disk.truncate(path, size_bytes)
+
+    monkeypatch.setattr(recovery, "_rewrite", cut_in_place)
+    assert {violation.invariant for violation in explore(seed).violations} == {"I7"}
 
 
 def test_the_same_seed_explores_the_same():
