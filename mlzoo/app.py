@@ -242,7 +242,7 @@ class Sidecar:
         from mlzoo.actors.messages import Order  # noqa: PLC0415 (as above)
         from mlzoo.events.commands import Shutdown  # noqa: PLC0415
 
-        self._services.unusable = error
+        self._services.refuse(error)
         self._stderr.log("error", "log unusable", message=error.message, **error.data)
         for connection in self._services.connections.values():
             connection.outbox.fail(error.failure())

@@ -1,4 +1,4 @@
-"""Calls that the engine decides: params become a command, with the facts that the core needs and the text beside it.
+"""Calls that ask for something: params become a command, with the facts that the core needs and the text beside it.
 
 Every check that needs no decision is made here, so that a refusal costs nothing and binds nothing. Knows methods,
 configuration and store; knows no bytes, and decides nothing about work.
@@ -7,14 +7,16 @@ configuration and store; knows no bytes, and decides nothing about work.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import orjson
 
 from mlzoo import errors
+from mlzoo.actors import forgetting
 from mlzoo.actors.messages import Order
-from mlzoo.actors.outcomes import Answer, Ask
+from mlzoo.actors.outcomes import Answer, Ask, Later
 from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
 from mlzoo.config.schema import SamplingDefaults
 from mlzoo.errors import Failure
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.outcomes import Outcome
     from mlzoo.actors.services import Peer, Services
     from mlzoo.api import inference as api
+    from mlzoo.api.forgetting import ForgetParams
     from mlzoo.config import ModelEntry
     from mlzoo.store import Installed
     from mlzoo.transport.jsonrpc import Call
@@ -59,6 +62,7 @@ class Calls:
             "detokenize": self._detokenize,
             "cancel": self._cancel,
             "resume": self._resume,
+            "forget": self._forget,
             "models.pull": self._pull,
             "models.remove": self._remove,
             "models.load": self._load,
@@ -181,6 +185,9 @@ class Calls:
         request, caller = self._request(connection, call)
         resume = cmd.Resume(request=request, caller=caller, key=_digest(params.key), after=params.after)
         return Ask(request, Order(resume, {"params": _named(call)}), stream=True)
+
+    def _forget(self, _connection: Peer, _call: Call, params: ForgetParams) -> Outcome:
+        return Later(partial(forgetting.forget, self._services, params))
 
     # ---------------------------------------------------------------------------------------- models
 

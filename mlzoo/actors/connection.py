@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 METHOD_CHARS = 64  # of the name of a method that does not exist, as it is recorded
 OPEN_CALLS = 4096  # calls of one connection of which it has not taken the answer yet
-PRIVATE = ("inference", "forgetting")  # groups of methods whose params may repeat what a person wrote
 SLOW_CALL_S = 60.0  # that such a call may take: a driver may hang
 RETRY_MS = 100  # after which what was refused here may be tried again
 SLOW_CALLS = 64  # calls of one connection that are being looked up outside the event loop
@@ -209,7 +208,7 @@ class Connection:
         """
         spec = METHODS.get(call.method)
         params = call.params
-        if call.params and (spec is None or spec.group in PRIVATE):
+        if call.params and (spec is None or spec.private):
             params = {DIGEST: digest(call.params)}
         self._record(call.method[:METHOD_CHARS], call.id, params, None, failure, batch)
 
@@ -254,7 +253,7 @@ class Connection:
         self.outbox.in_flight.pop(call.id, None)
         if batch is not None:
             batch.open -= 1
-        params = {DIGEST: digest(call.params)} if later.private and call.params else call.params
+        params = {DIGEST: digest(call.params)} if METHODS[call.method].private and call.params else call.params
         self._record(call.method, call.id, params, result, failure, batch, recorded=later.recorded)
         self._send_due()
 

@@ -1,6 +1,7 @@
 """Forgetting, as hosts ask for it: find the request, end it if it runs, and have the log forget its text.
 
-Knows nothing of how the log does that (``mlzoo.events.forgetting``).
+A request may be named by its own name, by that of a call that heard of it, or by its key. Knows nothing of how the log
+forgets (``mlzoo.events.forgetting``).
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from mlzoo import errors
 from mlzoo.actors.messages import Order
 from mlzoo.core.state import under_key
 from mlzoo.events import commands as cmd
+from mlzoo.events.forgetting import Target
 
 if TYPE_CHECKING:
     from mlzoo.actors.ledger import Ledger
     from mlzoo.actors.services import Services
     from mlzoo.api.forgetting import ForgetParams
     from mlzoo.events.commands import JsonObject
-    from mlzoo.events.log import Log
 
 
 async def forget(services: Services, params: ForgetParams) -> JsonObject:
@@ -28,7 +29,10 @@ async def forget(services: Services, params: ForgetParams) -> JsonObject:
 
     Raises:
         InvalidParams: not one thing was named.
+        LogUnusable: the log cannot be folded, so that nobody can say what runs.
         NotFound: nothing is known of it.
+        ShuttingDown: it was left suspended by a sidecar that leaves.
+        StorageFailed: the log has failed.
         Unsupported: a conversation was named.
     """
     if params.conversation is not None:
@@ -39,27 +43,42 @@ async def forget(services: Services, params: ForgetParams) -> JsonObject:
             "Name a request or a key.", path="request", expected="exactly one of request and key"
         )
     while (ledger := services.ledger) is None:
-        await _progress(services.log)  # The log is being folded, and then the start is recorded.
-    request, key = _named(ledger, params)
-    await _end(services, ledger, request)
-    groups = await services.log.forget(request, key)
+        await _progress(services)  # The log is being folded, and then the start is recorded.
+    target = await _target(services, ledger, params)
+    await _end(services, ledger, target.request)
+    groups = await services.log.forgetter.forget(target)
     if groups == 0:
-        message = f"No request {request} is in the log; nothing of it is kept."
-        raise errors.NotFound(message, what="request", id=request)
-    return {"request": request, "groups": groups}
+        raise _not_found("request", target.request)
+    return {"request": target.request, "groups": groups}
 
 
-def _named(ledger: Ledger, params: ForgetParams) -> tuple[str, str]:
-    """Return the request that is meant and the digest of the key that named it, if one did."""
-    if params.key is None:
-        return params.request or "", ""
-    key = hashlib.sha256(params.key.encode()).hexdigest()
+async def _target(services: Services, ledger: Ledger, params: ForgetParams) -> Target:
+    """Return the request that is meant, and the digest of its key, if it has one."""
+    if params.request is not None:
+        live = ledger.state.requests.get(params.request)
+        found = Target(live.id, live.key) if live is not None else None
+        return found or await services.log.forgetter.target_of(params.request)
+    key = _digest(params.key or "")
     live = under_key(ledger.state, key)
-    known = ledger.state.keys.get(key) or (ledger.keys.find(key) if live is None else None)
-    if live is None and known is None:
-        # Its digest, as the log has it: this answer is recorded, and the host's own words are text.
-        raise errors.NotFound("No request was accepted under this key.", what="key", id=key)
-    return (live.id if live is not None else known.request if known is not None else ""), key
+    if live is not None:
+        return Target(live.id, key)
+    known = ledger.state.keys.get(key) or ledger.keys.find(key)
+    if known is None:
+        raise _not_found("key", params.key or "")
+    return Target(known.request, key)
+
+
+def _not_found(what: str, name: str) -> errors.NotFound:
+    """Return the error for what the log knows nothing of.
+
+    It names that by its digest: the error is recorded, and what a host says of itself is text.
+    """
+    message = f"No request of this {'name' if what == 'request' else what} is in the log; nothing of it is kept."
+    return errors.NotFound(message, what=what, id=_digest(name))
+
+
+def _digest(words: str) -> str:
+    return hashlib.sha256(words.encode()).hexdigest()
 
 
 async def _end(services: Services, ledger: Ledger, request: str) -> None:
@@ -67,16 +86,23 @@ async def _end(services: Services, ledger: Ledger, request: str) -> None:
     if request not in ledger.state.requests:
         return
     name = services.world.ids.new("req")
-    await services.engine.tell(Order(cmd.Cancel(request=name, caller=None, target=request)))
+    if not services.engine.closed:
+        await services.engine.tell(Order(cmd.Cancel(request=name, caller=None, target=request)))
     while request in ledger.state.requests:
-        await _progress(services.log)
+        if ledger.state.stopped:
+            raise errors.ShuttingDown("The sidecar leaves, and what is to be forgotten waits for the next one.")
+        await _progress(services)
 
 
-async def _progress(log: Log) -> None:
-    """Wait until something more is written or synced."""
+async def _progress(services: Services) -> None:
+    """Wait until something more is written or synced; raise what keeps that from happening."""
+    if services.unusable is not None:
+        raise services.unusable
+    if services.log.failed is not None:
+        raise services.log.failed
     moved = trio.Event()
-    log.on_progress.append(moved.set)
+    services.log.on_progress.append(moved.set)
     try:
         await moved.wait()
     finally:
-        log.on_progress.remove(moved.set)
+        services.log.on_progress.remove(moved.set)

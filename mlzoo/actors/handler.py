@@ -1,6 +1,6 @@
 """The handler: finds out what a call means, and who answers it. What answers is imported when it is first asked for.
 
-Knows the table of methods; what they do is in ``calls`` (the engine decides) and ``observation`` (nothing changes).
+Knows the table of methods; what they do is in ``calls`` (hosts ask for something) and ``observation`` (they look).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Handler:
             raise self._services.unusable
         if call.method == "ping":
             return PONG
-        if spec.wait:
+        if spec.wait or spec.private:
             return self._calls.methods[call.method](connection, call, params)
         from mlzoo.actors import observation  # noqa: PLC0415 (as above)
 

@@ -16,7 +16,7 @@ import trio
 
 import mlzoo
 from mlzoo import errors
-from mlzoo.actors import forgetting, inventory
+from mlzoo.actors import inventory
 from mlzoo.actors.cursors import Subscription
 from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.outcomes import Answer, Later
@@ -61,8 +61,6 @@ def answer(services: Services, connection: Peer, method: str, params: Any) -> Ou
             return Later(partial(_read_events, services, params), recorded=False)
         case "events.subscribe":
             return Answer(_subscribe(services, connection, params))
-        case "forget":
-            return Later(partial(forgetting.forget, services, params), private=True)
         case "events.unsubscribe":
             return _unsubscribe(connection, params)
         case "rpc.discover":

@@ -30,7 +30,6 @@ class Later:
 
     find: Callable[[], Awaitable[Any]]
     recorded: bool = True
-    private: bool = False  # its params may repeat what a person wrote: only their digest is recorded
 
 
 @attrs.frozen

@@ -67,6 +67,12 @@ class Services:
     actors: Callable[[], tuple[ChildStatus, ...]] = tuple
     connections: dict[str, Peer] = attrs.field(factory=dict)
 
+    def refuse(self, error: LogUnusable) -> None:
+        """Serve from now on only what needs no log, and wake those who wait for something of it."""
+        self.unusable = error
+        for call in tuple(self.log.on_progress):
+            call()
+
     @property
     def store(self) -> Store:
         """The weights on this machine, as the configuration places them."""

@@ -37,6 +37,8 @@ class MethodSpec:
     result_name: str = "Empty"
     wait: bool = False
     """True: the engine decides it, and its answer is an event of its own. False: answered where it arrives."""
+    private: bool = False
+    """Whether its params may repeat what a person wrote; an aside holds only their digest then."""
     without_log: bool = False
     """Whether it is answered even where the log cannot be used."""
 
@@ -102,6 +104,7 @@ _TABLE = (
         group="inference",
         params_name="ChatParams",
         result_name="ChatResult",
+        private=True,
         wait=True,
     ),
     MethodSpec(
@@ -110,6 +113,7 @@ _TABLE = (
         group="inference",
         params_name="CompleteParams",
         result_name="CompleteResult",
+        private=True,
         wait=True,
     ),
     MethodSpec(
@@ -118,6 +122,7 @@ _TABLE = (
         group="inference",
         params_name="EmbedParams",
         result_name="EmbedResult",
+        private=True,
         wait=True,
     ),
     MethodSpec(
@@ -126,6 +131,7 @@ _TABLE = (
         group="inference",
         params_name="TokenizeParams",
         result_name="TokenizeResult",
+        private=True,
         wait=True,
     ),
     MethodSpec(
@@ -134,6 +140,7 @@ _TABLE = (
         group="inference",
         params_name="DetokenizeParams",
         result_name="DetokenizeResult",
+        private=True,
         wait=True,
     ),
     MethodSpec(
@@ -142,6 +149,7 @@ _TABLE = (
         group="inference",
         params_name="CancelParams",
         result_name="CancelResult",
+        private=True,
         wait=True,
     ),
     MethodSpec(
@@ -150,6 +158,7 @@ _TABLE = (
         group="inference",
         params_name="ResumeParams",
         result_name="ResumeResult",
+        private=True,
         wait=True,
     ),
     MethodSpec(
@@ -158,6 +167,7 @@ _TABLE = (
         group="forgetting",
         params_name="ForgetParams",
         result_name="ForgetResult",
+        private=True,
     ),
     MethodSpec(
         name="models.list",

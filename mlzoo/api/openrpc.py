@@ -75,7 +75,7 @@ def _method(spec: MethodSpec, schemas: Schemas) -> dict[str, Any]:
         "result": {"name": "result", "schema": done if spec.result is Empty else schemas.of(spec.result)},
         "x-params": schemas.of(spec.params),
     }
-    if spec.wait:  # What waits may fail in every way; the others only by their params and by the state of the log.
+    if spec.wait or spec.private:  # What asks for something may fail in every way; looking only by params and log.
         method["errors"] = [{"$ref": f"#/components/errors/{error.type}"} for error in wire_errors() if error.code > 0]
     return method
 

@@ -12,6 +12,7 @@ stay. Knows nothing of who may forget, nor of whether the request still runs.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -19,19 +20,24 @@ import orjson
 import trio
 
 from mlzoo.events import framing
+from mlzoo.events.blobs import names_in
 from mlzoo.events.codec import lines_of_groups
 from mlzoo.events.records import tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlzoo.events.blobs import Blobs
+    from mlzoo.events.durability import Durability
     from mlzoo.events.index import Tail
     from mlzoo.events.reading import GroupReader
     from mlzoo.events.records import Group
     from mlzoo.events.segments import Segments
+    from mlzoo.events.writing import SegmentWriter
 
 _TEXT = b',"text":'
+ASKED = frozenset({"Submit", "Resume"})  # commands that may come with a key
+BOUND = frozenset({"RequestAccepted", "RequestAttached"})  # events by which they come to mean what it stands for
 CUT = ".cut-"  # in the name of a file that holds what a repair has cut
 
 
@@ -80,13 +86,21 @@ def without(segment: bytes, target: Target) -> Forgotten:
     return Forgotten(data, tuple(groups), tuple(blobs))
 
 
-def key_of(segment: bytes, request: str) -> str | None:
-    """Return the digest of the key under which a request was asked for here ("": none); None: it was not."""
+def target_in(segment: bytes, request: str) -> Target | None:
+    """Return what is forgotten with the request of a call that was asked here; None: it was not.
+
+    A call that was attached stands for the request that it heard; one that was refused, for itself alone, whatever its
+    key stands for.
+    """
     wanted = b'"request":"%b"' % request.encode()
     for lines in lines_of_groups(segment[framing.line_end(segment, 0) :].split(b"\n")[:-1]):
-        record = orjson.loads(lines[0]) if wanted in lines[0] else None
-        if record is not None and record["type"] == "Submit" and record["data"]["request"] == request:
-            return str(record["data"].get("key", ""))
+        command = orjson.loads(lines[0]) if wanted in lines[0] else None
+        if command is None or command["type"] not in ASKED or command["data"]["request"] != request:
+            continue
+        for event in map(orjson.loads, lines[1:]):
+            if event["data"].get("request") == request and event["type"] in BOUND:
+                return Target(event["data"].get("target", request), command["data"].get("key", ""))
+        return Target(request)
     return None
 
 
@@ -164,41 +178,79 @@ class Forgetter:
     """Forgets requests in the files of one log; there is one at a time.
 
     Args:
-        segments: where their text lies; none of them may be open for writing while it is asked to forget.
+        segments: where their text lies.
+        writer: writes to the last of them.
         blobs: where their large values lie.
         tail: what memory has of the groups.
         reader: remembers what it has read.
+        durability: of the log.
+        commit: writes what is due.
+        seal: has the next segment begun: none that is written to is rewritten.
     """
 
-    def __init__(self, segments: Segments, blobs: Blobs, tail: Tail, reader: GroupReader) -> None:
+    def __init__(
+        self,
+        segments: Segments,
+        writer: SegmentWriter,
+        blobs: Blobs,
+        tail: Tail,
+        reader: GroupReader,
+        durability: Durability,
+        *,
+        commit: Callable[[], None],
+        seal: Callable[[], None],
+    ) -> None:
         self._segments = segments
+        self._writer = writer
         self._blobs = blobs
         self._tail = tail
         self._reader = reader
+        self._durability = durability
+        self._commit = commit
+        self._seal = seal
+        self._lock = trio.Lock()
 
-    async def target(self, request: str, key: str) -> Target:
-        """Return what is to be forgotten; the key is looked for where it is not known."""
+    async def target_of(self, request: str) -> Target:
+        """Return what is forgotten with a request, or a call that heard of one; fails as ``forget`` does."""
         wanted = Target(request)
-        for first in self._segments.firsts:
-            await trio.lowlevel.checkpoint()
-            if not key and wanted.is_named(data := self._read(first)):
-                key = key_of(data, request) or ""
-        return Target(request, key)
+        self._commit()
+        with self._final():
+            for first in self._segments.firsts:
+                await trio.lowlevel.checkpoint()
+                data = self._read(first)
+                found = target_in(data, request) if wanted.is_named(data) else None
+                if found is not None:
+                    return found
+        return wanted
 
-    def is_in(self, first: int, target: Target) -> bool:
-        """Whether a segment may have something of a request."""
-        return target.is_named(self._read(first))
-
-    async def forget(self, target: Target, *, before: int) -> int:
-        """Forget a request in all segments before one; return how many groups were about it.
+    async def forget(self, target: Target) -> int:
+        """Forget an ended request and its key for good; return how many groups were about it.
 
         Raises:
-            OSError: The disk would not; what is forgotten by then is gone.
+            StorageFailed: The disk would not, now or before; what is forgotten by then is gone.
         """
+        async with self._lock:
+            self._commit()
+            with self._final():
+                if target.is_named(self._read(self._writer.first)):
+                    self._seal()
+                await self._durability.flush(seals=True)
+                count = await self._forget_before(self._writer.first, target)
+                await self._durability.flush()  # What retention has dropped meanwhile goes before anybody is told.
+        return count
+
+    @contextmanager
+    def _final(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._durability.fail(error)
+
+    async def _forget_before(self, end: int, target: Target) -> int:
         count = 0
         for first in self._segments.firsts:
             await trio.lowlevel.checkpoint()
-            if first < before and first in self._segments.sizes:
+            if first < end and first in self._segments.sizes:
                 count += await self._forget_in(first, target)
         disk, directory = self._segments.disk, self._segments.directory
         for name in disk.names(directory):
@@ -216,7 +268,9 @@ class Forgetter:
             self._blobs.remove(name)
         if found.data != data:
             await self._segments.disk.replace(self._segments.path(first), found.data)
-            if first not in self._segments.sizes:  # Retention was faster.
+            if first not in self._segments.sizes:  # Retention was faster: nobody else may know of this file.
+                for name in names_in(found.data):
+                    self._blobs.remove(name)
                 self._segments.disk.remove(self._segments.path(first))
         for seq in found.groups:
             held = self._tail.get(seq)

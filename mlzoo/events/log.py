@@ -13,6 +13,7 @@ mean.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import cached_property
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from mlzoo.config.schema import LogConfig
     from mlzoo.errors import Failure, StorageFailed
     from mlzoo.events.commands import Command, JsonObject
+    from mlzoo.events.forgetting import Forgetter
     from mlzoo.events.types import Event
     from mlzoo.world import Lock, World
 
@@ -65,7 +67,6 @@ class Log:
         self._index = RequestIndex()
         self._reader = GroupReader(self._segments, self._tail, self._index)
         self._retention = Retention(world, self._segments, self._asides.segments, self._blobs, settings)
-        self._forgetting = trio.Lock()
         self._durability = Durability(path, self._writer, self._retention, syncs=settings.durability == "disk")
         self.on_progress = self._durability.on_progress  # called when a watermark has moved, or the log has failed
         self.fail = self._durability.fail  # for who keeps files beside the segments and meets an error of the disk
@@ -344,21 +345,18 @@ class Log:
         """Note that a request began before the groups of ``replay``."""
         self._index.cut(request)
 
-    async def forget(self, request: str, key: str = "") -> int:
-        """Remove the text of an ended request and its key for good; return in how many groups. Fails as commit does."""
+    @cached_property
+    def forgetter(self) -> Forgetter:
+        """Who forgets requests in the files of this log."""
         from mlzoo.events.forgetting import Forgetter  # noqa: PLC0415 (not on the way to the first ping)
 
-        forgetter = Forgetter(self._segments, self._blobs, self._tail, self._reader)
-        async with self._forgetting:
-            self.commit()
-            try:
-                target = await forgetter.target(request, key)
-                if forgetter.is_in(self._writer.first, target) and self._may_begin_segment():
-                    self._begin_segment()  # What is written to is not rewritten.
-                await self._durability.flush(seals=True)
-                return await forgetter.forget(target, before=self._writer.first)
-            except OSError as error:
-                self._durability.fail(error)
+        parts = (self._segments, self._writer, self._blobs, self._tail, self._reader, self._durability)
+        return Forgetter(*parts, commit=self.commit, seal=self._seal)
+
+    def _seal(self) -> None:
+        """Begin a segment after all that is written, if anything has been written to this one."""
+        if self._may_begin_segment():
+            self._begin_segment()
 
     async def put_blob(self, data: bytes, *, kept: bool = True) -> str:
         """Keep a large value durably, or else in memory, and return its name; fails as commit does."""

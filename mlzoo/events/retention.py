@@ -16,6 +16,7 @@ between leaves files older than the last header's ``oldest``, which the next sta
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -193,15 +194,19 @@ class Retention:
         Only those whose header that drops them is durable may go, or a crash could leave a gap in the segments.
         """
         for _ in range(count):
-            path = self._doomed[0]
-            offset, tail = 0, b""
-            while data := self._disk.read(path, offset, SLICE_BYTES):
-                for name in names_in(tail + data):
-                    self._blobs.remove(name)
-                offset, tail = offset + len(data), _last_line(tail + data)
-                await trio.lowlevel.checkpoint()
-            self._disk.remove(path)
+            with suppress(FileNotFoundError):  # Who forgot a request in it has removed it, and all its blobs.
+                await self._remove_blobs(self._doomed[0])
+            self._disk.remove(self._doomed[0])
             self._doomed.pop(0)
+
+    async def _remove_blobs(self, path: Path) -> None:
+        """Remove the blobs that a segment's records name."""
+        offset, tail = 0, b""
+        while data := self._disk.read(path, offset, SLICE_BYTES):
+            for name in names_in(tail + data):
+                self._blobs.remove(name)
+            offset, tail = offset + len(data), _last_line(tail + data)
+            await trio.lowlevel.checkpoint()
 
 
 def _last_line(data: bytes) -> bytes:

@@ -6,6 +6,7 @@ import trio
 from mlzoo.cli import main
 from mlzoo.config.schema import LogConfig
 from mlzoo.events.commands import Caller, ModelFacts, ReportStep, RowFacts, Submit
+from mlzoo.events.forgetting import Target
 from mlzoo.events.log import Log
 from mlzoo.events.types import RequestAccepted, RequestStreamed
 from mlzoo.world import real_world
@@ -32,7 +33,7 @@ async def write(path):
     step = ReportStep(device="cpu", rows=tuple(RowFacts(request=name, tokens=1, size_bytes=3) for name in requests))
     streamed = [RequestStreamed(request=name, row=row, tokens=1, seq=0) for row, name in enumerate(requests)]
     log.append(step, streamed, [{"content": f"said {name}", "tokens": [7]} for name in requests], at_ms=2)
-    assert await log.forget("req-a") == 2
+    assert await log.forgetter.forget(Target("req-a")) == 2
     await log.close()
 
 

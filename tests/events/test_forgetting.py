@@ -77,7 +77,7 @@ async def test_no_byte_of_a_forgotten_text_is_left_and_every_record_keeps_its_pl
     await tell(log)
     before, sizes = read_all(log), dict(disk.sizes(DIRECTORY / "segments"))
     assert bytes_of(disk).count(SECRET.encode()) > 20
-    assert await log.forget("req-a") == 21
+    assert await log.forgetter.forget(await log.forgetter.target_of("req-a")) == 21
     assert SECRET.encode() not in bytes_of(disk)
     assert SECRET not in repr(read_all(log))
     assert [(g.first_seq, g.command, g.events) for g in read_all(log)] == [
@@ -95,18 +95,55 @@ async def test_no_byte_of_a_forgotten_text_is_left_and_every_record_keeps_its_pl
     assert again.repaired == ()
 
 
+@pytest.mark.parametrize("name", ["req-c", "req-e2"])
+async def test_a_call_that_was_attached_stands_for_the_request_that_it_heard(world, disk, nursery, name):
+    log = await open_log(world, segment_bytes=2000)
+    bind(log)
+    await nursery.start(log.run_flusher)
+    await tell(log)
+    attached = RequestAttached(request="req-e2", caller=CALLER, target="req-a", from_seq=2)
+    log.append(Resume(request="req-e2", caller=CALLER, key=KEY), [attached], {"params": {"key": SECRET}}, at_ms=2)
+    log.commit()
+    assert await log.forgetter.target_of(name) == Target("req-a", KEY)
+    await log.forgetter.forget(Target("req-a", KEY))
+    assert SECRET.encode() not in bytes_of(disk)
+
+
+async def test_a_call_that_was_refused_stands_for_itself_and_what_its_key_stands_for_stays(world, disk, nursery):
+    log = await open_log(world, segment_bytes=2000)
+    bind(log)
+    await nursery.start(log.run_flusher)
+    await tell(log)
+    assert await log.forgetter.target_of("req-d") == Target("req-d")
+    assert await log.forgetter.forget(Target("req-d")) == 1
+    assert f"other {SECRET}".encode() not in bytes_of(disk)
+    assert f"{SECRET} question".encode() in bytes_of(disk)
+
+
+async def test_what_is_looked_for_is_not_looked_for_after_it_was_found(world, disk, nursery, monkeypatch):
+    log = await open_log(world, segment_bytes=2000)
+    bind(log)
+    await nursery.start(log.run_flusher)
+    await tell(log)
+    read = []
+    really = disk.read
+    monkeypatch.setattr(disk, "read", lambda path, *place: read.append(path) or really(path, *place))
+    assert await log.forgetter.target_of("req-a") == Target("req-a", KEY)
+    assert len(set(read)) == 1
+
+
 async def test_the_segment_that_is_written_goes_on_beside_what_is_forgotten(world, disk, nursery):
     log = await open_log(world)
     bind(log)
     await nursery.start(log.run_flusher)
     await tell(log)
-    await log.forget("req-a")
+    await log.forgetter.forget(await log.forgetter.target_of("req-a"))
     assert len(disk.sizes(DIRECTORY / "segments")) == 2
     submit(log, "req-f", "something new")
     log.commit()
     await wait_synced(log, log.last_seq)
     assert read_all(log)[-1].text["messages"][0]["content"] == "something new"
-    assert await log.forget("req-a") == 21  # Again: nothing changes.
+    assert await log.forgetter.forget(await log.forgetter.target_of("req-a")) == 21  # Again: nothing changes.
     assert verify(world, DIRECTORY).faults == ()
 
 
@@ -116,7 +153,7 @@ async def test_what_repairs_and_crashes_left_beside_the_segments_goes_too(world,
     await nursery.start(log.run_flusher)
     await tell(log)
     await disk.replace(DIRECTORY / "segments" / "00000000000000000001.ndjson.cut-7", SECRET.encode())
-    await log.forget("req-a")
+    await log.forgetter.forget(await log.forgetter.target_of("req-a"))
     assert SECRET.encode() not in bytes_of(disk)
 
 
@@ -124,27 +161,69 @@ async def test_the_blob_of_a_forgotten_answer_goes_and_verification_holds(world,
     log = await open_log(world)
     bind(log)
     await nursery.start(log.run_flusher)
-    names = []
-    for request in ("req-a", "req-b"):
-        submit(log, request, request)
-        names.append(await log.put_blob(f"vectors of {request}".encode()))
-        completed = RequestCompleted(
-            request=request,
-            device="cpu",
-            finish_reason=None,
-            prompt_tokens=1,
-            completion_tokens=0,
-            cached_tokens=0,
-            timing=TIMING,
-            blob=names[-1],
-        )
-        log.append(ReportAnswer(request=request, blob=names[-1]), [completed], None, at_ms=1)
-        log.commit()
-    await log.forget("req-a")
+    names = [await answer_with_blob(log, request) for request in ("req-a", "req-b")]
+    await log.forgetter.forget(await log.forgetter.target_of("req-a"))
     with pytest.raises(NotFound):
         log.get_blob(names[0])
     assert log.get_blob(names[1]) == b"vectors of req-b"
     assert b"vectors of req-a" not in bytes_of(disk)
+    assert verify(world, DIRECTORY).faults == ()
+
+
+async def answer_with_blob(log, request):
+    """Append a request that is answered with a large value; return the name of that."""
+    submit(log, request, request)
+    name = await log.put_blob(f"vectors of {request}".encode())
+    completed = RequestCompleted(
+        request=request,
+        device="cpu",
+        finish_reason=None,
+        prompt_tokens=1,
+        completion_tokens=0,
+        cached_tokens=0,
+        timing=TIMING,
+        blob=name,
+    )
+    log.append(ReportAnswer(request=request, blob=name), [completed], None, at_ms=1)
+    log.commit()
+    return name
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["dropped", "dropped and removed"])
+async def test_a_segment_that_retention_drops_while_it_is_rewritten_is_gone_with_all_its_blobs(
+    world, disk, nursery, autojump_clock, removed
+):
+    log = await open_log(world, segment_bytes=2000, budget_bytes=10_000)
+    needed = [1]
+    log.bind_state(lambda: {"last_seq": log.last_seq}, lambda: needed[0])
+    await nursery.start(log.run_flusher)
+    blob = await answer_with_blob(log, "req-b")
+    await tell(log)
+    for request in ("req-a", "req-b", "req-c", "req-d", "req-e", "req-other", "b"):
+        log.forget_index(request)
+    first = log.oldest_seq
+
+    def drop(step):
+        if step == "write":
+            disk.on_step, needed[0] = None, log.last_seq
+            for number in range(20):
+                append_end(log, number, "req-later")
+                log.forget_index("req-later")
+                log.forget_index("b")
+                log.commit()
+            assert log.oldest_seq > first
+            if removed:
+                disk.remove(DIRECTORY / "segments" / f"{first:020}.ndjson")
+
+    disk.on_step = drop
+    await log.forgetter.forget(await log.forgetter.target_of("req-a"))
+    await wait_synced(log, log.last_seq)
+    await log.close()
+    assert log.failed is None
+    assert SECRET.encode() not in bytes_of(disk)
+    assert f"{first:020}.ndjson" not in disk.sizes(DIRECTORY / "segments")
+    with pytest.raises(NotFound):
+        log.get_blob(blob)
     assert verify(world, DIRECTORY).faults == ()
 
 
@@ -158,7 +237,7 @@ async def test_a_crash_at_any_step_leaves_each_segment_old_or_new(outcome, autoj
     await wait_synced(log, log.last_seq)
     kept, moments = read_all(log), []
     disk.on_step = lambda step: moments.append((step, disk.copy()))
-    await log.forget("req-a")
+    await log.forgetter.forget(await log.forgetter.target_of("req-a"))
     disk.on_step = None
     assert {step for step, _ in moments} >= {"write", "replace", "sync_dir"}
     assert len(moments) > 20
@@ -170,7 +249,7 @@ async def test_a_crash_at_any_step_leaves_each_segment_old_or_new(outcome, autoj
         assert [(g.first_seq, g.command, g.events) for g in found] == [(g.first_seq, g.command, g.events) for g in kept]
         assert verify(simulated_world(3, crashed), DIRECTORY).faults == ()
         assert not [name for name in crashed.names(DIRECTORY / "segments") if name.endswith(".new")]
-        await again.forget("req-a")  # As a host does that was not answered.
+        await again.forgetter.forget(await again.forgetter.target_of("req-a"))  # As a host does that was not answered.
         assert SECRET.encode() not in bytes_of(crashed)
         await again.close()
 

@@ -1,6 +1,14 @@
 """Forgetting over the wire: what was said is gone from every file, and who asks for it hears that."""
 
+import trio.testing
+from sidecar_life import LOG
+
 from mlzoo.actors.keys import FILED_AT_ONCE
+from mlzoo.events.codec import encode_group
+from mlzoo.events.commands import ReportStep
+from mlzoo.events.records import Group
+from mlzoo.events.segments import Segments
+from mlzoo.events.types import RequestStreamed
 
 SECRET = "xyzzy"
 
@@ -58,6 +66,74 @@ async def test_a_key_that_is_filed_is_forgotten_too(lives, autojump_clock):
         assert files_with(lives, f'{SECRET} 1"')
 
 
+async def test_a_call_that_heard_of_a_running_request_is_forgotten_by_ending_and_forgetting_that(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        running = say(sidecar, f"{SECRET} hello", key="k", stream=True)
+        worker = await sidecar.worker()
+        worker.generate(await worker.asked(f"{SECRET} hello"), f"{SECRET} ", "more", finish=None)
+        heard = say(sidecar, f"{SECRET} hello", key="k", stream=True)
+        await sidecar.host.streamed(heard, 2)
+        events = (await sidecar.host.call("events.read", {"types": ["RequestAttached"]}))["events"]
+        [attached] = [event["data"] for event in events]
+        forgotten = await sidecar.host.call("forget", {"request": attached["request"]})
+        assert forgotten["request"] == attached["target"]
+        for call in (running, heard):
+            assert (await sidecar.host.error(call))["code"] == -32800
+        assert files_with(lives, SECRET) == []
+        again = await sidecar.host.call("forget", {"request": attached["request"]})
+        assert again["request"] == attached["target"], "what has ended is found in the log"
+
+
+async def test_what_the_disk_does_not_let_be_forgotten_is_said_at_once(lives, autojump_clock):
+    async with lives.begin(leave=False) as sidecar:
+        sidecar.workshop.answer = None
+        say(sidecar, f"{SECRET} hello", key="k")
+        worker = await sidecar.worker()
+        await worker.asked(f"{SECRET} hello")
+        await sidecar.synced()
+        lives.disk.faults.fail_write = lives.disk.writes
+        error = await sidecar.host.refused("forget", {"key": "k"})
+        assert (error["code"], error["data"]["reason"]) == (1014, "failed")
+
+
+async def test_a_log_that_cannot_be_folded_is_said_to_who_waits_to_have_something_forgotten(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(say(sidecar, "hello"))
+    segments = Segments(lives.disk, LOG / "segments")
+    path, seq = segments.path(segments.firsts[-1]), sidecar.services.log.last_seq + 1
+    stray = RequestStreamed(request="req-nobody", row=0, tokens=1, seq=0)
+    step = Group(first_seq=seq, at_ms=1, time_ms=1, command=ReportStep(device="cpu", rows=()), events=(stray,))
+    await lives.disk.replace(path, lives.disk.read(path) + encode_group(step, 0))
+    async with lives.begin(leave=False) as sidecar:
+        sidecar.held_probe = trio.Event()
+        asked = sidecar.host.send("forget", {"request": "req-a"})
+        await trio.testing.wait_all_tasks_blocked()
+        sidecar.held_probe.set()
+        assert (await sidecar.host.error(asked))["data"]["reason"] == "inconsistent"
+
+
+async def test_what_was_left_suspended_is_not_waited_for_by_a_sidecar_that_leaves(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        say(sidecar, f"{SECRET} hello", key="k")
+        worker = await sidecar.worker()
+        await worker.asked(f"{SECRET} hello")
+        sidecar.host.stop_reading()
+        sidecar.host.send("ping")
+        sidecar.host.send("shutdown")
+        await sidecar.sleep_h(7 / 3600)
+        assert sidecar.state.stopped
+        asked = sidecar.host.send("forget", {"key": "k"})
+        await trio.testing.wait_all_tasks_blocked()
+        sidecar.host.read_on()
+        assert (await sidecar.host.error(asked))["code"] == 1009
+        await sidecar.ended.wait()
+    async with lives.begin() as sidecar:
+        await sidecar.host.call("forget", {"key": "k"})
+        assert files_with(lives, SECRET) == []
+
+
 async def test_what_runs_is_cancelled_and_then_forgotten(lives, autojump_clock):
     async with lives.begin() as sidecar:
         sidecar.workshop.answer = None
@@ -72,7 +148,8 @@ async def test_what_runs_is_cancelled_and_then_forgotten(lives, autojump_clock):
 
 async def test_what_is_not_there_cannot_be_forgotten(lives, autojump_clock):
     async with lives.begin() as sidecar:
-        assert (await sidecar.host.refused("forget", {"request": "req-none"}))["data"]["what"] == "request"
+        error = await sidecar.host.refused("forget", {"request": f"{SECRET} none"})
+        assert (error["code"], error["data"]["what"]) == (1012, "request")
         assert (await sidecar.host.refused("forget", {"key": f"{SECRET} none"}))["data"]["what"] == "key"
         assert (await sidecar.host.refused("forget", {"conversation": SECRET}))["code"] == 1010
         assert (await sidecar.host.refused("forget", {}))["code"] == -32602
