@@ -6,7 +6,6 @@ the first lines are answered already, and leaves when everything that was due ha
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 import traceback
@@ -18,6 +17,7 @@ import trio
 
 import mlzoo
 from mlzoo.actors.connection import Connection
+from mlzoo.actors.flushing import FLUSH_S, Flushing
 from mlzoo.actors.handler import Handler
 from mlzoo.actors.hub import Hub
 from mlzoo.actors.mailbox import Backpressure, Mailbox
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mlzoo.actors.messages import EngineMessage
     from mlzoo.actors.process import Spawn
-    from mlzoo.actors.services import Peer, ProbeDevices
+    from mlzoo.actors.services import ProbeDevices
     from mlzoo.config import Config
     from mlzoo.devices import Device
     from mlzoo.transport.stdio import ClaimedStdio
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 EXIT_DONE, EXIT_BROKEN, EXIT_WRONG_USAGE, EXIT_STORAGE_FAILED = 0, 1, 2, 3
 EXIT_PIPE_CLOSED = 141  # as shells have it
 FIRST_LINE_S = 0.05  # that the first lines get to be answered before the rest of the house is imported
-FLUSH_S = 5.0  # that a host gets to take what is due when the sidecar leaves
 PROBE_S = 10.0  # that looking at the devices may take: a driver may hang
 PROBES = 4  # threads that drivers may keep for themselves; those that sync the log are not among them
 ENGINE_ORDERS = 1024
@@ -111,8 +110,7 @@ class Sidecar:
         self._engine: Mailbox[EngineMessage] = Mailbox("engine", Backpressure(ENGINE_ORDERS))
         self._stderr = StderrLog() if stderr is None else stderr
         self._leaving = trio.Event()
-        self._flushing = trio.CancelScope()
-        self._patient = False  # whether the host has closed its end and waits for what is due
+        self._flushing = Flushing(partial(self._stderr.log, "warning", "host did not read", waited_s=FLUSH_S))
         self._status = EXIT_DONE
         self._services: Services
 
@@ -152,7 +150,7 @@ class Sidecar:
                 await self._work()
             else:
                 await self._leaving.wait()
-            await self._flush()
+            await self._flushing.run(self._services, host)
             nursery.cancel_scope.cancel()
         with trio.move_on_after(FLUSH_S):
             await stdio.aclose()  # Cancelled, it closes at once.
@@ -266,7 +264,7 @@ class Sidecar:
         """Serve the host that spawned this process; its end is the end of the process."""
 
         async def ended() -> None:
-            self._patient = True
+            self._flushing.be_patient()
             await self._shut_down("eof")
 
         try:
@@ -312,26 +310,6 @@ class Sidecar:
             return
         await self._engine.tell(Order(Shutdown(request=self._world.ids.new("req"), caller=None, reason=reason)))
 
-    async def _flush(self) -> None:
-        """Give every host the time to take what is due.
-
-        A host that closed its end waits for its answers, so it may take them as slowly as it likes; if it is gone, its
-        pipe is broken and nothing waits. Whoever asked for the end of the process gets it within a bound.
-        """
-        self._flushing.deadline = math.inf if self._patient else trio.current_time() + FLUSH_S
-        with self._flushing:
-            async with trio.open_nursery() as nursery:
-                for connection in self._services.connections.values():
-                    nursery.start_soon(self._drain, connection)
-        if self._flushing.cancelled_caught:
-            self._stderr.log("warning", "host did not read", waited_s=FLUSH_S)
-
-    async def _drain(self, connection: Peer) -> None:
-        try:
-            await connection.drain()
-        except trio.BrokenResourceError:
-            return  # It does not read any more: nothing is due to it.
-
     # ---------------------------------------------------------------------------------------- the world outside
 
     async def _keep_durable(self) -> None:
@@ -371,13 +349,12 @@ class Sidecar:
             )  # A parent may have blocked them, and so for its children.
         with trio.open_signal_receiver(*kinds) as signals:
             async for _ in signals:
-                self._patient = False
-                self._hurry()
+                self._flushing.hurry()
                 if self._services.unusable is not None or self._leaving.is_set():
                     break
                 await self._shut_down("signal")
                 async for _again in signals:
-                    self._hurry()
+                    self._flushing.hurry()
                     break
                 break
         self._leaving.set()
@@ -386,13 +363,8 @@ class Sidecar:
         from mlzoo.actors.parent import wait_for_end  # noqa: PLC0415 (as above)
 
         await wait_for_end(pid)
-        self._hurry()
+        self._flushing.hurry()
         await self._shut_down("parent")
-
-    def _hurry(self) -> None:
-        """Bound the wait for a host that does not read: whoever wants the end of the process now is not that host."""
-        self._patient = False
-        self._flushing.deadline = trio.current_time() + FLUSH_S
 
     def _incident(self, story: str, number: int | None = None) -> None:
         numbered = {} if number is None else {"incident": number}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 from mlzoo.events.records import is_terminal, request_of
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Hub:
         self._ended: set[str] = set()  # requests whose end somebody has still to read
         self._subscribers: dict[Reader, None] = {}
         self._unsynced: deque[Group] = deque()
+        self._progressed: trio.Event | None = None  # made where somebody waits
         log.on_progress.append(self._progress)
 
     def follow(self, request: str, reader: Reader, cursor: str) -> None:
@@ -72,9 +75,18 @@ class Hub:
             else:
                 self._unsynced.append(group)
 
+    async def wait_shown(self) -> None:
+        """Return once all that was written is shown, or never will be, since the log has failed."""
+        while self._unsynced and self._log.failed is None:
+            self._progressed = self._progressed or trio.Event()
+            await self._progressed.wait()
+
     def _progress(self) -> None:
         while self._unsynced and self._log.is_shown(self._unsynced[0]):
             self._wake(self._unsynced.popleft())
+        if self._progressed is not None:
+            self._progressed.set()
+            self._progressed = None
 
     def _wake(self, group: Group) -> None:
         for event in group.events:

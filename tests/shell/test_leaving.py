@@ -54,6 +54,53 @@ async def test_a_host_that_does_not_read_does_not_cost_another_its_answers(lives
         await sidecar.ended.wait()
 
 
+async def test_a_slow_sync_costs_no_host_the_time_it_has_to_read(lives, autojump_clock):
+    async with lives.begin(leave=False) as sidecar:
+        await sidecar.host.result(sidecar.chat("x"))
+        lives.disk.faults.sync_s = 2 * FLUSH_S
+        chat = sidecar.chat("x")
+        await trio.testing.wait_all_tasks_blocked()
+        await sidecar.app._shut_down("signal")
+        await sidecar.host.result(chat)
+        await sidecar.ended.wait()
+
+
+async def test_the_host_that_closed_stdin_reads_as_late_as_it_likes_and_nobody_else_holds_it_up(lives, autojump_clock):
+    async with lives.begin(leave=False) as sidecar:
+        sidecar.host.on_line = None
+        await sidecar.host.result(sidecar.chat("x"))
+        client = sidecar.connect()
+        client.on_line = None
+        for host in (sidecar.host, client):
+            host.stop_reading()
+            for number in range(2000):
+                host.send("status", id=100_000 + number)
+        await trio.testing.wait_all_tasks_blocked()
+        sidecar.host.close()
+        await trio.sleep(100 * FLUSH_S)
+        assert not sidecar.ended.is_set()
+        began = trio.current_time()
+        sidecar.host.read_on()
+        await sidecar.ended.wait()
+        assert trio.current_time() - began <= FLUSH_S + 1
+        assert len(sidecar.host.responses(101_999)) == 1
+
+
+async def test_a_client_that_does_not_read_holds_up_the_end_of_stdin_for_a_bounded_time(lives, autojump_clock):
+    async with lives.begin(leave=False) as sidecar:
+        await sidecar.host.result(sidecar.chat("x"))
+        client = sidecar.connect()
+        client.on_line = None
+        client.stop_reading()
+        for number in range(2000):
+            client.send("status", id=100_000 + number)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        sidecar.host.close()
+        await sidecar.ended.wait()
+        assert trio.current_time() - began <= FLUSH_S + 1
+
+
 async def test_devices_that_do_not_answer_at_the_start_leave_a_sidecar_that_says_so(lives, autojump_clock):
     async with lives.begin() as sidecar:
         sidecar.held_probe = trio.Event()
