@@ -16,7 +16,7 @@ import orjson
 from mlzoo import errors
 from mlzoo.actors import forgetting
 from mlzoo.actors.messages import Order
-from mlzoo.actors.outcomes import Answer, Ask, Later
+from mlzoo.actors.outcomes import Answer, Ask, Claim, Later
 from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
 from mlzoo.config.schema import SamplingDefaults
 from mlzoo.errors import Failure
@@ -175,7 +175,8 @@ class Calls:
             size_bytes=len(orjson.dumps(text)),
             **fields,
         )
-        return Ask(request, Order(submit, {**text, "params": as_sent}), stream=stream)
+        claim = None if key is None else Claim(submit.key, submit.params_digest)
+        return Ask(request, Order(submit, {**text, "params": as_sent}), stream=stream, claim=claim)
 
     def _cancel(self, connection: Peer, call: Call, params: api.CancelParams) -> Outcome:
         request, caller = self._request(connection, call)
@@ -184,7 +185,7 @@ class Calls:
     def _resume(self, connection: Peer, call: Call, params: api.ResumeParams) -> Outcome:
         request, caller = self._request(connection, call)
         resume = cmd.Resume(request=request, caller=caller, key=_digest(params.key), after=params.after)
-        return Ask(request, Order(resume, {"params": _named(call)}), stream=True)
+        return Ask(request, Order(resume, {"params": _named(call)}), stream=True, claim=Claim(resume.key))
 
     def _forget(self, _connection: Peer, _call: Call, params: ForgetParams) -> Outcome:
         return Later(partial(forgetting.forget, self._services, params))
@@ -292,7 +293,10 @@ def _cancel(request: str, caller: cmd.Caller | None, connection: Peer, params: a
         command = cmd.Cancel(request=request, caller=caller, target=None, key=_digest(params.key))
         return Order(command, {"params": {"key": params.key}})
     target = connection.outbox.heard_by(params.request)
-    return Order(cmd.Cancel(request=request, caller=caller, target=target))
+    claim = connection.outbox.claim_of(params.request) or Claim("")
+    return Order(
+        cmd.Cancel(request=request, caller=caller, target=target, key=claim.key, params_digest=claim.params_digest)
+    )
 
 
 def _named(call: Call) -> dict[str, Any]:

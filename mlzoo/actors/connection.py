@@ -184,7 +184,7 @@ class Connection:
             case Ask():
                 if batch is not None:
                     batch.open += 1
-                self.outbox.follow(outcome.request, call.id, stream=outcome.stream, batch=batch)
+                self.outbox.follow(outcome, call.id, batch)
                 self._orders.append(outcome.order)
             case Later():
                 self._start_slow(call, outcome, batch)

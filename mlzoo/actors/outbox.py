@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mlzoo.actors.cursors import Cursors
     from mlzoo.actors.hub import Hub
+    from mlzoo.actors.outcomes import Ask, Claim
     from mlzoo.errors import Failure
     from mlzoo.events.log import Log
     from mlzoo.events.records import Aside
@@ -62,6 +63,7 @@ class Outbox:
         line_bytes: int,
     ) -> None:
         self.in_flight: dict[Id, str] = {}  # the host's id -> the request's id in the log, where it has one
+        self._claims: dict[Id, Claim] = {}  # of those of them that came with a key
         self._connection = connection
         self._stream = stream
         self._log = log
@@ -93,24 +95,31 @@ class Outbox:
 
     # ---------------------------------------------------------------------------------------- what is due
 
-    def follow(self, request: str, rpc: Id, *, stream: bool, batch: Batch | None) -> None:
+    def follow(self, ask: Ask, rpc: Id, batch: Batch | None) -> None:
         """Read a request from now on, and answer the host's call ``rpc`` with what comes of it."""
-        self.in_flight[rpc] = request
+        self.in_flight[rpc] = ask.request
+        if ask.claim is not None:
+            self._claims[rpc] = ask.claim
 
         def end(line: bytes) -> bytes:
             self.in_flight.pop(rpc, None)
+            self._claims.pop(rpc, None)
             if batch is None:
                 return line
             self._add(batch, rpc, line)
             self.close_batch(batch)
             return b""
 
-        self.cursors.follow(request, rpc, stream=stream, end=end)
+        self.cursors.follow(ask.request, rpc, stream=ask.stream, end=end)
 
     def heard_by(self, rpc: Id | None) -> str | None:
         """Return the request that a call in flight hears of: its own, or the one that its key names."""
         request = self.in_flight.get(rpc) if rpc is not None else None
         return self.cursors.heard_by(request) if request else None
+
+    def claim_of(self, rpc: Id | None) -> Claim | None:
+        """Return what a call in flight came with that may have led it to another request; the log has yet to say so."""
+        return self._claims.get(rpc) if rpc is not None else None
 
     def asides(self, lines: list[bytes], first_seq: int) -> None:
         """Send answers that are in the log already; those for which there is no room stay there."""

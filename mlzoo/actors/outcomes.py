@@ -33,12 +33,24 @@ class Later:
 
 
 @attrs.frozen
+class Claim:
+    """What a call came with that may lead it to another request than its own: the digests of key and params.
+
+    A ``resume`` has no params that the request must have.
+    """
+
+    key: str
+    params_digest: str = ""
+
+
+@attrs.frozen
 class Ask:
     """The engine decides; the answer comes by the log."""
 
     request: str
     order: Order
     stream: bool = False
+    claim: Claim | None = None
 
 
 Outcome = Answer | Later | Ask

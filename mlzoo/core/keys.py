@@ -16,7 +16,7 @@ from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
     from mlzoo.core.draft import Draft
-    from mlzoo.core.state import RequestState
+    from mlzoo.core.state import RequestState, State
     from mlzoo.errors import Failure
 
 
@@ -50,6 +50,13 @@ def resume(draft: Draft, command: cmd.Resume) -> None:
     _attach(draft, command, bound, after=command.after, stream=True)
 
 
+def live_under(state: State, command: cmd.Cancel) -> RequestState | None:
+    """Return the request that lives under the key of a cancel, if that is the one which is meant."""
+    live = under_key(state, command.key)
+    is_meant = live is not None and command.params_digest in {"", live.params_digest}
+    return live if is_meant else None
+
+
 def _bound(draft: Draft, command: cmd.Submit | cmd.Resume) -> RequestState | cmd.KeyFacts | None:
     live = under_key(draft.state, command.key)
     return live if live is not None else draft.state.keys.get(command.key, command.known)
@@ -63,7 +70,7 @@ def _attach(
     after: int,
     stream: bool,
 ) -> None:
-    refusal = _out_of_range(draft, command, bound, after)
+    refusal = _nothing_comes(draft.state, bound) or _out_of_range(draft, command, bound, after)
     if refusal is not None:
         draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=refusal))
         return
@@ -78,6 +85,14 @@ def _attach(
             stream=stream,
         )
     )
+
+
+def _nothing_comes(state: State, bound: RequestState | cmd.KeyFacts) -> Failure | None:
+    """Return why a call cannot wait for what becomes of a request in this life, or None."""
+    if isinstance(bound, cmd.KeyFacts) or not state.stopped:
+        return None
+    message = "The sidecar has stopped; the next one goes on with the request under this key: resume it there."
+    return errors.ShuttingDown(message).failure()
 
 
 def _out_of_range(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlzoo import errors
 from mlzoo.core import keys
 from mlzoo.core.incidents import numbered
-from mlzoo.core.state import CALLS, calls_on, drain_is_over, under_key, waits
+from mlzoo.core.state import CALLS, calls_on, drain_is_over, waits
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -190,7 +190,9 @@ def _degraded(state: State, request: RequestState) -> str | None:
 
 def cancel(draft: Draft, command: cmd.Cancel) -> None:
     """End a request because its host wants it so; what is unknown or has ended is no error."""
-    request = draft.state.requests.get(command.target) if command.target else under_key(draft.state, command.key)
+    request = draft.state.requests.get(command.target) if command.target else None
+    if request is None:
+        request = keys.live_under(draft.state, command)
     if request is not None:
         withdraw(draft, request)
         draft.say(ev.RequestCancelled(request=request.id))

@@ -81,13 +81,15 @@ class Resume:
 class Cancel:
     """A host wants a request ended: its target, or the one under a key. Text: {params}, where it named a key.
 
-    target is None where it named one that the connection does not know, or a key.
+    target is None where it named one that the connection does not know, or a key. Where it named a call that came with
+    a key, that may have been attached to another request by now: key and params_digest are those of the call.
     """
 
     request: str
     caller: Caller | None
     target: str | None
     key: str = ""
+    params_digest: str = ""  # the key's request is meant only if it has the same one; empty: whichever it has
 
 
 @attrs.frozen(kw_only=True)

@@ -210,7 +210,8 @@ class Wire:
     def _cancel(self, command: cmd.Cancel, text: Any) -> None:
         """Take a cancel. Of several calls that hear of one request the log does not say which one was named."""
         named = self._hearing(command.target or "", command.caller)
-        params = {"request": named[0][1] if named else None} if not command.key else _submitted(text)
+        names_key = command.key and command.target is None
+        params = _submitted(text) if names_key else {"request": named[0][1] if named else None}
         several: Line = {"names": [rpc for _, rpc in named]} if len(named) > 1 else {}
         if command.caller is not None:
             self._ask(command.request, command.caller, "cancel", params, more=several)

@@ -294,7 +294,9 @@ def I10(step: Recorded, evidence: Evidence) -> Iterator[str]:  # noqa: N802
     if data["type"] == "RequestCancelled":
         command = evidence.log.by_seq[data["group"][0]].data
         wanted = {command["data"].get("target"), command["data"].get("request")}
-        if command["type"] == "Cancel" and data["data"]["request"] not in wanted:
+        key = evidence.log.request(data["data"]["request"]).key
+        is_attached = key != "" and key == command["data"].get("key")  # what was named heard of this one
+        if command["type"] == "Cancel" and data["data"]["request"] not in wanted and not is_attached:
             yield f"{data['data']['request']} was cancelled though {wanted} was to be"
     if data["type"] == "Cancel":
         target = data["data"].get("target")

@@ -119,9 +119,9 @@ class Core:
         caller = self.caller(connection)
         return self.tell(cmd.Submit(request=request, caller=caller, method="chat", model=model, **more))
 
-    def cancel(self, target: str | None) -> tuple[ev.Event, ...]:
+    def cancel(self, target: str | None, **more: Any) -> tuple[ev.Event, ...]:
         caller = self.caller()
-        return self.tell(cmd.Cancel(request=f"cancel-{caller.rpc}", caller=caller, target=target))
+        return self.tell(cmd.Cancel(request=f"cancel-{caller.rpc}", caller=caller, target=target, **more))
 
     def load(self, request: str, model: cmd.ModelFacts = CHAT, **more: Any) -> tuple[ev.Event, ...]:
         return self.tell(cmd.LoadModel(request=request, caller=self.caller(), model=model, **more))
@@ -192,13 +192,13 @@ class Ledger:
 
     def enter(self, group: Group, state: State) -> None:
         if isinstance(group.command, cmd.Submit | cmd.Resume) and group.command.key:
-            self._enter_key(group.command, group.events)
+            self._enter_key(group.command, group.events, stopped=state.stopped)
         for event in group.events:
             self._enter_event(event)
         assert list(self.open) == list(state.requests), "the state holds other requests than the log has open"
         self._within_bounds(state)
 
-    def _enter_key(self, command: cmd.Submit | cmd.Resume, events: tuple[ev.Event, ...]) -> None:
+    def _enter_key(self, command: cmd.Submit | cmd.Resume, events: tuple[ev.Event, ...], *, stopped: bool) -> None:
         """A key is bound once; whoever names it again hears of that request, or why not."""
         [said] = [event for event in events if request_of(event) == command.request][:1]
         bound, params = self.bound.get(command.key, (None, None))
@@ -207,11 +207,14 @@ class Ledger:
             self.bound[command.key] = (command.request, said.params_digest)
         elif isinstance(said, ev.RequestAttached):
             assert said.target == bound
+            assert bound in self.ended or not stopped, f"{said} waits for what this life does not do any more"
             assert isinstance(command, cmd.Resume) or command.params_digest == params
         else:
             assert isinstance(said, ev.RequestRefused)
             if bound is not None and isinstance(command, cmd.Submit) and command.params_digest != params:
                 assert said.failure.code == errors.InvalidParams.code
+            elif bound is not None and stopped and bound not in self.ended:
+                assert said.failure.code == errors.ShuttingDown.code
             elif bound is not None:
                 assert said.failure.code == errors.OutOfRange.code
                 assert bound in self.ended or said.failure.data["type"] == "ahead"

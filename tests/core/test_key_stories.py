@@ -77,6 +77,46 @@ def test_a_bound_key_leads_to_its_request_and_runs_nothing(state, again):
     assert core.state == before, "it took no place and no turn"
 
 
+@pytest.mark.parametrize("again", ["submit", "resume"])
+def test_once_the_sidecar_has_stopped_what_waits_for_the_next_one_is_not_attached_to(again):
+    core = bound(ended=False)
+    core.shut_down("bye")
+    core.pass_time(KEPT.drain_ms)
+    assert core.state.stopped
+    assert core.state.requests["r1"].phase == "suspended"
+    events = core.chat("r2", key="k1", params_digest="p1") if again == "submit" else resume(core)
+    assert refusal(events).code == 1009
+
+
+def test_once_the_sidecar_has_stopped_what_has_ended_under_a_key_is_still_answered():
+    core = bound()
+    core.shut_down("bye")
+    assert core.state.stopped
+    [event] = resume(core)
+    assert isinstance(event, ev.RequestAttached)
+
+
+@pytest.mark.parametrize("again", ["submit", "resume"])
+def test_to_cancel_a_call_that_was_attached_is_to_cancel_what_it_is_attached_to(again):
+    core = bound(ended=False)
+    if again == "submit":
+        core.chat("r2", key="k1", params_digest="p1")
+        events = core.cancel("r2", key="k1", params_digest="p1")
+    else:
+        resume(core)
+        events = core.cancel("call", key="k1")
+    cancelled = [event.request for event in events if isinstance(event, ev.RequestCancelled)]
+    assert cancelled == ["r1"]
+
+
+def test_to_cancel_a_call_that_was_refused_for_other_params_leaves_what_its_key_stands_for_alone():
+    core = bound(ended=False)
+    assert refusal(core.chat("r2", key="k1", params_digest="p2")).code == -32602
+    [event] = core.cancel("r2", key="k1", params_digest="p2")
+    assert isinstance(event, ev.RequestReplied)
+    assert event.result == {"cancelled": False}
+
+
 @pytest.mark.parametrize("state", ["live", "ended", "filed", "old"])
 def test_other_params_under_a_bound_key_are_refused(state):
     core = bound(ended=state != "live")

@@ -1,5 +1,6 @@
 """Keys: what runs under one runs once, and whoever names it hears all of it, from any connection and any life."""
 
+import orjson
 import pytest
 import trio.testing
 
@@ -157,6 +158,23 @@ async def test_to_cancel_a_call_that_hears_of_a_request_is_to_cancel_that_reques
         await client.until(lambda: pieces(client, heard))
         client.notify("cancel", {"request": heard})
         assert (await client.error(heard))["code"] == (await sidecar.host.error(running))["code"] == -32800
+        client.close()
+
+
+@pytest.mark.parametrize("again", ["chat", "resume"])
+async def test_a_cancel_may_come_before_the_call_that_it_names_has_been_looked_at(lives, autojump_clock, again):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        running = say(sidecar, "hello", key="k")
+        worker = await sidecar.worker()
+        await worker.asked("hello")
+        client = sidecar.connect()
+        chat = {"model": "toy", "messages": [{"role": "user", "content": "hello"}], "key": "k"}
+        call = client.request(again, chat if again == "chat" else {"key": "k"}, "call")
+        cancel = client.request("cancel", {"request": "call"}, "cancel")
+        client.feed(b"".join(orjson.dumps(line) + b"\n" for line in (call, cancel)))
+        assert await client.result("cancel") == {"cancelled": True}
+        assert (await client.error("call"))["code"] == (await sidecar.host.error(running))["code"] == -32800
         client.close()
 
 
