@@ -23,13 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import Row, compare, interleave, main
 
-from mlzoo.actors.ledger import encode_state
 from mlzoo.core.decide import decide
 from mlzoo.core.state import State
 from mlzoo.events import commands as cmd
 from mlzoo.events.log import Log
 from mlzoo.events.records import CORE_VERSION
 from mlzoo.replay.check import check
+from mlzoo.state_codec import encode_state
 from mlzoo.world import real_world
 
 ROUNDS = 5

@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import Row, compare, interleave, main
 
-from mlzoo.actors.ledger import encode_state
 from mlzoo.config.schema import LogConfig
 from mlzoo.core.decide import decide
 from mlzoo.core.state import State
 from mlzoo.events import commands as cmd
 from mlzoo.events.log import Log
+from mlzoo.state_codec import encode_state
 from mlzoo.world import real_world
 
 ROUNDS = 7

@@ -13,20 +13,18 @@ import attrs
 
 from mlzoo.actors.messages import Order
 from mlzoo.core.apply import Folding
-from mlzoo.core.state import State, WorkerState, needed_from, under_key
+from mlzoo.core.state import WorkerState, needed_from, under_key
 from mlzoo.errors import LogUnusable
-from mlzoo.events.codec import Codec
 from mlzoo.events.commands import Start
 from mlzoo.events.identity import unwritable
 from mlzoo.events.records import CORE_VERSION, Group, is_terminal, request_of
 from mlzoo.events.segments import newer
-
-STATES = Codec(lambda: {"State": ("event", State)}, {})  # how a segment's header holds the state before it
-STATE_VERSION = 1  # of the shape of ``State``; a state that an older version folded is upcast, as records are
+from mlzoo.state_codec import decode_state, encode_state
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlzoo.core.state import State
     from mlzoo.events.commands import JsonObject, Resume, Submit
     from mlzoo.events.keys import KeyIndex
     from mlzoo.events.log import Log
@@ -122,19 +120,6 @@ def recover(log: Log) -> State:
         raise unwritable(log.path, error) from error
     except Exception as error:
         raise _inconsistent(log.path, last_seq + 1, error) from error
-    return state
-
-
-def encode_state(state: State) -> JsonObject:
-    """Return a state as a segment's header, or a recording's, holds it."""
-    return {"version": STATE_VERSION, **STATES.data(state)}
-
-
-def decode_state(data: JsonObject | None) -> State:
-    """Return the state that a header holds; that of a new log where it holds none."""
-    if data is None:
-        return State()
-    state: State = STATES.decode("State", data.get("version", 1), {k: v for k, v in data.items() if k != "version"})
     return state
 
 

@@ -15,7 +15,7 @@ import trio
 from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
-from mlzoo.events.records import is_gone
+from mlzoo.events.records import GONE, is_gone
 from mlzoo.frames import Detokenize, Embed, Generate, Sampling, Tokenize
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
     for read, group in enumerate(log.groups_of(message.request, accepted_at), start=1):
         if isinstance(group.command, cmd.Submit) and group.command.request == message.request:
             if is_gone(group.text):
-                raise _gone(message.request)
+                raise _gone(message.request, group.text)
             frame = frame_of(group.command, group.text)
         for event in group.events:
             # A row that came too late has no event: it was not said.
             if isinstance(event, ev.RequestStreamed) and event.request == message.request:
                 row = group.text[event.row]
                 if is_gone(row):
-                    raise _gone(message.request)
+                    raise _gone(message.request, row)
                 tokens += row["tokens"]
                 said.append(row["content"])
         if read % TURN_GROUPS == 0:
@@ -90,5 +90,13 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
     return attrs.evolve(frame, resume=message.resume, tokens=tuple(tokens), said="".join(said))
 
 
-def _gone(request: str) -> OutOfRange:
-    return OutOfRange(f"the text of {request} was ephemeral and is not kept any more: it cannot go on", oldest=0)
+def _gone(request: str, text: dict[str, str]) -> OutOfRange:
+    """Return what is said where a tombstone stands; one that had no room for it does not tell why it does."""
+    match text.get(GONE):
+        case "ephemeral":
+            why = "was ephemeral and is not kept any more"
+        case "forgotten":
+            why = "was forgotten"
+        case _:
+            why = "is not kept any more"
+    return OutOfRange(f"the text of {request} {why}: it cannot go on", oldest=0)

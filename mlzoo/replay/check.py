@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mlzoo.actors.ledger import decode_state
 from mlzoo.core.apply import Folding
 from mlzoo.core.decide import decide_next
 from mlzoo.core.state import State
@@ -29,6 +28,7 @@ from mlzoo.events.segments import Segments, damaged
 from mlzoo.events.story import is_log
 from mlzoo.replay.differences import Difference, differences
 from mlzoo.replay.telling import group_of, told_in
+from mlzoo.state_codec import decode_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

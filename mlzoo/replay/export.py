@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import mlzoo
-from mlzoo.actors import ledger
 from mlzoo.api.wire import DIGEST
 from mlzoo.core.apply import apply_group
 from mlzoo.errors import ConfigError, NotFound
@@ -26,6 +25,7 @@ from mlzoo.replay.names import Names
 from mlzoo.replay.redaction import Redaction
 from mlzoo.replay.telling import Told, group_of, line_of, tell
 from mlzoo.replay.wire import Wire
+from mlzoo.state_codec import decode_state, encode_state
 from mlzoo.views import event_params
 
 if TYPE_CHECKING:
@@ -198,13 +198,13 @@ class _Telling:
         return header
 
     def _state_before(self, seq: int, base: Line | None) -> Line:
-        state = ledger.decode_state(base)
+        state = decode_state(base)
         for told in tell(self._world.disk, self._path):
             if isinstance(told, Told):
                 if told.first_seq >= seq:
                     break
                 state = apply_group(state, group_of(told))
-        return ledger.encode_state(state)
+        return encode_state(state)
 
 
 @attrs.define

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from schema_shapes import FROZEN, reads, shapes
 
-from mlzoo.actors.ledger import decode_state, recover
+from mlzoo.actors.ledger import recover
 from mlzoo.config.schema import LogConfig
 from mlzoo.core.apply import Folding
 from mlzoo.core.state import State
@@ -15,6 +15,7 @@ from mlzoo.events.codec import UPCASTERS, groups_in
 from mlzoo.events.log import Log
 from mlzoo.events.segments import Segments
 from mlzoo.events.story import LineReader, story, verify
+from mlzoo.state_codec import decode_state
 from mlzoo.world import real_world
 
 LOGS = sorted(path for path in FROZEN.parent.iterdir() if path.is_dir())

@@ -5,7 +5,7 @@ import attrs
 from mlzoo import errors
 from mlzoo.actors import engine, ledger
 from mlzoo.actors.connection import Connection
-from mlzoo.actors.ledger import STATES, Ledger
+from mlzoo.actors.ledger import Ledger
 from mlzoo.actors.outbox import Outbox
 from mlzoo.actors.watchdog import Watchdog
 from mlzoo.actors.worker import Worker
@@ -20,6 +20,7 @@ from mlzoo.events.records import is_terminal
 from mlzoo.events.writing import SegmentWriter
 from mlzoo.simulation.disk import SimulatedDisk
 from mlzoo.simulation.world import SimulatedIds
+from mlzoo.state_codec import STATES
 from mlzoo.world import RealIds
 
 
