@@ -128,6 +128,17 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="soak",
+        title="Soak of the simulation",
+        rounds=1,
+        how=(
+            "Fresh seeds; all invariants are checked after every step of every life, and every crash state is "
+            "recovered, recovered again and folded. One that was done at the commit already is told again. "
+            "`python -m mlzoo.simulation --seed N` tells one of its stories, with `--crash-states` it looks at one "
+            "seed's crash states."
+        ),
+    ),
+    Benchmark(
         name="kills",
         title="kill -9 in mid-generation",
         rounds=10,

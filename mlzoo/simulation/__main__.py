@@ -1,12 +1,14 @@
-"""Explore stories and crash states: ``python -m mlzoo.simulation [--seed N | --minutes M | --stories N --states N]``.
+"""Explore stories and crash states: ``python -m mlzoo.simulation --seed N | --minutes M | --lives N --crash-states N``.
 
 Prints the seeds and what was explored. A failure prints the seed and the commit that tell it again, and the shortest
-story found that fails the same way; the status is then 1.
+story found that fails the same way; the status is then 1. With ``--progress FILE`` what was explored is kept there, now
+and then and at the end, and the next run with the same file goes on where this one ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import subprocess
 import sys
 import time
@@ -15,66 +17,84 @@ from pprint import pformat
 from random import SystemRandom
 
 from mlzoo.simulation import recoveries
+from mlzoo.simulation.progress import Progress
 from mlzoo.simulation.shrinking import shrunk
 from mlzoo.simulation.stories import Outcome, told
 
 FRESH = 1 << 32  # seeds that no test uses
 EVERY_S = 60.0  # a line of progress
 STORIES_A_HISTORY = 25  # by which both take about the same time
+COLLECT_STORIES = 50  # garbage is looked for between stories, and not in each of them
 
 
 class Exploration:
-    """Counts what was explored, and tells of it."""
+    """Explores on from some progress, and tells of it.
 
-    def __init__(self, first_seed: int) -> None:
-        self.first_seed = first_seed
-        self.failed = 0
-        self.stories = self.lives = self.steps = 0
-        self.histories = self.states = 0
+    Args:
+        progress: what was explored before.
+        file: where it is kept, if anywhere.
+    """
+
+    def __init__(self, progress: Progress, file: Path | None = None) -> None:
+        self.progress = progress
+        self._file = file
         self._began_s = self._told_s = time.monotonic()
-        self._in_stories_s = self._in_states_s = 0.0
+        name = commit()
+        if name not in progress.commits:
+            progress.commits.append(name)
 
     def tell_story(self) -> None:
         """Tell the next story."""
-        seed = self.first_seed + self.stories
+        progress = self.progress
+        seed = progress.first_seed + progress.stories
         began_s = time.process_time()
         outcome = told(seed)
-        self._in_stories_s += time.process_time() - began_s
-        self.stories += 1
-        self.lives += outcome.lives
-        self.steps += outcome.steps
+        if progress.stories % COLLECT_STORIES == 0:
+            gc.collect()
+        progress.in_stories_s += time.process_time() - began_s
+        progress.stories += 1
+        progress.lives += outcome.lives
+        progress.steps += outcome.steps
         if outcome.violations:
-            self.failed += 1
+            progress.failures.append(f"--seed {seed}")
             _show(outcome, shrunk(outcome))
 
     def crash_histories(self) -> None:
         """Look at the crash states of the next histories of a log."""
-        seed = self.first_seed + self.histories
+        progress = self.progress
+        seed = progress.first_seed + progress.histories
         began_s = time.process_time()
         count = recoveries.explore(seed)
-        self._in_states_s += time.process_time() - began_s
-        self.histories += 1
-        self.states += count.states
+        progress.in_states_s += time.process_time() - began_s
+        progress.histories += 1
+        progress.states += count.states
         if count.violations:
-            self.failed += 1
+            progress.failures.append(f"--seed {seed} --crash-states")
             print(f"seed {seed}, commit {commit()}: {count.violations[0]}")
-            print(f"  again: python -m mlzoo.simulation --crash-states --seed {seed}")
+            print(f"  again: python -m mlzoo.simulation --seed {seed} --crash-states", flush=True)
 
     def summary(self) -> str:
         """Return what was explored, in one line."""
-        per_s = self.lives / self._in_stories_s if self._in_stories_s else 0.0
-        states_per_s = self.states / self._in_states_s if self._in_states_s else 0.0
+        progress = self.progress
         return (
-            f"commit {commit()}, seeds from {self.first_seed}: {self.stories} stories, {self.lives} lives "
-            f"({per_s:.0f}/s of one core), {self.steps} checked steps; {self.states} crash states of the log "
-            f"({states_per_s:.0f}/s); {self.failed} failed; {time.monotonic() - self._began_s:.0f} s"
+            f"commit {', '.join(progress.commits)}, seeds from {progress.first_seed}: {progress.stories} stories, "
+            f"{progress.lives} lives ({progress.lives_per_s():.0f}/s of one core), {progress.steps} checked steps; "
+            f"{progress.histories} histories, {progress.states} crash states of the log "
+            f"({progress.states_per_s():.0f}/s); {len(progress.failures)} failed; "
+            f"{time.monotonic() - self._began_s:.0f} s"
         )
 
-    def progress(self) -> None:
-        """Tell how far it is, now and then."""
+    def tell(self) -> None:
+        """Tell how far it is, now and then, and keep it."""
         if time.monotonic() - self._told_s > EVERY_S:
             self._told_s = time.monotonic()
             print(self.summary(), flush=True)
+            self.keep()
+
+    def keep(self) -> None:
+        """Write down how far it is, where that is wanted."""
+        if self._file is not None:
+            self.progress.write(self._file)
 
 
 def commit() -> str:
@@ -104,37 +124,44 @@ def _show(outcome: Outcome, shorter: Outcome) -> None:
 def explore(exploration: Exploration, *, minutes: float, lives: int, states: int) -> None:
     """Go on until the time is over, and so much was explored; half of the time goes to either kind."""
     ends_s = time.monotonic() + minutes * 60
-    turn = 0
-    while (in_time := time.monotonic() < ends_s) or exploration.lives < lives or exploration.states < states:
+    progress, turn = exploration.progress, 0
+    while (in_time := time.monotonic() < ends_s) or progress.lives < lives or progress.states < states:
         turn += 1
-        if exploration.states < states or (in_time and turn % STORIES_A_HISTORY == 0):
+        if turn % STORIES_A_HISTORY == 0 and (in_time or progress.states < states):
             exploration.crash_histories()
-        if exploration.lives < lives or in_time:
+        if progress.lives < lives or in_time:
             exploration.tell_story()
-        exploration.progress()
+        exploration.tell()
 
 
 def main() -> int:
     """Run what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m mlzoo.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="tell one story, or with --crash-states look at one seed's")
-    parser.add_argument("--crash-states", action="store_true", help="with --seed: the log's recovery alone")
-    parser.add_argument("--minutes", type=float, help="go on with fresh seeds for so long")
+    parser.add_argument("--minutes", type=float, default=0.0, help="go on with fresh seeds for so long")
     parser.add_argument("--lives", type=int, default=0, help="go on until so many lives were lived")
-    parser.add_argument("--states", type=int, default=0, help="go on until so many crash states were looked at")
+    parser.add_argument(
+        "--crash-states", type=int, nargs="?", const=1, default=0, help="the same of states of the log's recovery"
+    )
+    parser.add_argument("--progress", type=Path, metavar="FILE", help="keep there what was explored, and go on from it")
     asked = parser.parse_args()
+    gc.freeze()  # What is imported stays: looking through it for garbage after every life is a waste.
     if asked.seed is not None:
-        exploration = Exploration(asked.seed)
+        exploration = Exploration(Progress(asked.seed))
         if asked.crash_states:
             exploration.crash_histories()
         else:
             exploration.tell_story()
     else:
-        fresh = asked.minutes is not None
-        exploration = Exploration(FRESH + SystemRandom().randrange(FRESH) * FRESH if fresh else 0)
-        explore(exploration, minutes=asked.minutes or 0.0, lives=asked.lives, states=asked.states)
+        kept = Progress.read(asked.progress) if asked.progress is not None else None
+        fresh = FRESH + SystemRandom().randrange(FRESH) * FRESH
+        exploration = Exploration(kept or Progress(fresh), asked.progress)
+        try:
+            explore(exploration, minutes=asked.minutes, lives=asked.lives, states=asked.crash_states)
+        finally:
+            exploration.keep()
     print(exploration.summary())
-    return 1 if exploration.failed else 0
+    return 1 if exploration.progress.failures else 0
 
 
 if __name__ == "__main__":
