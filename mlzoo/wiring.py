@@ -24,6 +24,7 @@ from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.process import Spawner, SpawnWorker
 from mlzoo.actors.progress import Progress
 from mlzoo.actors.registry import PROBE_S, Registry
+from mlzoo.actors.reports import Reports
 from mlzoo.actors.specs import Backoff, ChildCrashed, ChildSpec, Intensity, SupervisorSpec
 from mlzoo.actors.supervisor import Supervisor
 from mlzoo.actors.watchdog import patience_of
@@ -72,21 +73,17 @@ async def build(
     workers: dict[str, Mailbox[WorkerMessage]] = {
         device.name: Mailbox(device.name, Refuse(WORKER_FRAMES)) for device in services.devices if device.usable
     }
-    metrics = services.metrics = Metrics()
+    services.metrics = Metrics()
     progress = Progress(ledger, services.world.clock, services.connections)
     if spawn is None:
         spawn = SpawnWorker(Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy)
-
-    def show(groups: list[Group]) -> None:
-        services.hub.show(groups)
-        metrics.observe(groups)
 
     def make_engine() -> Engine:
         return Engine(
             ledger,
             registry=registry,
             workers=workers,
-            show=show,
+            show=partial(_show, services),
             leave=services.leave,
             report=services.report,
             free_bytes=partial(services.world.disk.free_bytes, log.path),
@@ -103,10 +100,13 @@ async def build(
             progress=progress,
         )
 
-    patience, keeps = patience_of(config.limits), partial(is_kept, ledger)
-    worker = partial(Worker, spawn=spawn, patience=patience, engine=engine, log=log, keeps=keeps, progress=progress)
+    def make_worker(incarnation: Incarnation) -> Worker:
+        keeps, device = partial(is_kept, ledger), incarnation.device
+        reports = Reports(device, engine=engine, log=log, keeps=keeps, progress=progress)
+        return Worker(incarnation, spawn=spawn, patience=patience_of(config.limits), log=log, reports=reports)
+
     actors: list[ChildSpec[Any]] = [
-        ChildSpec(mailbox, partial(_run, partial(worker, Incarnation(name))), shutdown_s=10.0)
+        ChildSpec(mailbox, partial(_run, partial(make_worker, Incarnation(name))), shutdown_s=10.0)
         for name, mailbox in workers.items()
     ]
     spec = _tree(
@@ -133,6 +133,12 @@ async def _take_up(services: Services, observe: Callable[..., None]) -> Ledger:
     ledger = Ledger(log, state, services.world.clock, keys, start_of(services))
     log.bind_state(ledger.snapshot, ledger.needed_from, ledger.kept_from)
     return ledger
+
+
+def _show(services: Services, groups: list[Group]) -> None:
+    services.hub.show(groups)
+    if services.metrics is not None:
+        services.metrics.observe(groups)
 
 
 def _tree(workers: list[ChildSpec[Any]], *others: ChildSpec[Any]) -> SupervisorSpec:

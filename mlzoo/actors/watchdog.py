@@ -58,6 +58,11 @@ class Watchdog:
         """Whether anything is due; where nothing is, there is nothing to watch."""
         return bool(self._due)
 
+    @property
+    def loads(self) -> bool:
+        """Whether the process still starts, or loads a model."""
+        return any(kind in {"start", "load"} for kind, _ in self._due)
+
     def told(self, frame: frames.ToWorker) -> None:
         """Take note of what the process was asked for."""
         match frame:
@@ -107,8 +112,7 @@ class Watchdog:
         if not self.listening:
             return None
         self._silent += 1
-        loads = any(kind in {"start", "load"} for kind, _ in self._due)
-        bound_s = self._patience.load_s if loads else self._patience.beat_s
+        bound_s = self._patience.load_s if self.loads else self._patience.beat_s
         if self._silent >= self._beats(bound_s):
             return f"was killed: it had not answered for {bound_s:g} s"
         bound_s = self._patience.load_s if self._last.doing in {"start", "load"} else self._patience.step_s

@@ -10,6 +10,7 @@ import concurrent.futures
 import io
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ WRONG_USAGE = 2
 # Codes of the protocol -> exit status; of every other error it is 1.
 _STATUS = {-32602: 2, 1003: 2, 1010: 2, 1012: 2, 1014: 3, 1015: 3}
 _WINDOWS_POLL_S = 0.2
+_CLEANING_UP_S = 5.0
 # A terminal obeys control characters, and a model may write any. It keeps tab and newline.
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
 _HELP = """\
@@ -171,11 +173,20 @@ class _Asking:
 
     def _call(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Have the event loop do something, and wait for it."""
-        future = self._portal.start_task_soon(call, *args)
+        ended = threading.Event()
+
+        async def do() -> Any:
+            try:
+                return await call(*args)
+            finally:
+                ended.set()
+
+        future = self._portal.start_task_soon(do)
         try:
             return _wait(future)
         except KeyboardInterrupt:
             future.cancel()  # Here and thereby in the sidecar, which else would finish it before it leaves.
+            ended.wait(_CLEANING_UP_S)  # What it shows goes before anything else is written.
             raise
 
     def _obey(self, line: str) -> None:

@@ -32,8 +32,10 @@ class FakeSidecar:
         if asked == "die":
             print("out of luck", file=sys.stderr, flush=True)
             sys.exit(7)
-        if asked == "load":
+        if asked.startswith("load"):
             self.progress(request, "start", 0, 1, "processes")
+        if asked == "load for ever":
+            return
         if asked == "wrong":
             self.fail(request, 1010, "this model cannot do that", feature="that")
             return

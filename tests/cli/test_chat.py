@@ -131,6 +131,9 @@ def test_an_interrupt_ends_one_answer_with_status_130_and_no_traceback():
 # -------------------------------------------------------------------------------------------------- a terminal
 
 
+ERASE_LINE = "\x1b[2K"
+
+
 class Terminal:
     """A chat on a pseudo terminal."""
 
@@ -159,7 +162,7 @@ class Terminal:
         os.close(self._fd)
 
     def expect(self, text):
-        """Read until the terminal shows a text after what was expected before."""
+        """Read until the terminal shows a text after what was expected before; return what it showed before that."""
         while text not in self.seen:
             ready, _, _ = select.select([self._fd], [], [], PATIENCE_S)
             assert ready, f"{text!r} did not come; what came: {self.seen!r}"
@@ -168,8 +171,9 @@ class Terminal:
             except OSError:  # The end of a pseudo terminal.
                 chunk = b""
             assert chunk, f"{text!r} did not come; what came: {self.seen!r}"
-            self.seen += chunk.decode()
-        self.seen = self.seen.split(text, 1)[1]
+            self.seen += chunk.decode(errors="replace")
+        before, self.seen = self.seen.split(text, 1)
+        return before
 
     def interrupt_until(self, text):
         """Press Ctrl-C, and again if nothing comes: CPython's wait for a key can miss one that comes just before it."""
@@ -240,6 +244,21 @@ def test_what_a_first_answer_waits_for_is_shown_with_the_name_of_the_model():
     with Terminal("load", kind="xterm") as terminal:
         terminal.expect("smollm2: starting a worker process")
         terminal.expect("you said load")
+
+
+@needs_terminal
+def test_ctrl_c_while_a_model_is_loaded_takes_the_progress_away_before_the_next_prompt():
+    with Terminal(kind="xterm") as terminal:
+        terminal.expect("> ")
+        terminal.type("load for ever\n")
+        terminal.expect("smollm2: starting a worker process")
+        terminal.type("\x03")
+        shown = terminal.expect("cancelled")
+        _, _, after_the_last_bar = shown.rpartition("smollm2: starting a worker process")
+        assert ERASE_LINE in after_the_last_bar
+        assert "starting a worker process" not in terminal.expect("> ")
+        terminal.type("next\n")
+        assert "starting a worker process" not in terminal.expect("you said next")
 
 
 @needs_terminal

@@ -101,6 +101,22 @@ async def test_a_client_that_does_not_read_holds_up_the_end_of_stdin_for_a_bound
         assert trio.current_time() - began <= FLUSH_S + 1
 
 
+async def test_a_worker_that_still_loads_does_not_hold_up_the_end(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.loads, sidecar.workshop.stays = "later", True  # It would hear of the end only afterwards.
+        chat = sidecar.chat("x")
+        worker = await sidecar.worker()
+        await worker.until(lambda: worker.told)
+        sidecar.host.notify("cancel", {"request": chat})
+        await sidecar.host.error(chat)
+        began = trio.current_time()
+        await sidecar.leave()
+        assert trio.current_time() == began
+        assert worker.status == -9
+    assert sidecar.status == 0
+    assert "worker died" not in sidecar.stderr_text()
+
+
 async def test_devices_that_do_not_answer_at_the_start_leave_a_sidecar_that_says_so(lives, autojump_clock):
     async with lives.begin() as sidecar:
         sidecar.held_probe = trio.Event()
