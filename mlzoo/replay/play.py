@@ -2,29 +2,34 @@
 
 The shell around ``matching``: it reads the host's lines, sends what is due when it is due, and at the end says on
 stderr what was used. A host that gets nothing because it has not sent what is recorded next is told so there, too.
+
+One loop and blocking calls, without an event loop: there is one host and one thing to wait for at a time, and importing
+trio takes longer than all of the rest until the first answer.
 """
 
 from __future__ import annotations
 
-import math
+import os
+import queue
 import sys
-from typing import TYPE_CHECKING
-
-import trio
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
 
 from mlzoo.errors import ConfigError
 from mlzoo.replay.matching import Awaits, Due, Playback
 from mlzoo.transport import jsonrpc
-from mlzoo.transport.blocking import BlockingStream
+from mlzoo.transport.fd import read_some, write_some
 from mlzoo.transport.ndjson import LineReader, TooLong
+from mlzoo.transport.stream import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from mlzoo.events.recording import Recording
     from mlzoo.replay.matching import Report
     from mlzoo.transport.stdio import ClaimedStdio
-    from mlzoo.transport.stream import ByteStream
 
 STALL_S = 5.0  # of silence on both sides, after which it is said what is waited for
+CHUNKS_AHEAD = 256  # that a host may send while it reads nothing; then it waits, as the sidecar lets it wait
 
 
 def play(claimed: ClaimedStdio, recording: Recording, connection: str, speed: float) -> Report:
@@ -37,15 +42,10 @@ def play(claimed: ClaimedStdio, recording: Recording, connection: str, speed: fl
         speed: how many times as fast as it was recorded; infinity: without waiting.
     """
     playback = Playback(recording.wire(connection))
-
-    async def main() -> None:
-        stream = BlockingStream(claimed.stdin_fd, claimed.stdout_fd)
-        try:
-            await Player(playback, stream, speed).run()
-        finally:
-            await stream.aclose()
-
-    trio.run(main)
+    try:
+        Player(playback, StdioHost(claimed), speed).run()
+    finally:
+        os.close(claimed.stdout_fd)
     return playback.report()
 
 
@@ -65,69 +65,121 @@ def connection_of(recording: Recording, wanted: str | None) -> str:
     raise ConfigError(f"{what}: {held}")
 
 
-class Player:
-    """One connection of a recording, played to a byte stream."""
+class PlayedHost(Protocol):
+    """The host as the player sees it, and the clock on which it waits for it."""
 
-    def __init__(self, playback: Playback, stream: ByteStream, speed: float) -> None:
+    def now_s(self) -> float:
+        """Return the time of a clock that only goes forward."""
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Wait for what the host sends, so long at most: b"" at the end, once; None where nothing came."""
+
+    def send(self, data: bytes) -> None:
+        """Send all of data.
+
+        Raises:
+            OSError: The host no longer reads.
+        """
+
+
+class StdioHost:
+    """The host at the other end of claimed stdio. A thread reads, so that waiting for it can have a bound.
+
+    The thread is a daemon, and the descriptor it reads from its own: a read that is blocked for good keeps nothing.
+    """
+
+    def __init__(self, claimed: ClaimedStdio) -> None:
+        self._claimed = claimed
+        self._chunks: queue.Queue[bytes] = queue.Queue(CHUNKS_AHEAD)
+        threading.Thread(target=self._read_to_the_end, name="read", daemon=True).start()
+
+    def now_s(self) -> float:
+        """See ``PlayedHost``."""
+        return time.monotonic()
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """See ``PlayedHost``."""
+        try:
+            return self._chunks.get(timeout_s > 0, timeout_s)
+        except queue.Empty:
+            return None
+
+    def send(self, data: bytes) -> None:
+        """See ``PlayedHost``."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[write_some(self._claimed.stdout_fd, rest) :]
+
+    def _read_to_the_end(self) -> None:
+        """Run the thread."""
+        chunk = None
+        while chunk != b"":
+            chunk = read_some(self._claimed.stdin_fd, CHUNK_BYTES)
+            self._chunks.put(chunk)
+
+
+class Player:
+    """One connection of a recording, played to a host."""
+
+    def __init__(self, playback: Playback, host: PlayedHost, speed: float) -> None:
         self._playback = playback
-        self._stream = stream
+        self._host = host
         self._speed = speed
-        self._news = trio.Event()
+        self._lines = LineReader(jsonrpc.LINE_BYTES)
         self._ended = False
 
-    async def run(self) -> None:
+    def run(self) -> None:
         """Play until the host has closed its end and everything has been said, or it no longer reads."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen)
-                await self._speak()
-                nursery.cancel_scope.cancel()
-        except* trio.BrokenResourceError:
-            self._playback.lose()  # The host no longer reads: what was due to it is unsaid.
+            self._play()
+        except OSError:
+            self._playback.lose()  # What was due to the host is unsaid.
 
-    async def _listen(self) -> None:
-        lines = LineReader(jsonrpc.LINE_BYTES)
-        while chunk := await self._stream.receive_some():
-            await self._hear(lines.feed(chunk))
-        await self._hear(lines.end())
-        self._playback.end()
-        self._ended = True
-        self._news.set()
-
-    async def _hear(self, lines: list[bytes | TooLong]) -> None:
-        for line in lines:
-            message = jsonrpc.too_long(line) if isinstance(line, TooLong) else jsonrpc.parse(line)
-            for refused in self._playback.hear(message):
-                await self._stream.send_all(refused)
-        self._news.set()
-
-    async def _speak(self) -> None:
-        due_s = trio.current_time()
+    def _play(self) -> None:
+        due_s = self._host.now_s()
         while True:
             match self._playback.next():
                 case Due(after_ms, line):
                     due_s += after_ms / 1000 / self._speed
-                    await trio.sleep_until(due_s)
+                    self._listen_until(due_s)
                     if line:
-                        await self._stream.send_all(line)
+                        self._host.send(line)
                 case Awaits(what):
-                    await self._wait(what)
-                    due_s = trio.current_time()
+                    self._await(what)
+                    due_s = self._host.now_s()
                 case _:
                     if self._ended:
-                        await self._stream.flush()
                         return
-                    await self._wait(None)
+                    self._listen(STALL_S)
 
-    async def _wait(self, what: str | None) -> None:
-        """Wait for the host. One that waits itself, for what does not come, is told what it was to send."""
-        self._news = trio.Event()
-        with trio.move_on_after(math.inf if what is None else STALL_S):
-            await self._news.wait()
-        if not self._news.is_set():
-            line = f"mlzoo replay: waiting for the host to send what is recorded next: {what}"
-            print(line, file=sys.stderr, flush=True)  # noqa: T201 - stderr is where it is said
-            await self._news.wait()
+    def _listen_until(self, due_s: float) -> None:
+        """Hear the host until something is due to it; even where that is at once, it is heard in between."""
+        self._listen(0.0)
+        while (left_s := due_s - self._host.now_s()) > 0:
+            self._listen(left_s)
+
+    def _await(self, what: str) -> None:
+        """Wait for the host. One that waits itself, for what does not come, is told once what it was to send."""
+        if self._listen(STALL_S):
+            return
+        line = f"mlzoo replay: waiting for the host to send what is recorded next: {what}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - stderr is where it is said
+        while not self._listen(STALL_S):
+            pass
+
+    def _listen(self, timeout_s: float) -> bool:
+        """Take in what the host sends next, if it comes in time; return whether it did."""
+        chunk = self._host.receive(timeout_s)
+        if chunk is None:
+            return False
+        for line in self._lines.feed(chunk) if chunk else self._lines.end():
+            message = jsonrpc.too_long(line) if isinstance(line, TooLong) else jsonrpc.parse(line)
+            for refused in self._playback.hear(message):
+                self._host.send(refused)
+        if not chunk:
+            self._playback.end()
+            self._ended = True
+        return True
 
 
 def told(report: Report) -> list[str]:

@@ -129,7 +129,7 @@ def test_a_mismatch_is_an_error_on_the_wire_and_in_the_report(tmp_path):
 def test_play_imports_neither_torch_nor_what_it_does_without():
     code = (
         "import sys; from mlzoo.cli import main; status = main(sys.argv[1:]);"
-        "heavy = {'torch', 'transformers', 'cattrs', 'argparse', 'omegaconf', 'psutil', 'mlzoo.events.types'};"
+        "heavy = {'torch', 'transformers', 'trio', 'cattrs', 'argparse', 'omegaconf', 'psutil', 'mlzoo.events.types'};"
         "sys.exit(status or sorted(heavy & set(sys.modules)) or 0)"
     )
     path = REPLAY / "embed.ndjson"

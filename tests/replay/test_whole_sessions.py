@@ -6,7 +6,7 @@ import attrs
 import orjson
 import pytest
 import trio
-from playing_host import ReplayedHost
+from playing_host import ReplayedHost, sent
 from sidecar_life import LOG
 from test_export import steady, taken
 from test_random_lives import Chance
@@ -35,10 +35,10 @@ def flat(host):
     return taken(found)
 
 
-def replayed(script, sent):
+def replayed(script, lines):
     """Send the lines of a host again, each when the recording waits for it."""
     playback, host = Playback(script), Echo()
-    waiting = list(sent)
+    waiting = list(lines)
     while True:
         match playback.next():
             case Due(_, line):
@@ -56,10 +56,10 @@ def replayed(script, sent):
 @pytest.mark.parametrize("seed", range(25))
 async def test_whatever_happened_is_heard_again(lives, recorded, autojump_clock, seed):
     lives.disk.faults.sync_s = Random(seed).choice((0, 0, 0.2, 2))
-    sent = []
+    fed = []
     async with lives.begin() as sidecar:
         feed = sidecar.host.feed
-        sidecar.host.feed = lambda data: (sent.append(data), feed(data))
+        sidecar.host.feed = lambda data: (fed.append(data), feed(data))
         chance = Chance(sidecar, seed)
         sidecar.workshop.answer = None
         for _ in range(60):
@@ -67,7 +67,7 @@ async def test_whatever_happened_is_heard_again(lives, recorded, autojump_clock,
         sidecar.host.read_on()
         await sidecar.leave()
         sidecar.host.read_on()
-    host, report = replayed(recorded().wire("con-1"), sent)
+    host, report = replayed(recorded().wire("con-1"), fed)
     assert report.holds, report
     heard, again = flat(sidecar.host), flat(host)
     for said in (heard, again):
@@ -107,35 +107,46 @@ async def test_a_recording_keeps_its_timing_or_goes_as_fast_as_possible(lives, r
     lines = [line for line in found.wire("con-1") if "method" in line]
     again = {"jsonrpc": "2.0", "id": 1, "method": "chat", "params": lines[0]["params"]}
     for speed, wanted_s in ((1.0, 10), (2.0, 5), (float("inf"), 0)):
-        before = trio.current_time()
-        _, report = await ReplayedHost(found.wire("con-1"), speed).play(again)
+        host = ReplayedHost(found.wire("con-1"), *sent(again), speed=speed)
+        _, report = host.play()
         assert report.holds
-        assert trio.current_time() - before == pytest.approx(wanted_s, abs=0.2)
+        assert host.time_s == pytest.approx(wanted_s, abs=0.2)
+
+
+async def test_a_host_is_heard_while_something_is_due_to_it(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        for _ in range(2):
+            await sidecar.host.call("ping")
+            await trio.sleep(10)
+    ping, other = ({"jsonrpc": "2.0", "id": id_, "method": method} for id_, method in ((1, "ping"), (2, "models.list")))
+    script = [line for line in recorded().wire("con-1") if "eof" not in line]
+    slow = [*sent(ping)[:1], *sent(other, at_s=1)]
+    script[1]["ms"] += 5_000
+    host = ReplayedHost(script, *slow, speed=1.0)
+    (refused, answered), report = host.play()
+    assert (refused["id"], answered["id"]) == (2, 1)
+    assert not report.holds
 
 
 async def test_a_host_that_waits_for_what_does_not_come_is_told_what_it_was_to_send(lives, recorded, capsys):
     async with lives.begin() as sidecar:
         await sidecar.host.call("ping")
-    host = ReplayedHost(recorded().wire("con-1"))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(host.player.run)
-        await trio.sleep(1)
-        assert capsys.readouterr().err == ""
-        await trio.sleep(10)
-        assert capsys.readouterr().err.endswith("waiting for the host to send what is recorded next: ping\n")
-        assert await host.call("ping") == {}
-        host.close()
-    assert host.playback.report().holds
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    late = ReplayedHost(recorded().wire("con-1"), *sent(ping, at_s=30))
+    [answer], report = late.play()
+    assert (answer["result"], report.holds) == ({}, True)
+    assert capsys.readouterr().err == "mlzoo replay: waiting for the host to send what is recorded next: ping\n"
+    in_time = ReplayedHost(recorded().wire("con-1"), *sent(ping, at_s=4))
+    assert in_time.play()[1].holds
+    assert capsys.readouterr().err == ""
 
 
 async def test_a_host_that_no_longer_reads_ends_the_play(lives, recorded):
     async with lives.begin() as sidecar:
         await sidecar.host.call("ping")
-    host = ReplayedHost(recorded().wire("con-1"))
-    host.break_off()
-    host.send("ping")
-    await host.player.run()
-    assert not host.playback.report().holds
+    host = ReplayedHost(recorded().wire("con-1"), *sent({"jsonrpc": "2.0", "id": 1, "method": "ping"}), reads=False)
+    _, report = host.play()
+    assert not report.holds
 
 
 # ------------------------------------------------------------------------------------------------ check
