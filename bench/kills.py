@@ -1,14 +1,16 @@
 """kill -9 in mid-generation, again and again: ``python bench/kills.py [--rounds N] [--json FILE]``.
 
 Needs the weights of smollm2 (``mlzoo models pull smollm2``). A round is 20 kills, half of them of streams in fp32 and
-half in bf16. Some keyed streams with ``determinism: "exact"`` run together; at a random piece, or a random while
-after a start, the sidecar or its worker is killed; a host starts the sidecar again and resumes each stream after the
-last piece that it heard, until all have ended. What was heard is then compared with the same requests uninterrupted,
-each alone. What fails is printed with the seed that chose the moments.
+half in bf16, both at the same time. Some keyed streams with ``determinism: "exact"`` run together; at a random piece,
+or a random while after a start, the sidecar or its worker is killed; a host starts the sidecar again and resumes each
+stream after the last piece that it heard, until all have ended. What was heard is then compared with the same requests
+uninterrupted, each alone. A kill counts where a stream had said something and had not ended; the logs are asked
+afterwards how many kills took a stream while it was running.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -16,23 +18,33 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
+import attrs
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import Row, main
+from measure import Row, table
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DTYPES = ("float32", "bfloat16")
 KILLS = 10  # of a round, with each dtype
 WANTED = 200
 SEED = 1
 TOKENS = 24
-PATIENCE_S = 300.0  # for a life, before its host gives up
+PATIENCE_S = 1200.0  # for a life, before its host gives up
 MOST_PIECES = 16  # that are heard between two kills
+WORKERS = 0.5  # of the kills, where there is a worker
+AT_A_START = 0.15  # of the new sidecars are hit once more while they start, load, read or decode again
+START_S = 8.0
 PROMPTS = (
     ("Write a story about the keeper of a lighthouse.", {"temperature": 0}),
     ("Name some fish that live in cold water, and 魚 in Japanese.", {"temperature": 0.9, "top_p": 0.95, "seed": 7}),
@@ -169,29 +181,38 @@ def references(dtype: str, log: Path) -> list[Stream]:
 class Torture:
     """Kills until it has killed enough, and counts what came of it."""
 
-    def __init__(self, dtype: str, log: Path) -> None:
-        self._dtype, self._log, self._kills = dtype, log, 0
+    def __init__(self, dtype: str, log: Path, seed: int, told: Callable[[], None]) -> None:
+        self._dtype, self._log, self._told = dtype, log, told
+        self._wanted = 0
         self._expected: list[Stream] = []
-        self._random = Random(f"{SEED} {dtype}")
-        self.killed: Counter[str] = Counter()
+        self._random = Random(f"{seed} {dtype}")
+        self.killed: Counter[str] = Counter()  # by whom and when, in mid-generation
+        self.apart = 0  # kills while no stream had a piece yet, or all had ended
         self.faults: Counter[str] = Counter()
         self.resumed: Counter[str] = Counter()
         self.streams = 0
 
     def run(self, kills: int) -> None:
-        """Kill so many times more; what runs at the last one is still said to its end."""
-        self._kills += kills
-        self._expected = self._expected or references(self._dtype, self._log)
+        """Kill so many times in mid-generation; what runs at the last one is still said to its end."""
+        self._wanted = kills
+        began = time.monotonic()
+        self._expected = references(self._dtype, self._log)
         life = Life(self._log, self._dtype)
-        while self.killed.total() < self._kills:
+        while self._goes_on():
             streams = [Stream(f"{self.streams + n}", *prompt) for n, prompt in enumerate(PROMPTS)]
             self.streams += len(streams)
             life = self._live_through(life, streams)
             for stream, reference in zip(streams, self._expected, strict=True):
                 self.faults += stream.compare(reference)
                 self.resumed[str((stream.result or {}).get("resumed"))] += 1
-            print(f"{self._dtype}: {self.killed.total()} kills, {dict(self.faults)}, {dict(self.resumed)}", flush=True)
+            kill_s = (time.monotonic() - began) / max(self.killed.total(), 1)
+            counts = f"{dict(self.killed)}, apart {self.apart}, {dict(self.faults)}, {dict(self.resumed)}"
+            print(f"{self._dtype}: {counts}, {kill_s:.1f} s a kill", flush=True)
+            self._told()
         life.kill()
+
+    def _goes_on(self) -> bool:
+        return self.killed.total() < self._wanted
 
     def _live_through(self, life: Life, streams: list[Stream]) -> Life:
         """Have all streams said to their end, whatever it takes."""
@@ -207,7 +228,7 @@ class Torture:
                 pieces -= heard == "piece"
                 if heard == "again":
                     stream.ask(life)
-            if pieces == 0 and self.killed.total() < self._kills:
+            if pieces == 0 and self._goes_on():
                 pieces = self._random.randint(1, MOST_PIECES)
                 life = self._kill(life, streams)
         return life
@@ -218,47 +239,108 @@ class Torture:
                 stream.ask(life)
 
     def _kill(self, life: Life, streams: list[Stream]) -> Life:
-        if self._random.random() < 0.5 and life.kill_worker():
-            self.killed["worker"] += 1
+        if self._random.random() < WORKERS and life.kill_worker():
+            self._count("worker, speaking", streams)
             return life
-        life.kill()
-        self.killed["sidecar"] += 1
-        life = Life(self._log, self._dtype)
-        self._ask(life, streams)
-        if self._random.random() < 0.1:  # Once more, while it starts, loads, reads or decodes again.
-            time.sleep(self._random.uniform(0, 4))
-            life.kill()
-            self.killed["sidecar"] += 1
-            life = Life(self._log, self._dtype)
-            self._ask(life, streams)
+        life = self._kill_sidecar(life, streams, "sidecar, speaking")
+        if self._random.random() < AT_A_START and self._goes_on():
+            time.sleep(self._random.uniform(0, START_S))
+            if self._random.random() < WORKERS and life.kill_worker():
+                self._count("worker, resuming", streams)
+            else:
+                life = self._kill_sidecar(life, streams, "sidecar, resuming")
         return life
 
+    def _kill_sidecar(self, life: Life, streams: list[Stream], how: str) -> Life:
+        life.kill()
+        self._count(how, streams)
+        life = Life(self._log, self._dtype)
+        self._ask(life, streams)
+        return life
 
-def measure(rounds: int) -> list[Row]:
-    with tempfile.TemporaryDirectory() as directory:
-        tortures = [Torture(dtype, Path(directory) / dtype) for dtype in ("float32", "bfloat16")]
-        for _ in range(rounds):
-            for torture in tortures:
-                torture.run(KILLS)
+    def _count(self, how: str, streams: list[Stream]) -> None:
+        """Count a kill: in mid-generation where a stream that has not ended had said something already."""
+        if any(stream.pieces and not stream.over for stream in streams):
+            self.killed[how] += 1
+        else:
+            self.apart += 1
+
+
+def suspensions(log: Path) -> int:
+    """Return how many kills took a stream that was running and had said something, as the log itself has it."""
+    command = [sys.executable, "-m", "mlzoo", "log", "cat", "--json", str(log)]
+    speaking: set[str] = set()
+    groups: set[int] = set()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            record = json.loads(line)
+            if record["type"] == "RequestStreamed":
+                speaking.add(record["data"]["request"])
+            elif record["type"] == "RequestSuspended" and record["data"]["request"] in speaking:
+                groups.add(record["group"][0])
+    if process.returncode != 0:
+        raise AssertionError(f"log cat ended with {process.returncode}")
+    return len(groups)
+
+
+def rows(tortures: Sequence[Torture], suspended: int | None = None) -> list[Row]:
+    """Return what came of it so far."""
     killed = sum((t.killed for t in tortures), Counter())
     faults = sum((t.faults for t in tortures), Counter())
     resumed = sum((t.resumed for t in tortures), Counter())
     streams = sum(t.streams for t in tortures)
     total = killed.total()
     share = total / WANTED
-    rows = [
-        Row(what="kill -9", value=total, unit="", peer="wanted", peer_value=WANTED, ratio=share, target=">= 1"),
-        Row(what="kills of the sidecar", value=killed["sidecar"], unit="kills"),
-        Row(what="kills of the worker alone", value=killed["worker"], unit="kills"),
+    found = [Row(what="kill -9", value=total, unit="", peer="wanted", peer_value=WANTED, ratio=share, target=">= 1")]
+    found += [Row(what=f"kills of the {how}", value=number, unit="kills") for how, number in sorted(killed.items())]
+    found += [
+        Row(what="other kills, not counted", value=sum(t.apart for t in tortures), unit="kills"),
         Row(what="streams that they hit, or may have hit", value=streams, unit="streams"),
         Row(what="of them continued exactly", value=resumed["exact"], unit="streams"),
     ]
+    if suspended is not None:
+        found.append(Row(what="losses of running streams, by the logs", value=suspended, unit="kills"))
     what = {"lost": "pieces or answers lost", "duplicated": "pieces doubled", "differing": "streams that differ"}
     for name, meaning in what.items():
         number = float(faults[name])
-        rows.append(Row(what=meaning, value=number, unit="", peer="allowed", peer_value=0, ratio=number, target="<= 0"))
-    return rows
+        found.append(
+            Row(what=meaning, value=number, unit="", peer="allowed", peer_value=0, ratio=number, target="<= 0")
+        )
+    return found
+
+
+def measure(rounds: int, seed: int = SEED, told: Callable[[list[Row]], None] = lambda _: None) -> list[Row]:
+    """Kill, with each dtype at the same time; ``told`` hears what came of it so far."""
+    tortures: list[Torture] = []
+    with tempfile.TemporaryDirectory() as directory:
+        logs = [Path(directory) / dtype for dtype in DTYPES]
+        tortures += [Torture(log.name, log, seed, lambda: told(rows(tortures))) for log in logs]
+        with ThreadPoolExecutor(len(tortures)) as pool:
+            for ended in [pool.submit(torture.run, rounds * KILLS) for torture in tortures]:
+                ended.result()
+        for log in logs:
+            subprocess.run([sys.executable, "-m", "mlzoo", "log", "verify", str(log)], check=True)
+        return rows(tortures, sum(suspensions(log) for log in logs))
+
+
+def main() -> None:
+    """Run it as a command; the rows are written anew whenever something has come to its end."""
+    parser = argparse.ArgumentParser(description="kill -9 in mid-generation")
+    parser.add_argument("--rounds", type=int, default=10, help="of 20 kills each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the moments (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
+    given = parser.parse_args()
+
+    def keep(found: list[Row]) -> None:
+        if given.json is not None:
+            given.json.write_text(json.dumps([attrs.asdict(row) for row in found], indent=2) + "\n", encoding="utf-8")
+
+    print(f"seed {given.seed}", flush=True)
+    found = measure(given.rounds, given.seed, keep)
+    keep(found)
+    print(f"## kill -9 in mid-generation\n\n{table(found)}")
 
 
 if __name__ == "__main__":
-    main("kill -9 in mid-generation", measure, rounds=10)
+    main()

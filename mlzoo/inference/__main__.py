@@ -7,6 +7,7 @@ descriptor on POSIX, a handle on Windows.
 from __future__ import annotations
 
 import argparse
+import gc
 import socket
 import sys
 
@@ -27,8 +28,12 @@ def main(arguments: list[str]) -> None:
 
     link = Link(socket.socket(fileno=given.fd))
     link.listen()
+    # What is imported stays for ever: looking through it for garbage, time and again, takes a quarter of the import.
+    gc.disable()
     from mlzoo.inference import worker  # noqa: PLC0415 - torch reads the environment when it is imported
 
+    gc.freeze()
+    gc.enable()
     worker.run(link, given.device, given.threads, given.wait_policy)
 
 
