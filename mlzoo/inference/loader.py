@@ -58,7 +58,7 @@ class Arrangement:
     decoder: Decoder
     why: list[str]
     joined_chunks: int = 1  # of a prompt that may be read as one
-    is_exact: bool = False  # whether a row's bits are the same in every company
+    rows: dict[str, Any] | None = None  # how they are computed; None: their bits depend on their company
 
 
 @attrs.frozen(eq=False)
@@ -111,7 +111,7 @@ def load_chat(
         architecture=type(module).__name__,
         joined_chunks=arranged.joined_chunks,
         memory_bytes=max(memory.used_bytes(device) - before, 0),
-        fingerprint=selftest.fingerprint(subject, decoder) if load.digest and arranged.is_exact else "",
+        fingerprint=selftest.fingerprint(subject, arranged.rows) if load.digest and arranged.rows is not None else "",
         why=(
             found.why,
             *arranged.why,
@@ -201,8 +201,16 @@ def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Fin
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
         why.append(f"{decoder.few_threads} threads for steps of up to {threads.FEW_ROWS} rows: enough to be fast")
+    rows_are = {
+        "context": decoder.context,
+        "chunk": decoder.chunk,
+        "joined": joins,
+        "grain": grain,
+        # Chosen by a clock among those that compute the same for one token, which is no proof for all.
+        "threads of few": decoder.few_threads,
+    }
     is_exact = grain is not None and not _has_experts(module)
-    return Arrangement(decoder, why, joined_chunks=2 if joins else 1, is_exact=is_exact)
+    return Arrangement(decoder, why, joined_chunks=2 if joins else 1, rows=rows_are if is_exact else None)
 
 
 def _serial(module: Any, load: Load, device: torch.device, findings: selftest.Findings, reason: str) -> Arrangement:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import tokenizers
 import torch
 import transformers
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mlzoo.frames import Load
-    from mlzoo.inference.decoder import Decoder
 
     Answer = float | bool | None
 
@@ -105,22 +105,28 @@ def subject(load: Load, device: torch.device, dtype: torch.dtype) -> dict[str, A
         "mlzoo": __version__,
         "source": _source(),
         "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,  # What a prompt is cut into is computed anew where it goes on.
         "torch": torch.__version__,
         "kernels": [torch.__config__.show(), torch.__config__.parallel_info()],
+        "choices": {
+            "float32 products": torch.get_float32_matmul_precision(),
+            "oneDNN": torch.backends.mkldnn.enabled,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        },
         "variables": {key: value for key, value in sorted(os.environ.items()) if key.startswith(KERNEL_VARIABLES)},
         "threads": torch.get_num_threads(),
         "machine": _machine(device),
     }
 
 
-def fingerprint(subject: Mapping[str, Any], decoder: Decoder) -> str:
+def fingerprint(subject: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     """Return what stands for all that the bits of an answer depend on: two equal ones compute the same.
 
     Args:
         subject: What the self-tests depend on.
-        decoder: How rows are cut and padded; which slot or how many threads a row gets changes no bit.
+        rows: How rows are cut, padded and computed; which slot a row gets changes no bit.
     """
-    whole = {"subject": subject, "context": decoder.context, "chunk": decoder.chunk, "grain": decoder.grain}
+    whole = {"subject": subject, "rows": rows}
     return hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

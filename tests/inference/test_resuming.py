@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import Heard, ask, load, run, save_causal
 
 from mlzoo.frames import Prefilled, Replayed, Stepped, WorkFailed
+from mlzoo.inference import kernels, threads
 from mlzoo.inference.engine import REPLAYED_AT_ONCE, BatchEngine
 from mlzoo.inference.loader import load_chat
 
@@ -162,9 +163,10 @@ def test_a_model_that_runs_one_request_at_a_time_reads_on(tmp_path):
     check_cut(model, ask("r", "one two", 12, temperature=1.0, seed=2), 5, "prefill")
 
 
-def test_a_fingerprint_tells_apart_whatever_changes_bits_and_nothing_else(tiny_directory):
+def test_a_fingerprint_tells_apart_whatever_changes_bits_and_nothing_else(tiny_directory, tmp_path):
     def fingerprint(**fields):
-        return load_chat(load(tiny_directory, **{"digest": "d" * 64, **fields}), CPU).fingerprint
+        order = load(tiny_directory, **{"digest": "d" * 64, **fields})
+        return load_chat(order, CPU, cache=tmp_path).fingerprint  # With a cache, since the fastest is found by a clock.
 
     plain = fingerprint()
     assert plain
@@ -172,9 +174,29 @@ def test_a_fingerprint_tells_apart_whatever_changes_bits_and_nothing_else(tiny_d
     others = [fingerprint(digest="e" * 64), fingerprint(dtype="bfloat16"), fingerprint(context=64)]
     assert len({plain, *others}) == 4
     assert fingerprint(digest="") == "", "of weights that nobody knows nothing is promised"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
+    number = torch.get_num_threads()
+    torch.set_num_threads(number + 1)
     try:
         assert fingerprint() != plain
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(number)
+
+
+def test_how_rows_are_computed_is_part_of_the_fingerprint(tiny_directory, monkeypatch):
+    def fingerprint():
+        return load_chat(load(tiny_directory, digest="d" * 64), CPU).fingerprint
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # Also where there is one processor.
+    monkeypatch.setattr(threads, "fewest", lambda _decoder: 2)
+    monkeypatch.setattr(kernels, "row_grain", lambda *_: 2)
+    monkeypatch.setattr(kernels, "joins_chunks", lambda *_: False)
+    plain = fingerprint()
+    assert fingerprint() == plain
+    for module, name, value in (
+        (threads, "fewest", 1),
+        (kernels, "row_grain", 4),
+        (kernels, "joins_chunks", True),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *_, value=value: value)
+            assert fingerprint() != plain, name
