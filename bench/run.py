@@ -117,6 +117,15 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="unread",
+        title="Memory while a host does not read",
+        rounds=1,
+        how=(
+            "The real sidecar; its workers say 128 streams of 8 MB as fast as they are heard, to a host that reads "
+            "nothing until all have ended. Then it reads all, and compares each piece and answer with what was due."
+        ),
+    ),
+    Benchmark(
         name="simulation",
         title="Simulation",
         rounds=3,

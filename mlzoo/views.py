@@ -56,7 +56,16 @@ class Attached:
     since: int
 
 
-Piece = Delta | Result | Refusal | Attached
+@attrs.frozen
+class Unheld:
+    """The end is here, and belongs to a text too long to be held: its story is to be read once more, by ``whole``."""
+
+    whole: RequestView
+
+
+Piece = Delta | Result | Refusal | Attached | Unheld
+HELD_BYTES = 128 * 1024  # of what was said that a view keeps of a long answer
+PIECE_BYTES, LOGPROB_BYTES = 64, 500  # what each costs beside its text, about
 
 
 class RequestView:
@@ -67,13 +76,24 @@ class RequestView:
         blob: returns the bytes of a blob by its digest.
         after_seq: where its story begins; 0: with the next group.
         since: where the host came to hear of it: how it was suspended before is not its affair.
+        held_bytes: how much of what was said is held; None: all of it.
     """
 
-    def __init__(self, request: str, blob: Callable[[str], bytes], *, after_seq: int = 0, since: int = 0) -> None:
+    def __init__(
+        self,
+        request: str,
+        blob: Callable[[str], bytes],
+        *,
+        after_seq: int = 0,
+        since: int = 0,
+        held_bytes: int | None = None,
+    ) -> None:
         self.request = request
         self.after_seq = after_seq  # the last group that was read, so that a cursor knows where it stands
         self._since = since
         self._blob = blob
+        self._began_after = after_seq  # the last group before its acceptance
+        self._room_bytes = held_bytes
         self._accepted: ev.RequestAccepted | None = None
         self._content: list[str] = []
         self._seq = -1  # of the last piece
@@ -90,6 +110,12 @@ class RequestView:
         self.after_seq = group.last_seq
         for seq, event in enumerate(group.events, group.first_seq + 1):
             if request_of(event) == self.request:
+                if self._is_unheld and self._is_end(event, seq):
+                    again = RequestView(self.request, self._blob, after_seq=self._began_after, since=self._since)
+                    yield Unheld(again)
+                    return
+                if isinstance(event, ev.RequestAccepted):
+                    self._began_after = group.first_seq - 1
                 yield from self._read(event, group.text)
                 if isinstance(event, ev.RequestFailed):
                     yield Refusal(self._failure(event.failure, group))
@@ -105,8 +131,7 @@ class RequestView:
                 if self._gone or is_gone(row):
                     self._gone = True  # Nor is anything told that comes after a gap.
                     return
-                self._content.append(row["content"])
-                self._logprobs += row.get("logprobs", ())
+                self._hold(row)
                 if event.seq is not None:
                     self._seq = event.seq
                     yield Delta(event.seq, _delta(row))
@@ -123,6 +148,27 @@ class RequestView:
                 yield Refusal(_in_the_hosts_words(event.failure, text))
             case _:
                 return  # What moves a request on inside is not the host's to hear.
+
+    def _hold(self, row: JsonObject) -> None:
+        """Keep what a row said, while there is room: a host that reads late reads many long answers side by side."""
+        if self._is_unheld:
+            return
+        self._content.append(row["content"])
+        self._logprobs += row.get("logprobs", ())
+        ephemeral = self._accepted is not None and self._accepted.ephemeral  # That cannot be read twice.
+        if self._room_bytes is not None and not ephemeral:
+            self._room_bytes -= len(row["content"]) + PIECE_BYTES + LOGPROB_BYTES * len(row.get("logprobs", ()))
+            if self._room_bytes < 0:
+                self._content, self._logprobs = [], []
+
+    @property
+    def _is_unheld(self) -> bool:
+        return self._room_bytes is not None and self._room_bytes < 0
+
+    def _is_end(self, event: Event, seq: int) -> bool:
+        """Whether what the host hears of an event holds all that was said."""
+        suspended = isinstance(event, ev.RequestSuspended) and seq > self._since
+        return suspended or isinstance(event, (ev.RequestCompleted, ev.RequestFailed, ev.RequestCancelled))
 
     def _ending(self, event: ev.RequestCompleted, text: Any) -> Result | Refusal:
         if not self._gone and not is_gone(text):

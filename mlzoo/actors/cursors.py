@@ -16,7 +16,7 @@ from mlzoo.errors import MlzooError, OutOfRange, TooLarge
 from mlzoo.events.records import request_of
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Id
-from mlzoo.views import Attached, Delta, Refusal, RequestView, Result, event_params
+from mlzoo.views import HELD_BYTES, Attached, Delta, Refusal, RequestView, Result, Unheld, event_params
 
 if TYPE_CHECKING:
     from mlzoo.actors.hub import Hub
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlzoo.events.log import Log
     from mlzoo.events.records import Group
 
-TURN_GROUPS = 32  # of one request, before the next one gets its turn
+TURN_GROUPS = 8  # of one request, before the next one gets its turn; they share what is read meanwhile
 SCAN_GROUPS = 256  # of any, where one request's are looked for among others
 SUBSCRIPTION_TURN_GROUPS = 64
 CHUNK_BYTES = 64 * 1024
@@ -42,6 +42,8 @@ class Cursor:
         end: Called with the line that answers the call.
         after: The last piece that the host has.
         upto_seq: Where the story has ended, if that was so when it was asked for.
+        accepted_seq: Where it began, if it is that of another call, which came with the same key.
+        gathers: Whether the story is read for the second time, for the text that its end holds.
     """
 
     rpc: Id
@@ -50,6 +52,8 @@ class Cursor:
     end: Callable[[bytes], bytes]
     after: int = -1
     upto_seq: int | None = None
+    accepted_seq: int | None = None
+    gathers: bool = False
 
 
 @attrs.define(eq=False)
@@ -104,7 +108,9 @@ class Cursors:
             stream: whether the host wants the pieces as well.
             end: given the line that answers the call, once; returns what of it goes out now.
         """
-        self._cursors[request] = Cursor(rpc, RequestView(request, self._log.get_blob), stream, end)
+        self._cursors[request] = Cursor(
+            rpc, RequestView(request, self._log.get_blob, held_bytes=HELD_BYTES), stream, end
+        )
         self._hub.follow(request, self, request)
 
     def subscribe(self, subscription: Subscription) -> None:
@@ -173,10 +179,32 @@ class Cursors:
             return 0
         before = len(lines)
         try:
-            self._read_groups(request, cursor, lines)
+            if self._is_dropped(cursor):
+                self._tell_kept(request, cursor, lines)
+            else:
+                self._read_groups(request, cursor, lines)
         except MlzooError as error:  # What the host did not take in time is not kept any more, or it is damaged.
             self._end(request, cursor, jsonrpc.error_line(cursor.rpc, error.failure(), self._line_bytes), lines)
         return sum(map(len, lines[before:]))
+
+    def _is_dropped(self, cursor: Cursor) -> bool:
+        """Whether records that a key stands for have been dropped; then what they said has been copied before."""
+        return cursor.accepted_seq is not None and cursor.view.after_seq < self._log.oldest_seq - 1
+
+    def _tell_kept(self, request: str, cursor: Cursor, lines: list[bytes]) -> None:
+        """Tell the rest of a story that was copied out of the log."""
+        kept = self._log.answers.find(cursor.view.request, cursor.accepted_seq or 0)
+        if kept is None:
+            raise OutOfRange("the story of this request is not kept any more", oldest=cursor.after + 1)
+        if cursor.stream:
+            for seq, delta in enumerate(kept.pieces[cursor.after + 1 :], cursor.after + 1):
+                params = {"request": cursor.rpc, "seq": seq, "delta": delta}
+                lines.append(jsonrpc.notification_line("stream", params, self._line_bytes))
+        if kept.failure is not None:
+            line = jsonrpc.error_line(cursor.rpc, kept.failure, self._line_bytes)
+        else:
+            line = jsonrpc.result_line(cursor.rpc, kept.result, self._line_bytes)
+        self._end(request, cursor, line, lines)
 
     def _read_groups(self, request: str, cursor: Cursor, lines: list[bytes]) -> None:
         view, turn = cursor.view, 0
@@ -193,6 +221,8 @@ class Cursors:
             if turn == TURN_GROUPS or scanned == SCAN_GROUPS:
                 self._ready[request] = None  # There may be more; the others come first.
                 break
+        if cursor.gathers and request in self._ready:  # One long answer in memory at a time.
+            self._ready.move_to_end(request, last=False)
 
     def _read_group(self, request: str, cursor: Cursor, group: Group, lines: list[bytes]) -> None:
         for piece in cursor.view.read(group):
@@ -201,6 +231,7 @@ class Cursors:
                     if cursor.stream and piece.seq > cursor.after:
                         params = {"request": cursor.rpc, "seq": piece.seq, "delta": piece.delta}
                         lines.append(jsonrpc.notification_line("stream", params, self._line_bytes))
+                        cursor.after = piece.seq
                 case Result():
                     line = jsonrpc.result_line(cursor.rpc, piece.result, self._line_bytes)
                     self._end(request, cursor, line, lines)
@@ -209,6 +240,9 @@ class Cursors:
                     self._end(request, cursor, line, lines)
                 case Attached():
                     self._attach(request, cursor, piece)
+                case Unheld():
+                    cursor.view, cursor.stream, cursor.gathers = piece.whole, False, True
+                    self._ready[request] = None
                 case _:
                     assert_never(piece)
 
@@ -217,8 +251,11 @@ class Cursors:
         event = piece.event
         self._hub.unfollow(request, self, request)
         begins_after = event.from_seq - 2  # before the group of its acceptance, which is the first event of it
-        cursor.view = RequestView(event.target, self._log.get_blob, after_seq=begins_after, since=piece.since)
+        cursor.view = RequestView(
+            event.target, self._log.get_blob, after_seq=begins_after, since=piece.since, held_bytes=HELD_BYTES
+        )
         cursor.stream, cursor.after, cursor.upto_seq = event.stream, event.after, event.upto_seq
+        cursor.accepted_seq = event.from_seq
         self._hub.follow(event.target, self, request)
         self._ready[request] = None
 

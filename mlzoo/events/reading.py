@@ -6,6 +6,7 @@ the other, each for its own request. Knows nothing of who reads, nor of whether 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from mlzoo.errors import OutOfRange
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 AHEAD_BYTES = 256 * 1024  # of records that are decoded at once where one is wanted that memory does not have
+REMEMBERED = 4  # times that: readers take turns, and each begins where the one before it began
 
 
 class GroupReader:
@@ -30,7 +32,8 @@ class GroupReader:
         self._segments = segments
         self._tail = tail
         self._index = index
-        self._ahead: dict[int, Group] = {}  # read from a segment not long ago, by their first log_seq
+        self._ahead: dict[int, Group] = {}  # read from segments not long ago, by their first log_seq
+        self._read: deque[tuple[int, ...]] = deque()  # which of them were read at once, the latest at the end
 
     def after(self, seq: int) -> Iterator[Group]:
         """Yield the groups that end after a log_seq; the last ones may not be written yet.
@@ -89,10 +92,16 @@ class GroupReader:
     def forget(self) -> None:
         """Remember nothing of what was read."""
         self._ahead = {}
+        self._read.clear()
 
     def _at(self, seq: int) -> Group:
         if seq not in self._ahead:
-            self._ahead = {group.first_seq: group for group in self._some_from(seq)}
+            found = {group.first_seq: group for group in self._some_from(seq) if group.first_seq not in self._ahead}
+            self._ahead |= found
+            self._read.append(tuple(found))
+            if len(self._read) > REMEMBERED:
+                for old in self._read.popleft():
+                    del self._ahead[old]
         group = self._ahead.get(seq)
         if group is None:
             raise self._expired(seq)

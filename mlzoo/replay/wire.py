@@ -17,7 +17,7 @@ from mlzoo.api.wire import DIGEST
 from mlzoo.events import commands as cmd
 from mlzoo.events.recording import Line
 from mlzoo.events.records import request_of
-from mlzoo.views import Attached, Delta, Refusal, RequestView, Result, event_params
+from mlzoo.views import Attached, Delta, Refusal, RequestView, Result, Unheld, event_params
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,6 +256,8 @@ class Wire:
                     self._end(listener, request, {"error": _error_of(piece.failure)})
                 case Attached():
                     self._attach(listener, piece)
+                case Unheld():
+                    raise AssertionError("these views hold all that was said")
                 case _:
                     assert_never(piece)
 

@@ -4,11 +4,13 @@ from collections import Counter
 
 import attrs
 import orjson
+import pytest
 import trio
 
 from mlzoo import frames
 from mlzoo.actors.outbox import BATCHES_BYTES
 from mlzoo.transport.stream import SEND_BYTES
+from mlzoo.views import HELD_BYTES
 
 FLOOD = 20_000
 KIB, MIB = 1 << 10, 1 << 20
@@ -125,6 +127,41 @@ async def test_a_stream_waits_on_disk_for_a_host_that_does_not_read(lives, autoj
         result = await sidecar.host.result(chat)
         assert [d["content"] for d in sidecar.host.stream(chat)] == pieces
         assert result["message"]["content"] == "".join(pieces)
+
+
+@pytest.mark.parametrize("finish", ["stop", None], ids=["answered", "cancelled"])
+async def test_long_answers_that_are_read_late_are_not_held_in_memory_side_by_side(lives, autojump_clock, finish):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        chats = [sidecar.chat("x", stream=True) for _ in range(3)]
+        worker = await sidecar.worker()
+        requests = await worker.given(len(chats))
+        sidecar.host.on_line = None
+        sidecar.host.stop_reading()
+        pieces = [f"{number:0100}" for number in range(8000)]
+        for request in requests:
+            worker.generate(request, *pieces, finish=finish)
+        await heard(sidecar)
+        if finish is None:
+            for chat in chats:
+                sidecar.host.send("cancel", {"request": chat})
+            await heard(sidecar)
+        [connection] = sidecar.services.connections.values()
+        held_bytes = []
+
+        def look(_line):
+            views = [cursor.view for cursor in connection.outbox.cursors._cursors.values()]
+            held_bytes.append(sum(len(piece) for view in views for piece in view._content))
+
+        sidecar.host.on_line = look
+        sidecar.host.read_on()
+        await sidecar.host.until(lambda: all(sidecar.host.responses(chat) for chat in chats))
+        for chat in chats:
+            [answer] = sidecar.host.responses(chat)
+            text = answer["result"]["message"]["content"] if finish else answer["error"]["data"]["partial"]
+            assert text == "".join(pieces)
+            assert [d["content"] for d in sidecar.host.stream(chat)] == pieces
+        assert max(held_bytes) < 800_000 + 2 * HELD_BYTES, "one is gathered, the others are not held"
 
 
 async def test_a_flood_of_pings_that_is_read_slowly_does_not_starve_a_stream(lives, autojump_clock):
