@@ -182,7 +182,7 @@ class OutOfRange(MlzooError):
 
 
 class StorageFailed(MlzooError):
-    """The disk's fault: ``data.reason`` is disk_low (retryable) or failed (final for this log)."""
+    """The disk's fault: ``data.reason`` is disk_low or keys_full (retryable), or failed (final for this log)."""
 
     code = 1014
     type = "storage_failed"

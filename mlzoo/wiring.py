@@ -126,12 +126,14 @@ async def _take_up(services: Services, observe: Callable[..., None]) -> Ledger:
     keys = KeyIndex(services.world.disk, log.path / "keys")
     try:
         keys.open()
+        log.answers.open()
     except OSError as error:
         raise unwritable(log.path, error) from error
     for fault in keys.faults:
         observe("error", "keys damaged", message=fault)
     ledger = Ledger(log, state, services.world.clock, keys, start_of(services))
     log.bind_state(ledger.snapshot, ledger.needed_from, ledger.kept_from)
+    log.claims.keys_bytes = lambda: keys.size_bytes() + log.answers.size_bytes()
     return ledger
 
 

@@ -1,26 +1,39 @@
-"""The filer of keys: moves what became of keyed requests out of the state and into the log's index of keys.
+"""The keeper of keys: moves what became of keyed requests out of the state and into the log's index of keys.
 
 The state holds the keys of requests that ended not long ago, so that its size stays that of the work in flight. When
 there are some, they are filed, durably, and then the engine hears that the state needs them no more. A crash in between
-has them filed twice, which changes nothing. Knows nothing of who asks with a key.
+has them filed twice, which changes nothing.
+
+Where the log has to drop segments that results of keys still need, it copies those results first, whole, as a host
+would hear them; a crash in between has them looked at again, and what is copied already is passed over. What was
+ephemeral or is forgotten is not copied. Knows nothing of who asks with a key.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from mlzoo.actors.messages import Order
+from mlzoo.errors import LogUnusable, OutOfRange
+from mlzoo.events import types as ev
+from mlzoo.events.answers import KeptAnswer
 from mlzoo.events.commands import ReportKeysFiled
+from mlzoo.views import Delta, Refusal, RequestView, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from mlzoo.actors.ledger import Ledger
     from mlzoo.actors.mailbox import Ref
     from mlzoo.actors.messages import EngineMessage
     from mlzoo.actors.runtime import Inbox
+    from mlzoo.errors import Failure
     from mlzoo.events.commands import KeyFacts
+    from mlzoo.events.records import Group
 
+TURN_GROUPS = 64  # read from the log before other tasks get their turn
 FILED_AT_ONCE = 64  # keys that make a filing worth its syncs
 
 
@@ -37,14 +50,18 @@ class KeyFiler:
         self._engine = engine
         self._upto_seq = 0  # what is filed, whether the state has dropped it yet or not
         self._due = trio.Event()
+        self._wanted_seq = 0  # what results of keys need from before it is to be copied
+        self._pressed = trio.Event()
 
     async def run(self, inbox: Inbox[None]) -> None:
         """File whenever there is enough, until told to stop."""
         on_progress = self._ledger.log.on_progress
         on_progress.append(self._look)
+        self._ledger.log.claims.press = self._press
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._file_what_is_due)
+                nursery.start_soon(self._copy_what_is_wanted)
                 inbox.ready()
                 await inbox.stopping.wait()
                 nursery.cancel_scope.cancel()
@@ -76,3 +93,103 @@ class KeyFiler:
                 self._ledger.log.fail(error)
             self._upto_seq = max(facts.ended_seq for facts in unfiled.values())
             await self._engine.tell(Order(ReportKeysFiled(upto_seq=self._upto_seq)))
+
+    # ------------------------------------------------------------------------------------------------ copies
+
+    def _press(self, upto_seq: int) -> None:
+        self._wanted_seq = max(self._wanted_seq, upto_seq)
+        self._pressed.set()
+
+    async def _copy_what_is_wanted(self) -> None:
+        ledger, log = self._ledger, self._ledger.log
+        log.answers.expire(self._ended_after_ms())
+        while True:
+            await self._pressed.wait()
+            self._pressed = trio.Event()
+            if log.failed is not None:
+                continue
+            async with log.forgetter.lock:
+                try:
+                    log.answers.expire(self._ended_after_ms())
+                    copies = await self._copies(max(log.oldest_seq, ledger.copied_seq), self._wanted_seq)
+                    await log.answers.put(copies)
+                except OSError as error:
+                    log.fail(error)
+            ledger.copied_seq = max(ledger.copied_seq, self._wanted_seq)
+
+    def _ended_after_ms(self) -> int:
+        """Return the moment after which a request must have ended for its result to be kept."""
+        return self._ledger.now_ms() - self._ledger.state.bounds.key_ms
+
+    async def _copies(self, first_seq: int, end_seq: int) -> list[KeptAnswer]:
+        """Return what keys stand for whose requests were accepted between two places, where nothing is live."""
+        log, copies, after_seq = self._ledger.log, [], first_seq - 1
+        try:
+            while after_seq < end_seq - 1 and (groups := log.read(after_seq, TURN_GROUPS)):
+                for event, seq in _accepted(groups):
+                    copy = await self._copy(event, seq) if seq < end_seq else None
+                    if copy is not None:
+                        copies.append(copy)
+                after_seq = groups[-1].last_seq
+                await trio.lowlevel.checkpoint()
+        except (LogUnusable, OutOfRange):
+            pass  # What is damaged can be shown to nobody; what has gone meanwhile nobody needed.
+        return copies
+
+    async def _copy(self, event: ev.RequestAccepted, accepted_seq: int) -> KeptAnswer | None:
+        """Return the result of a request as its host hears it; None where nobody will ask for it, or it is there."""
+        log, facts = self._ledger.log, self._ledger.state.keys.get(event.key) or self._ledger.keys.find(event.key)
+        if event.ephemeral or facts is None or facts.ended_at_ms <= self._ended_after_ms():
+            return None  # The text of an ephemeral one is in memory, and comes to no disk.
+        if log.answers.find(event.request, accepted_seq) is not None:
+            return None
+        while log.synced < facts.ended_seq and log.failed is None:
+            await self._progress()
+        view = RequestView(event.request, log.get_blob, after_seq=accepted_seq - 2, since=facts.ended_seq)
+        pieces: list[Any] = []
+        for read, group in enumerate(log.groups_of(event.request, view.after_seq), start=1):
+            for piece in view.read(group):
+                match piece:
+                    case Delta():
+                        pieces.append(piece.delta)
+                    case Result():
+                        return _kept(event, facts, pieces, result=piece.result)
+                    case Refusal():
+                        is_gone = piece.failure.code == OutOfRange.code
+                        return None if is_gone else _kept(event, facts, pieces, failure=piece.failure)
+                    case _:
+                        message = f"{event.request} has no end at {facts.ended_seq}"
+                        raise AssertionError(message)
+            if read % TURN_GROUPS == 0:
+                await trio.lowlevel.checkpoint()
+        return None
+
+    async def _progress(self) -> None:
+        """Wait until something more is synced."""
+        moved, on_progress = trio.Event(), self._ledger.log.on_progress
+        on_progress.append(moved.set)
+        try:
+            await moved.wait()
+        finally:
+            on_progress.remove(moved.set)
+
+
+def _accepted(groups: Sequence[Group]) -> Iterator[tuple[ev.RequestAccepted, int]]:
+    """Yield the acceptances of requests with a key, and where they stand."""
+    for group in groups:
+        for seq, event in enumerate(group.events, group.first_seq + 1):
+            if isinstance(event, ev.RequestAccepted) and event.key:
+                yield event, seq
+
+
+def _kept(
+    event: ev.RequestAccepted, facts: KeyFacts, pieces: list[Any], *, result: Any = None, failure: Failure | None = None
+) -> KeptAnswer:
+    return KeptAnswer(
+        request=event.request,
+        accepted_seq=facts.accepted_seq,
+        ended_at_ms=facts.ended_at_ms,
+        pieces=pieces,
+        result=result,
+        failure=failure,
+    )

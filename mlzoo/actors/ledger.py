@@ -14,7 +14,7 @@ import attrs
 from mlzoo.actors.messages import Order
 from mlzoo.core.apply import Folding
 from mlzoo.core.state import WorkerState, needed_from, under_key
-from mlzoo.errors import LogUnusable
+from mlzoo.errors import Failure, LogUnusable, StorageFailed
 from mlzoo.events.commands import Start
 from mlzoo.events.identity import unwritable
 from mlzoo.events.records import CORE_VERSION, Group, is_terminal, request_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlzoo.core.state import State
-    from mlzoo.events.commands import JsonObject, Resume, Submit
+    from mlzoo.events.commands import JsonObject, KeyFacts, Resume, Submit
     from mlzoo.events.keys import KeyIndex
     from mlzoo.events.log import Log
     from mlzoo.world import Clock
@@ -46,6 +46,7 @@ class Ledger:
         self.log = log
         self.state = state
         self.keys = keys
+        self.copied_seq = 0  # what results of keys need from before it has been copied
         self.work: dict[str, tuple[Submit, Any]] = {}  # requests that live, with the text that their worker needs
         # What the engine has taken and not finished, should it crash.
         self.orders: deque[Order] = deque([] if start is None else [Order(start)])  # not decided yet
@@ -77,17 +78,31 @@ class Ledger:
         ended_after_ms = self.now_ms() - self.state.bounds.key_ms
         recent = [facts.accepted_seq for facts in self.state.keys.values() if facts.ended_at_ms > ended_after_ms]
         filed = self.keys.needed_from(ended_after_ms)
-        return min(recent if filed is None else [*recent, filed], default=self.log.last_seq + 1)
+        return max(self.copied_seq, min(recent if filed is None else [*recent, filed], default=self.log.last_seq + 1))
 
     def stamped(self, command: Submit | Resume) -> Submit | Resume:
         """Return a command with what is known of its key beyond the state."""
-        known, refused = None, command.refused
-        if under_key(self.state, command.key) is None and command.key not in self.state.keys:
-            try:
-                known = self.keys.find(command.key)
-            except LogUnusable as error:
-                refused = error.failure()  # Nobody can say whether it is free.
-        return attrs.evolve(command, known=known, kept_from=self.log.oldest_seq, refused=refused)
+        if under_key(self.state, command.key) is not None:
+            return attrs.evolve(command, kept_from=self.log.oldest_seq)
+        filed, ended = None, self.state.keys.get(command.key)
+        try:
+            filed = self.keys.find(command.key) if ended is None else None
+            kept_from = self._kept_from(ended or filed)
+        except LogUnusable as error:  # Nobody can say whether it is free, or what it stands for.
+            return attrs.evolve(command, known=filed, kept_from=self.log.last_seq + 1, refused=error.failure())
+        refused = command.refused
+        if ended is None and filed is None and self.log.claims.keys_are_full():
+            refused = _keys_are_full()
+        return attrs.evolve(command, known=filed, kept_from=kept_from, refused=refused)
+
+    def _kept_from(self, facts: KeyFacts | None) -> int:
+        """Return the first log_seq of which answers are there, as far as that of some key is concerned."""
+        oldest = self.log.oldest_seq
+        if facts is not None and facts.ended_seq > self.log.last_seq:
+            return facts.accepted_seq + 1  # The log was cut by a repair: others may come to stand in its place.
+        if facts is not None and facts.accepted_seq < oldest:
+            return facts.accepted_seq if self.log.answers.find(facts.request, facts.accepted_seq) else oldest
+        return oldest
 
     def snapshot(self) -> JsonObject:
         """Return the state as a segment's header holds it."""
@@ -131,6 +146,15 @@ def _fold(log: Log, folding: Folding, group: Group) -> None:
     for event in group.events:
         if is_terminal(event):
             log.forget_index(request_of(event) or "")  # It has no reader in this life.
+
+
+def _keys_are_full() -> Failure:
+    return StorageFailed(
+        "What is kept for keys fills half of the log's budget: wait until results expire (limits.key_days), raise "
+        "log.budget_bytes, or send this without a key.",
+        reason="keys_full",
+        retryable=True,
+    ).failure()
 
 
 def _inconsistent(path: Path, seq: int, error: Exception) -> LogUnusable:

@@ -118,6 +118,7 @@ def _stat(path: Path) -> int:
     world = real_world()
     groups, asides = Segments(world.disk, path / "segments"), Segments(world.disk, path / "asides")
     blobs = [size_bytes for _, size_bytes in Blobs(world.disk, world.ids, path / "blobs").files()]
+    keys = world.disk.sizes(path / "keys")
     last = look(groups, groups.firsts[-1], strict=True).last_seq if groups.sizes else 0
     last_aside = look(asides, asides.firsts[-1], strict=False).last_seq if asides.sizes else 0
     for name, value in (
@@ -127,6 +128,7 @@ def _stat(path: Path) -> int:
         ("segments", f"{len(groups.sizes)}, {groups.size_bytes():,} bytes"),
         ("of asides", f"{len(asides.sizes)}, {asides.size_bytes():,} bytes"),
         ("blobs", f"{len(blobs)}, {sum(blobs):,} bytes"),
+        ("keys", f"{len(keys)}, {sum(keys.values()):,} bytes"),
     ):
         print(f"{name:<10} {value}")
     return 0

@@ -27,6 +27,7 @@ from mlzoo.events.records import tombstone
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from mlzoo.events.answers import KeptAnswers
     from mlzoo.events.blobs import Blobs
     from mlzoo.events.durability import Durability
     from mlzoo.events.index import Tail
@@ -181,6 +182,7 @@ class Forgetter:
         segments: where their text lies.
         writer: writes to the last of them.
         blobs: where their large values lie.
+        answers: of keys, that were copied out of segments.
         tail: what memory has of the groups.
         reader: remembers what it has read.
         durability: of the log.
@@ -193,6 +195,7 @@ class Forgetter:
         segments: Segments,
         writer: SegmentWriter,
         blobs: Blobs,
+        answers: KeptAnswers,
         tail: Tail,
         reader: GroupReader,
         durability: Durability,
@@ -203,12 +206,13 @@ class Forgetter:
         self._segments = segments
         self._writer = writer
         self._blobs = blobs
+        self._answers = answers
         self._tail = tail
         self._reader = reader
         self._durability = durability
         self._commit = commit
         self._seal = seal
-        self._lock = trio.Lock()
+        self.lock = trio.Lock()  # also of who copies answers: what is copied meanwhile would come back
 
     async def target_of(self, request: str) -> Target:
         """Return what is forgotten with a request, or a call that heard of one; fails as ``forget`` does."""
@@ -229,13 +233,14 @@ class Forgetter:
         Raises:
             StorageFailed: The disk would not, now or before; what is forgotten by then is gone.
         """
-        async with self._lock:
+        async with self.lock:
             self._commit()
             with self._final():
                 if target.is_named(self._read(self._writer.first)):
                     self._seal()
                 await self._durability.flush(seals=True)
                 count = await self._forget_before(self._writer.first, target)
+                count += await self._answers.forget(target.request)
                 await self._durability.flush()  # What retention has dropped meanwhile goes before anybody is told.
         return count
 

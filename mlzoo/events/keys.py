@@ -157,6 +157,10 @@ class KeyIndex:
             remedy="restore that file, or begin another log",
         )
 
+    def size_bytes(self) -> int:
+        """Return the size of all runs."""
+        return sum((run.count + 1) * WIDTH_BYTES for run in self._runs)
+
     def needed_from(self, ended_after_ms: int) -> int | None:
         """Return a log_seq before which no answer begins that ended after a moment, or None where there is none."""
         return min((run.from_seq for run in self._runs if run.newest_at_ms > ended_after_ms), default=None)

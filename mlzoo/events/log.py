@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from mlzoo.errors import OutOfRange
+from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.asides import AsideLog
 from mlzoo.events.blobs import Blobs
 from mlzoo.events.codec import encode_group
@@ -66,13 +67,14 @@ class Log:
         self._tail = Tail(settings.tail_bytes)
         self._index = RequestIndex()
         self._reader = GroupReader(self._segments, self._tail, self._index)
-        self._retention = Retention(world, self._segments, self._asides.segments, self._blobs, settings)
+        self.answers = KeptAnswers(world.disk, path / "keys")
+        self.claims = Claims(self._index, settings.budget_bytes)
+        self._retention = Retention(world, self._segments, self._asides.segments, self._blobs, settings, self.claims)
         self._durability = Durability(path, self._writer, self._retention, syncs=settings.durability == "disk")
         self.on_progress = self._durability.on_progress  # called when a watermark has moved, or the log has failed
         self.fail = self._durability.fail  # for who keeps files beside the segments and meets an error of the disk
         self._base: Header | None = None  # of the segment that replay begins with
         self._snapshot: Callable[[], JsonObject] | None = None
-        self._claims = Claims(self._index)
         self._wants_sync = False
 
     @classmethod
@@ -154,11 +156,10 @@ class Log:
     ) -> None:
         """Say where the folded state after all that was appended comes from; without it no second segment is begun.
 
-        Retention keeps what a live request needs, from ``needed_from`` on, and as long as it can what the result of a
-        key needs, from ``kept_from`` on.
+        Retention keeps what a live request needs, from ``needed_from`` on, and the result of a key, from ``kept_from``.
         """
         self._snapshot = snapshot
-        self._claims.needed_from, self._claims.kept_from = needed_from, kept_from or needed_from
+        self.claims.needed_from, self.claims.kept_from = needed_from, kept_from or needed_from
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -235,7 +236,7 @@ class Log:
 
     def _needs(self) -> Needs:
         """Return what retention is to spare."""
-        return self._claims.needs(self._asides.last_seq + 1)
+        return self.claims.needs(self._asides.last_seq + 1)
 
     def _called_synced(self) -> int:
         """Return up to where the next record calls the log durable, as ``framing`` explains."""
@@ -309,7 +310,7 @@ class Log:
 
     def keep_asides(self, connection: str, first: int | None) -> None:
         """Spare the asides from a number on, which the host of a connection has still to take; None: it has all."""
-        self._claims.keep_asides(connection, first)
+        self.claims.keep_asides(connection, first)
 
     def read_asides(self, connection: str, first: int) -> Iterator[Aside]:
         """Yield the written asides of a connection from an aside_seq on, one of its own; fails as ``read`` does."""
@@ -350,7 +351,7 @@ class Log:
         """Who forgets requests in the files of this log."""
         from mlzoo.events.forgetting import Forgetter  # noqa: PLC0415 (not on the way to the first ping)
 
-        parts = (self._segments, self._writer, self._blobs, self._tail, self._reader, self._durability)
+        parts = (self._segments, self._writer, self._blobs, self.answers, self._tail, self._reader, self._durability)
         return Forgetter(*parts, commit=self.commit, seal=self._seal)
 
     def _seal(self) -> None:
@@ -375,7 +376,7 @@ class Log:
         self._blobs.remove(name)
 
     def size_bytes(self) -> int:
-        """Return the size of segments, asides and blobs."""
+        """Return the size of segments, asides, blobs and keys."""
         return self._retention.size_bytes()
 
     async def close(self) -> None:

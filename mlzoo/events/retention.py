@@ -3,9 +3,12 @@
 Whole segments go, oldest first, never the one that is being written. First go asides that every host has taken; then
 groups, with the blobs that they name, that neither a live request nor a reader nor the result of a key needs; then,
 since the budget is a promise too and a host may stop reading for ever, asides that a host has not taken; then groups
-that only readers need; last, groups that results of keys need, whose number nothing else bounds. What a live request
-needs stays, over the budget if need be: the core bounds it. A reader that was robbed finds that out when it reads on,
-and its host is told; a key whose result is gone is expired, and never runs again.
+that only readers need. What a live request needs stays, over the budget if need be: the core bounds it. A reader that
+was robbed finds that out when it reads on, and its host is told.
+
+What the result of a key needs stays as well, until somebody has copied it: two segments before the budget is reached,
+who keeps the keys is pressed to do so (``Claims``). Copies and keys count, and where they alone fill half of the
+budget, nobody is let in with a new key.
 
 By age goes only what none of those need. Age is that of the wall clock, as people count it: a segment is as old as the
 beginning of the next one, and one that is written is sealed after a quarter of the time that segments are kept.
@@ -59,10 +62,13 @@ class Needs:
 class Claims:
     """Who still needs what of a log: the engine, by what it answers when asked, and hosts that have not read."""
 
-    def __init__(self, index: RequestIndex) -> None:
+    def __init__(self, index: RequestIndex, budget_bytes: int) -> None:
         self.needed_from: Callable[[], int] = lambda: 1
         self.kept_from: Callable[[], int] = lambda: 1
+        self.keys_bytes: Callable[[], int] = lambda: 0  # of keys, and of copies of what they stand for
+        self.press: Callable[[int], None] = _nobody  # called with the log_seq before which results are to be copied
         self._index = index
+        self._budget_bytes = budget_bytes
         self._unread: dict[str, int] = {}  # connection -> the first aside that its host has not taken
 
     def keep_asides(self, connection: str, first: int | None) -> None:
@@ -71,6 +77,10 @@ class Claims:
             self._unread.pop(connection, None)
         else:
             self._unread[connection] = first
+
+    def keys_are_full(self) -> bool:
+        """Whether there is no room for what a new key will stand for."""
+        return self.keys_bytes() > self._budget_bytes // 2
 
     def needs(self, aside_end: int) -> Needs:
         """Return what is to be spared now; no aside is numbered aside_end yet."""
@@ -84,10 +94,17 @@ class Claims:
         )
 
 
+def _nobody(_seq: int) -> None:
+    """Copy nothing."""
+
+
 class Retention:
     """Keeps one log within its budget and its time."""
 
-    def __init__(self, world: World, groups: Segments, asides: Segments, blobs: Blobs, settings: LogConfig) -> None:
+    def __init__(
+        self, world: World, groups: Segments, asides: Segments, blobs: Blobs, settings: LogConfig, claims: Claims
+    ) -> None:
+        self._claims = claims
         self._disk = world.disk
         self._clock = world.clock
         self._groups = groups
@@ -106,8 +123,9 @@ class Retention:
         return self._keep_ms is not None and self._clock.wall_ms() - self._begun_ms > self._keep_ms / 4
 
     def size_bytes(self) -> int:
-        """Return the size of segments, asides and blobs."""
-        return self._groups.size_bytes() + self._asides.size_bytes() + self._blobs.size_bytes()
+        """Return the size of segments, asides, blobs and keys."""
+        segments_bytes = self._groups.size_bytes() + self._asides.size_bytes()
+        return segments_bytes + self._blobs.size_bytes() + self._claims.keys_bytes()
 
     def drop_asides(self, needs: Needs, *, groups_can_go: bool) -> bool:
         """Drop the oldest asides while the log is over its budget; return whether it is now the groups' turn."""
@@ -130,7 +148,19 @@ class Retention:
         over_bytes = self._drop_groups_before(free_seq, over_bytes + spare_bytes) - spare_bytes
         over_bytes = self._drop_asides_before(None, over_bytes)
         over_bytes = self._drop_groups_before(needs.kept_seq, over_bytes)
-        self._drop_groups_before(needs.live_seq, over_bytes)
+        upto_seq = self._wanted_before(needs.live_seq, over_bytes + 2 * self._segment_bytes)
+        if upto_seq > needs.kept_seq:
+            self._claims.press(upto_seq)
+
+    def _wanted_before(self, seq: int, over_bytes: int) -> int:
+        """Return the log_seq before which groups would have to go for nothing to be over; no later than one."""
+        upto_seq = 0
+        for (first, size_bytes), after in zip(self._free_groups(seq), self._groups.firsts[1:], strict=False):
+            if over_bytes <= 0:
+                break
+            assert first < after
+            over_bytes, upto_seq = over_bytes - size_bytes, after
+        return upto_seq
 
     def _over_bytes(self) -> int:
         return self.size_bytes() - self._budget_bytes

@@ -13,6 +13,7 @@ import attrs
 import orjson
 
 from mlzoo.events import framing
+from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.blobs import Blobs, names_in
 from mlzoo.events.identity import FILE, LOCK, read_identity
 from mlzoo.events.segments import READ_BYTES, Segments
@@ -169,10 +170,11 @@ def verify(world: World, path: Path) -> Finding:
 def _verify_keys(disk: Disk, path: Path) -> list[str]:
     from mlzoo.events.keys import KeyIndex  # noqa: PLC0415 - brings in the classes of commands
 
-    index = KeyIndex(disk, path / "keys")
+    index, answers = KeyIndex(disk, path / "keys"), KeptAnswers(disk, path / "keys")
     try:
         index.open(tidy=False)
-        return index.verify()
+        answers.open(tidy=False)
+        return index.verify() + answers.verify()
     except FileNotFoundError:
         return []  # A merge was faster; what it made can be verified the next time.
 

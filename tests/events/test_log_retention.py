@@ -131,21 +131,42 @@ def keeps_asides(log, first):
         return False
 
 
-async def test_the_result_of_a_key_outlives_asides_that_a_host_does_not_take_and_gives_way_last(log, autojump_clock):
+async def test_the_result_of_a_key_outlives_asides_and_the_budget_and_its_keeper_is_pressed_to_copy_it(
+    log, autojump_clock
+):
+    pressed = []
+    log.claims.press = pressed.append
     first = pings(log, 30)
     log.keep_asides("con-1", first)
     await work(log, 5)
     kept = append_end(log, 0, "req-keyed")
     log.commit()
     log.forget_index("req-keyed")
-    log.bind_state(dict, lambda: log.last_seq, lambda: kept.first_seq)
+    kept_from = [kept.first_seq]
+    log.bind_state(dict, lambda: log.last_seq, lambda: kept_from[0])
     while keeps_asides(log, first):
         await work(log, 1)
     assert 1 < log.oldest_seq <= kept.first_seq, "what lies before it went first"
     assert kept in log.read(kept.first_seq - 1, 1)
     await work(log, 40)
-    assert log.oldest_seq > kept.first_seq, "the budget is a promise, too"
+    assert log.oldest_seq <= kept.first_seq
+    assert log.size_bytes() > BUDGET_BYTES + SLACK_BYTES
+    assert kept.first_seq < pressed[-1] < log.last_seq
+    log.claims.press = lambda seq: kept_from.insert(0, seq)  # what is asked for is copied
+    await work(log, 40)
+    assert log.oldest_seq > kept.first_seq
     assert log.size_bytes() < BUDGET_BYTES + SLACK_BYTES
+
+
+async def test_what_is_kept_for_keys_counts_too_and_there_is_an_end_to_it(log, autojump_clock):
+    await work(log, 20)
+    oldest = log.oldest_seq
+    assert not log.claims.keys_are_full()
+    log.claims.keys_bytes = lambda: BUDGET_BYTES - 2000
+    await work(log, 20)
+    assert log.oldest_seq > oldest
+    assert log.size_bytes() < BUDGET_BYTES + SLACK_BYTES
+    assert log.claims.keys_are_full()
 
 
 @pytest.fixture

@@ -52,17 +52,3 @@ async def test_a_subscription_to_what_is_not_kept_any_more_ends_and_says_so(smal
         [ended] = sidecar.host.notifications("subscription_ended")
         assert (ended["subscription"], ended["error"]["code"]) == (subscribed, 1013)
         assert await sidecar.host.call("ping") == {}
-
-
-async def test_a_key_whose_answer_is_not_kept_any_more_is_expired_and_its_request_does_not_run_again(
-    small, autojump_clock
-):
-    message = {"role": "user", "content": "x"}
-    keyed = {"model": "toy", "messages": [message], "key": "k"}
-    async with small.begin(leave=False) as sidecar:
-        await sidecar.host.result(sidecar.chat("x", key="k"))
-        await outrun(sidecar)
-        sidecar.host.read_on()
-        for call in (("chat", keyed), ("resume", {"key": "k"})):
-            error = await sidecar.host.refused(*call)
-            assert (error["code"], error["data"]["type"], error["data"]["oldest"]) == (1013, "expired", 1)

@@ -1,0 +1,193 @@
+"""Answers that outlive their records: what a key stands for, copied out of segments that retention is to drop.
+
+They lie beside the index of keys, in ``keys/``, as a host hears them: the pieces of the stream, then a result or an
+error. A part holds those that were accepted one after the other, a sealed line each, and is named by what it holds:
+``first-last-newest.answers``, the first and last log_seq of an acceptance, and when the last of them ended. A part
+that grows is written anew and the old one goes; where a crash leaves both, the smaller one goes at the next start.
+
+Knows nothing of when an answer is copied, nor of what is in it. Errors of the disk are OSError.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+
+from mlzoo.errors import Failure, LogUnusable
+from mlzoo.events import framing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mlzoo.world import Disk
+
+SUFFIX = ".answers"
+TEMPORARY = ".new"
+PART_BYTES = 4 * 1024 * 1024  # above which the next part is begun
+
+
+@attrs.frozen(kw_only=True)
+class KeptAnswer:
+    """What became of a request, as its host hears it: the pieces of its stream, then a result or a failure."""
+
+    request: str
+    accepted_seq: int
+    ended_at_ms: int
+    pieces: list[Any]
+    result: Any = None
+    failure: Failure | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """One file of answers, by what its name says."""
+
+    name: str
+    first: int
+    last: int
+    newest_at_ms: int
+    size_bytes: int
+
+
+class KeptAnswers:
+    """The answers that one log keeps beside its records."""
+
+    def __init__(self, disk: Disk, directory: Path) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._parts: list[Part] = []
+
+    def open(self, *, tidy: bool = True) -> None:
+        """Find the parts, and remove what a crash has left, unless another process owns them (tidy)."""
+        found: list[Part] = []
+        for name, size_bytes in self._disk.sizes(self._directory).items():
+            if name.endswith(SUFFIX):
+                first, last, newest_at_ms = map(int, name.removesuffix(SUFFIX).split("-"))
+                found.append(Part(name=name, first=first, last=last, newest_at_ms=newest_at_ms, size_bytes=size_bytes))
+            elif tidy and name.endswith(SUFFIX + TEMPORARY):
+                self._disk.remove(self._directory / name)
+        self._parts = [part for part in found if not any(_holds(other, part) for other in found)]
+        for part in found:
+            if tidy and part not in self._parts:
+                self._disk.remove(self._directory / part.name)
+
+    def size_bytes(self) -> int:
+        """Return the size of all parts."""
+        return sum(part.size_bytes for part in self._parts)
+
+    def find(self, request: str, accepted_seq: int) -> KeptAnswer | None:
+        """Return the answer to a request that was accepted there, if it is kept.
+
+        Raises:
+            LogUnusable: It is damaged.
+        """
+        for part in self._parts:
+            if part.first <= accepted_seq <= part.last:
+                for line in self._lines(part):
+                    if _is_of(line, request):
+                        return self._answer(part, line)
+        return None
+
+    def verify(self) -> list[str]:
+        """Read all, and return what is not as it was written."""
+        faults = []
+        for part in self._parts:
+            data = self._disk.read(self._directory / part.name)
+            at = 0
+            while end := framing.line_end(data, at):
+                at = end
+            if at != len(data):
+                faults.append(f"keys/{part.name}: not whole at byte {at}")
+        return faults
+
+    async def put(self, answers: Sequence[KeptAnswer]) -> None:
+        """Keep answers, in the order of their acceptance; durable when this returns."""
+        if not answers:
+            return
+        await self._disk.make_dir(self._directory)
+        last = self._parts[-1] if self._parts and self._parts[-1].size_bytes < PART_BYTES else None
+        data = b"".join(map(_line, answers))
+        seqs = [answer.accepted_seq for answer in answers]
+        newest_at_ms = max(answer.ended_at_ms for answer in answers)
+        if last is not None:
+            data = self._disk.read(self._directory / last.name) + data
+            seqs += [last.first, last.last]
+            newest_at_ms = max(newest_at_ms, last.newest_at_ms)
+        name = f"{min(seqs):020d}-{max(seqs):020d}-{newest_at_ms}{SUFFIX}"
+        await self._disk.replace(self._directory / name, data)
+        if last is not None:
+            self._parts.pop()
+            if name != last.name:
+                self._disk.remove(self._directory / last.name)
+        self._parts.append(
+            Part(name=name, first=min(seqs), last=max(seqs), newest_at_ms=newest_at_ms, size_bytes=len(data))
+        )
+
+    async def forget(self, request: str) -> bool:
+        """Remove the answer to a request; return whether there was one. Durable when this returns."""
+        found = False
+        for number, part in enumerate(self._parts):
+            lines = self._lines(part)
+            kept = [line for line in lines if not _is_of(line, request)]
+            if len(kept) < len(lines):
+                data, found = b"".join(line + b"\n" for line in kept), True
+                await self._disk.replace(self._directory / part.name, data)
+                self._parts[number] = attrs.evolve(part, size_bytes=len(data))
+        return found
+
+    def expire(self, ended_after_ms: int) -> None:
+        """Remove the parts of which no answer ended after a moment."""
+        for part in tuple(self._parts):
+            if part.newest_at_ms <= ended_after_ms:
+                self._disk.remove(self._directory / part.name)
+                self._parts.remove(part)
+
+    def _lines(self, part: Part) -> list[bytes]:
+        return self._disk.read(self._directory / part.name).split(b"\n")[:-1]
+
+    def _answer(self, part: Part, line: bytes) -> KeptAnswer:
+        if not framing.line_end(line + b"\n", 0):
+            raise LogUnusable(
+                f"the answer under this key is damaged (keys/{part.name}), and what it held is lost",
+                reason="damaged",
+                path=str(self._directory.parent),
+                remedy="restore that file, or ask under another key",
+            )
+        data = orjson.loads(line)
+        failure = data.get("failure")
+        return KeptAnswer(
+            request=data["answer"],
+            accepted_seq=data["accepted_seq"],
+            ended_at_ms=data["ended_at_ms"],
+            pieces=data["pieces"],
+            result=data.get("result"),
+            failure=None if failure is None else Failure(failure["code"], failure["message"], failure["data"]),
+        )
+
+
+def _holds(part: Part, other: Part) -> bool:
+    """Whether a part is what another one has grown to."""
+    within = part.first <= other.first and other.last <= part.last
+    return within and part.size_bytes > other.size_bytes
+
+
+def _is_of(line: bytes, request: str) -> bool:
+    return line.startswith(b'"answer":%b,' % orjson.dumps(request), framing.PREFIX_BYTES)
+
+
+def _line(answer: KeptAnswer) -> bytes:
+    body = {
+        "answer": answer.request,
+        "accepted_seq": answer.accepted_seq,
+        "ended_at_ms": answer.ended_at_ms,
+        "pieces": answer.pieces,
+    }
+    if answer.failure is not None:
+        failure = answer.failure
+        body["failure"] = {"code": failure.code, "message": failure.message, "data": failure.data}
+    else:
+        body["result"] = answer.result
+    return framing.seal(orjson.dumps(body)[1:])

@@ -1,0 +1,220 @@
+"""What a key stands for outlives the records that it was made of, is as it was, and can be forgotten."""
+
+from random import Random
+
+import attrs
+import pytest
+import trio.testing
+from sidecar_life import LOG
+
+from mlzoo.config.schema import LogConfig
+from mlzoo.errors import LogUnusable
+from mlzoo.events.answers import KeptAnswer, KeptAnswers
+from mlzoo.simulation.disk import OUTCOMES, SimulatedDisk
+
+KIB = 1024
+SECRET = "xyzzy"
+SMALL = LogConfig(segment_bytes=64 * KIB, asides_segment_bytes=64 * KIB, budget_bytes=1024 * KIB, tail_bytes=0)
+
+
+@pytest.fixture
+def keys_directory():
+    return LOG / "keys"
+
+
+@pytest.fixture
+def small(lives):
+    """Lives whose log keeps little, and nothing of it in memory."""
+    lives.log = attrs.evolve(SMALL)
+    return lives
+
+
+def say(sidecar, prompt, **params):
+    message = {"role": "user", "content": prompt}
+    return sidecar.host.send("chat", {"model": "toy", "messages": [message], **params})
+
+
+async def fill(sidecar, count=2):
+    """Have so much be said that all records of before have to go."""
+    answer, sidecar.workshop.answer = sidecar.workshop.answer, None
+    sidecar.host.on_line = None  # It looks for all that is said in the log's records, which go.
+    before = sidecar.services.log.last_seq
+    worker = await sidecar.worker(len(sidecar.workshop.workers) - 1)
+    for number in range(count):
+        call = say(sidecar, f"fill {number}")
+        worker.generate(await worker.asked(f"fill {number}"), *(f"{piece:0800}" for piece in range(900)))
+        await sidecar.host.result(call)
+        await trio.testing.wait_all_tasks_blocked()
+    sidecar.workshop.answer = answer
+    assert sidecar.services.log.oldest_seq > before
+
+
+def pieces(sidecar, call):
+    return [(p["seq"], p["delta"]["content"]) for p in sidecar.host.notifications("stream") if p["request"] == call]
+
+
+def files_with(lives, word):
+    files = [(name, file) for names in lives.disk.files.values() for name, file in names.items()]
+    return [name for name, file in files if word.encode() in file.data]
+
+
+async def test_a_key_stands_for_its_answer_after_its_records_have_gone(small, autojump_clock):
+    embed = {"model": "vec", "input": ["a", "bcd"], "key": "e"}
+    async with small.begin(leave=False) as sidecar:
+        call = say(sidecar, "well hello there", key="k", logprobs=True, stream=True)
+        first = await sidecar.host.result(call)
+        told = pieces(sidecar, call)
+        assert len(told) > 1
+        vectors = await sidecar.host.call("embed", embed)
+        await fill(sidecar)
+        await sidecar.leave()
+    async with small.begin(leave=False) as sidecar:
+        sidecar.host.on_line = None
+        again = say(sidecar, "well hello there", key="k", logprobs=True, stream=True)
+        assert await sidecar.host.result(again) == first
+        assert pieces(sidecar, again) == told
+        resumed = sidecar.host.send("resume", {"key": "k", "after": 0})
+        assert await sidecar.host.result(resumed) == first
+        assert pieces(sidecar, resumed) == told[1:]
+        assert await sidecar.host.call("embed", embed) == vectors
+        assert (await sidecar.host.error(say(sidecar, "other", key="k")))["code"] == -32602
+        assert sidecar.workshop.workers == [], "nothing ran again"
+
+
+async def test_an_end_without_an_answer_is_kept_as_well(small, autojump_clock):
+    async with small.begin(leave=False) as sidecar:
+        sidecar.workshop.answer = None
+        running = say(sidecar, "hello", key="k", stream=True)
+        worker = await sidecar.worker()
+        worker.generate(await worker.asked("hello"), "so ", "far", finish=None)
+        await sidecar.host.streamed(running, 2)
+        await sidecar.host.call("cancel", {"key": "k"})
+        error = await sidecar.host.error(running)
+        await fill(sidecar)
+        assert await sidecar.host.error(say(sidecar, "hello", key="k")) == error
+        assert error["data"]["partial"] == "so far"
+
+
+async def test_what_is_kept_can_be_forgotten_by_key_and_by_name(small, autojump_clock):
+    async with small.begin(leave=False) as sidecar:
+        names = [
+            (await sidecar.host.result(say(sidecar, f"{SECRET}{number}", key=f"k{number}")))["id"]
+            for number in range(3)
+        ]
+        await fill(sidecar)
+        assert files_with(small, SECRET) != []
+        await sidecar.host.call("forget", {"key": "k0"})
+        await sidecar.host.call("forget", {"request": names[1]})
+        assert files_with(small, f"{SECRET}0") == files_with(small, f"{SECRET}1") == []
+        for key in ("k0", "k1"):
+            error = await sidecar.host.refused("resume", {"key": key})
+            assert (error["code"], error["data"]["type"]) == (1013, "expired")
+        resumed = await sidecar.host.call("resume", {"key": "k2"})
+        assert resumed["message"]["content"] == f"{SECRET}2"
+
+
+async def test_what_was_ephemeral_is_not_copied_though_memory_has_it(small, autojump_clock):
+    small.log = attrs.evolve(SMALL, tail_bytes=64 * KIB * KIB)
+    async with small.begin(leave=False) as sidecar:
+        await sidecar.host.result(say(sidecar, f"{SECRET} hello", key="k", retention="ephemeral"))
+        await fill(sidecar)
+        assert files_with(small, SECRET) == []
+        error = await sidecar.host.refused("resume", {"key": "k"})
+        assert (error["code"], error["data"]["type"]) == (1013, "expired")
+
+
+async def test_a_copy_goes_when_its_key_has_expired(small, autojump_clock):
+    small.limit(key_days=0.5)
+    async with small.begin(leave=False) as sidecar:
+        await sidecar.host.result(say(sidecar, f"{SECRET} hello", key="k"))
+        await fill(sidecar)
+        assert files_with(small, SECRET) != []
+        await sidecar.sleep_h(13)
+        error = await sidecar.host.refused("resume", {"key": "k"})
+        assert (error["code"], error["data"]["type"]) == (1013, "expired")
+        await sidecar.leave()
+    async with small.begin(leave=False) as sidecar:
+        await sidecar.host.call("cancel", {"key": "none"})
+        assert files_with(small, SECRET) == []
+        assert (await sidecar.host.refused("resume", {"key": "k"}))["code"] == 1013
+
+
+async def test_where_keys_fill_their_part_of_the_budget_new_ones_are_refused_and_nothing_else(small, autojump_clock):
+    async with small.begin(leave=False) as sidecar:
+        asked = {"model": "toy", "messages": [{"role": "user", "content": "hello"}], "key": "k"}
+        first = await sidecar.host.call("chat", asked)
+        sidecar.services.log.claims.keys_bytes = lambda: SMALL.budget_bytes
+        error = await sidecar.host.refused("chat", {**asked, "key": "new"})
+        assert (error["code"], error["data"]["reason"], error["data"]["retryable"]) == (1014, "keys_full", True)
+        assert await sidecar.host.call("chat", asked) == first
+        assert (await sidecar.host.result(say(sidecar, "hello")))["message"]["content"] == "hello"
+
+
+async def test_a_host_that_is_slow_to_hear_an_answer_again_hears_it_whole_though_its_records_go(small, autojump_clock):
+    async with small.begin(leave=False) as sidecar:
+        sidecar.workshop.answer = None
+        call = say(sidecar, "long", key="k")
+        worker = await sidecar.worker()
+        words = [f"{number:0500}" for number in range(200)]
+        worker.generate(await worker.asked("long"), *words)
+        result = await sidecar.host.result(call)
+        client = sidecar.connect()
+        client.on_line = None
+        client.stop_reading()
+        heard = client.send("resume", {"key": "k"})
+        await trio.testing.wait_all_tasks_blocked()
+        await fill(sidecar)
+        client.read_on()
+        assert await client.result(heard) == result
+        told = [(p["seq"], p["delta"]["content"]) for p in client.notifications("stream")]
+        assert told == list(enumerate(words))
+        client.close()
+
+
+# ------------------------------------------------------------------------------------------------ on the disk
+
+
+def answer(number):
+    return KeptAnswer(
+        request=f"req-{number}", accepted_seq=10 * number, ended_at_ms=number, pieces=["x"], result={"n": number}
+    )
+
+
+@pytest.mark.parametrize("outcome", [*OUTCOMES, None], ids=str)
+async def test_no_crash_loses_an_answer_that_was_kept(outcome, keys_directory):
+    disk = SimulatedDisk()
+    moments, done = [], []
+    disk.on_step = lambda _step: moments.append((disk.copy(), len(done)))
+    answers = KeptAnswers(disk, keys_directory)
+    answers.open()
+    for number in range(0, 8, 2):
+        await answers.put([answer(number), answer(number + 1)])
+        done += [number, number + 1]
+    random = Random(3)
+    for moment, count in moments:
+        crashed = moment.crashed(random, outcome)
+        found = KeptAnswers(crashed, keys_directory)
+        found.open()
+        assert found.verify() == []
+        assert [found.find(f"req-{n}", 10 * n) for n in range(count)] == [answer(n) for n in range(count)]
+        await found.put([answer(9)])
+        was_there = found.find("req-0", 0) is not None
+        assert await found.forget("req-0") == was_there
+        assert was_there or not count
+        again = KeptAnswers(crashed, keys_directory)
+        again.open()
+        assert again.find("req-9", 90) == answer(9)
+        assert again.find("req-0", 0) is None
+        assert len(crashed.names(keys_directory)) == 1
+
+
+async def test_a_damaged_answer_is_said_to_be_damaged(keys_directory):
+    disk = SimulatedDisk()
+    answers = KeptAnswers(disk, keys_directory)
+    await answers.put([answer(1), answer(2)])
+    [name] = disk.names(keys_directory)
+    disk.corrupt(keys_directory / name, disk.read(keys_directory / name).index(b"pieces"))
+    with pytest.raises(LogUnusable, match="damaged"):
+        answers.find("req-1", 10)
+    assert answers.find("req-2", 20) == answer(2)
+    assert answers.verify() != []
