@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 
 def models(services: Services) -> JsonObject:
-    """Return every model that is configured, and how it is."""
-    return {"models": [_summary(services, entry) for entry in services.config.models.values()]}
+    """Return every model that is configured, and how it is; apart from them those whose configuration does not hold."""
+    return {
+        "models": [_summary(services, entry) for entry in services.config.models.values()],
+        "broken": [{"name": name, "error": why} for name, why in services.config.broken.items()],
+    }
 
 
 def model(services: Services, name: str) -> JsonObject:

@@ -69,10 +69,19 @@ class ModelSummary:
 
 
 @attrs.frozen(kw_only=True)
+class BrokenModel:
+    """A model whose configuration does not hold; nothing else is known of it, and the others work without it."""
+
+    name: str = attrs.field(metadata=about("That of its file."))
+    error: str = attrs.field(metadata=about("What is wrong with it, and where."))
+
+
+@attrs.frozen(kw_only=True)
 class ModelsListResult:
     """All models that are configured."""
 
     models: tuple[ModelSummary, ...]
+    broken: tuple[BrokenModel, ...] = attrs.field(default=(), metadata=about("Those that cannot be used."))
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,7 @@
 """The connection to a sidecar: calls, streams and subscriptions over one pair of pipes.
 
-Knows the envelope of the protocol and no method's parameters. Three tasks serve it: one writes lines, one reads them
-and one drains stderr; a call is never a task of its own.
+Knows the envelope of the protocol, and of the methods' parameters only what a ``key`` is. Three tasks serve it: one
+writes lines, one reads them and one drains stderr; a call is never a task of its own.
 """
 
 from __future__ import annotations
@@ -76,6 +76,10 @@ class Client:
     ) -> Any:
         """Send a request and return its result. Cancelled here, it is cancelled in the sidecar too.
 
+        Unless it has a ``key`` among its params: such a one is meant to outlive who listens, and what it ends with is
+        what its key stands for ever after. So it runs on, and ``resume``, or the same request sent again, hears of it;
+        ``cancel`` ends it.
+
         Args:
             method: The method's name.
             params: Its parameters.
@@ -97,6 +101,8 @@ class Client:
     ) -> AsyncIterator[Stream]:
         """Send a request whose answer streams. Left before its end, it is cancelled in the sidecar.
 
+        Unless it has a ``key`` among its params, as ``call`` says.
+
         Args:
             method: ``chat`` or ``complete``, which are asked to stream, or ``resume``, which always does.
             params: Its parameters.
@@ -115,13 +121,18 @@ class Client:
         """Hear a request that was sent with ``key`` among its params on, also one of an earlier connection or sidecar.
 
         Used as ``stream`` is, which says what it raises; it begins after the piece ``after``, the ``Stream.seq`` that
-        was reached before. Left before its end, the request itself is cancelled, as that of any stream.
+        was reached before. Left before its end, the request runs on.
         """
         return self.stream("resume", {"key": key, "after": after})
 
-    async def cancel(self, request: int) -> bool:
-        """Have a running request end with its partial text; False where it had ended. Raises as ``call`` does."""
-        result = await self.call("cancel", {"request": request})
+    async def cancel(self, request: int | None = None, *, key: str | None = None) -> bool:
+        """Have a running request end with its partial text; False where it had ended. Raises as ``call`` does.
+
+        Args:
+            request: The ``Stream.id`` of one of this client; with a key it ends for all who hear of it.
+            key: Instead of it, the key that it was sent with, by whomever.
+        """
+        result = await self.call("cancel", {"request": request} if key is None else {"key": key})
         return bool(result["cancelled"])
 
     @asynccontextmanager
@@ -173,7 +184,8 @@ class Client:
         try:
             yield Stream(request, inbox, on_progress)
         finally:
-            if self._inboxes.pop(request, None) is not None:  # It has not ended.
+            left_early = self._inboxes.pop(request, None) is not None
+            if left_early and not _outlives_its_listener(method, params):
                 self._note("cancel", {"request": request})
 
     async def _send(self, line: bytes) -> None:
@@ -284,3 +296,7 @@ class Client:
         self._inboxes.clear()
         for _ in range(self._places.statistics().tasks_waiting):
             self._places.release()
+
+
+def _outlives_its_listener(method: str, params: Mapping[str, Any]) -> bool:
+    return method == "resume" or params.get("key") is not None

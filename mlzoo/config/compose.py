@@ -151,7 +151,11 @@ def _place_of(override: Override) -> str:
 
 
 def _no_option(where: str, group: str, option: str, options: Sequence[str]) -> ConfigError:
-    expected = f"{group} has no option {option!r}{nearest(option, options)} (there are {', '.join(options)})"
+    meant, known = nearest(option, options), ", ".join(options)
+    if group == "model":
+        expected = f"no model is called {option!r}{meant} (there are {known}; `mlzoo models list` tells of them)"
+    else:
+        expected = f"{group} has no option {option!r}{meant} (there are {known})"
     return ConfigError(f"{where}: {expected}", path=group, expected=list(options))
 
 

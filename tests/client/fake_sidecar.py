@@ -52,9 +52,9 @@ def answer(request, method, params):
                 notify("progress", request=request, stage="download", done=done, total=params["steps"])
             return {}
         case "cancel":
-            write(
-                {"id": params["request"], "error": {"code": -32800, "message": "cancelled", "data": {"partial": "a"}}}
-            )
+            if "request" in params:
+                failure = {"code": -32800, "message": "cancelled", "data": {"partial": "a"}}
+                write({"id": params["request"], "error": failure})
             return {"cancelled": True}
         case "events.subscribe":
             write({"id": request, "result": {"subscription": f"s{request}"}})

@@ -171,6 +171,38 @@ def test_a_deadline_of_the_host_cancels_the_call(run, spawn_fake):
     assert run(main) == (True, ["endless", "cancel"])
 
 
+def test_a_call_with_a_key_outlives_whoever_stops_listening(run, spawn_fake):
+    async def main():
+        async with spawn_fake() as client:
+            async with client.stream("endless", {"key": "k"}) as answer:
+                await anext(answer)
+            with anyio.move_on_after(0.01):
+                await client.call("endless", {"key": "k"})
+            return [line["method"] for line in await client.call("received")]
+
+    assert run(main) == ["endless", "endless"]
+
+
+def test_to_stop_hearing_of_a_resumed_request_does_not_end_it(run, spawn_fake):
+    async def main():
+        async with spawn_fake() as client:
+            with anyio.move_on_after(0.01):
+                async with client.resume("k") as answer:
+                    await anext(answer)
+            return [line["method"] for line in await client.call("received")]
+
+    assert run(main) == ["resume"]
+
+
+def test_what_runs_under_a_key_is_cancelled_by_the_key(run, spawn_fake):
+    async def main():
+        async with spawn_fake() as client:
+            await client.cancel(key="k")
+            return (await client.call("received"))[-1]["params"]
+
+    assert run(main) == {"key": "k"}
+
+
 def test_a_call_that_has_ended_is_not_cancelled(run, spawn_fake):
     async def main():
         async with spawn_fake() as client:

@@ -56,6 +56,9 @@ def test_a_file_that_is_no_yaml_is_told_with_the_line(load, tmp_path):
     assert refused(load) == f"{file}: expected settings, a line KEY: VALUE each"
 
 
+MODELS = "(there are minilm, smollm2; `mlzoo models list` tells of them)"
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
@@ -63,8 +66,9 @@ def test_a_file_that_is_no_yaml_is_told_with_the_line(load, tmp_path):
         ("limit", f"'limit' {NOTHING}; did you mean limits?"),
         ("=3", f"'=3' {NOTHING}"),
         ("store=/a(b)", "store: the value '/a(b)' cannot be read; quote what is text: \"store='/a(b)'\""),
-        ("model=x", "model=x: model has no option 'x' (there are minilm, smollm2)"),
-        ("model=smolm2", "model=smolm2: model has no option 'smolm2'; did you mean smollm2? (there are minilm, "),
+        ("model=x", f"model=x: no model is called 'x' {MODELS}"),
+        ("model@embed=x", f"model@embed=x: no model is called 'x' {MODELS}"),
+        ("model=smolm2", f"model=smolm2: no model is called 'smolm2'; did you mean smollm2? {MODELS}"),
         ("defaults.chat=x", "defaults: there is no such setting; write model=NAME or model@embed=NAME"),
         ("broken.x=y", "broken: there is no such setting"),
         ("models.smollm2=3", "models.smollm2: expected settings, a line KEY: VALUE each, got 3"),

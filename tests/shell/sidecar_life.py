@@ -144,6 +144,7 @@ class Lives:
         self.models = {model.name: model for model in (entry("toy", "chat"), entry("vec", "embed"))}
         for model in self.models.values():
             install(self.store, model)
+        self.broken = {}
         self.log = LogConfig()
         self.limits = Limits(disk_reserve_bytes=0)
         self._seed = 0
@@ -155,6 +156,7 @@ class Lives:
             defaults=Defaults(chat="toy", embed="vec"),
             models=self.models,
             store=str(self.store),
+            broken=self.broken,
         )
 
     def limit(self, **limits):

@@ -92,6 +92,17 @@ async def test_a_model_is_loaded_told_of_and_unloaded(lives, autojump_clock):
         await (await sidecar.worker()).ended()
 
 
+async def test_a_model_whose_file_does_not_hold_is_listed_with_what_is_wrong(lives, autojump_clock):
+    lives.broken = {"mine": "model/mine.yaml: kind: this setting is missing"}
+    async with lives.begin() as sidecar:
+        listed = await sidecar.host.call("models.list")
+        assert listed["broken"] == [{"name": "mine", "error": "model/mine.yaml: kind: this setting is missing"}]
+        assert [model["name"] for model in listed["models"]] == ["toy", "vec"], "what can be used"
+        error = await sidecar.host.refused("models.info", {"model": "mine"})
+        assert error["code"] == 1003
+        assert "kind: this setting is missing" in error["message"]
+
+
 async def test_a_removed_model_is_absent_and_says_what_brings_it_back(lives, autojump_clock):
     async with lives.begin() as sidecar:
         assert await sidecar.host.call("models.remove", {"model": "toy"}) == {"model": "toy"}
