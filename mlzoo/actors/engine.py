@@ -141,20 +141,25 @@ class Engine:
         except Exception as error:
             if isinstance(order.command, cmd.ReportIncident):
                 raise  # Even saying so fails: this is for the supervisor.
+            self._drop_blob(order.command)
             story = traceback.format_exc()
             for incident in _incidents(order.command, error):
                 self._decide(Order(incident, story=story))
             return
         self._report_incident(order, group)
         if group is None:
-            if isinstance(order.command, cmd.ReportAnswer) and order.command.blob is not None:
-                ledger.log.drop_blob(order.command.blob)  # Cancelled meanwhile: no record names it.
+            self._drop_blob(order.command)  # It came too late.
             return
         ledger.state = state
         if isinstance(order.command, cmd.Submit) and order.command.request in state.requests:
             ledger.work[order.command.request] = (order.command, order.text)
         ledger.unshown.append(group)
         ledger.decided.append(Decided(group, state.workers))
+
+    def _drop_blob(self, command: cmd.Command) -> None:
+        """Drop the large value that came with a command, which no record will name."""
+        if isinstance(command, cmd.ReportAnswer) and command.blob is not None:
+            self._ledger.log.drop_blob(command.blob)
 
     def _report_incident(self, order: Order, group: Group | None) -> None:
         """Tell the process's own log of a fault of ours; one that nobody waits for any more has no number."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlzoo.core.state import under_key
 from mlzoo.events import commands as cmd
 from mlzoo.events.records import Gone, tombstone
 
@@ -30,8 +31,11 @@ def kept_text(state: State, command: Command, text: Any) -> Any:
         case cmd.ReportAnswer() | cmd.ReportFailure():
             why = why_not(state, command.request)
             return text if why is None else tombstone(why)
+        case cmd.Resume() | cmd.Cancel() if command.key:
+            bound = under_key(state, command.key)
+            return tombstone("ephemeral") if bound is not None and bound.ephemeral else text
         case _:
-            pass  # What such a text says is about keys, or there is none.
+            pass  # There is none.
     return text
 
 

@@ -1,8 +1,10 @@
 """Large values that records name: one file each, durable before the record that names it.
 
-A blob's name is the SHA-256 of its bytes, a dash, and an id of its own: equal values are two files, so that each
-belongs to one record alone and forgetting it, or removing the segment that names it, needs no counting. What must not
-reach the disk is held in memory, up to a number of bytes, under a name that says so.
+A blob's name is the SHA-256 of its bytes, a dash, an id of its own, and after a ``z`` the last log_seq when it was
+made. Equal values are two files, so that each belongs to one record alone and forgetting it, or removing the segment
+that names it, needs no counting. A crash may leave a blob whose record was never written: the record would lie behind
+that log_seq, so that each start looks only at blobs from the last two segments on, and reads no more than those. What
+must not reach the disk is held in memory, up to a number of bytes, under a name that says so.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from mlzoo.events.segments import Segments
     from mlzoo.world import Disk, Ids
 
 _SUFFIX = ".bin"
@@ -27,6 +30,7 @@ _OWNED = re.compile(
     rb'^\{"crc":"[0-9a-f]{8}","size":"[0-9a-f]{8}","log_seq":\d+,"group":\[\d+,\d+\],"synced":\d+,"blobs":\["([^\]"]+)"\]',
     re.MULTILINE,
 )
+_PLACE = re.compile(r"z(\d+)$")
 HEAD_BYTES = 512  # more than a line has up to the end of its ``blobs``
 
 
@@ -49,6 +53,7 @@ class Blobs:
         self._held: dict[str, bytes] = {}
         self._held_bytes = held_bytes
         self._coming: set[Path] = set()  # that are being written
+        self._made: set[str] | None = set()  # by this process, as long as others are looked for
 
     def path(self, name: str) -> Path:
         """Return the path of a blob."""
@@ -62,13 +67,15 @@ class Blobs:
             self._held.pop(next(iter(self._held)))
         return name
 
-    async def put(self, data: bytes) -> str:
-        """Keep data and return their name once they are durable.
+    async def put(self, data: bytes, last_seq: int = 0) -> str:
+        """Keep data and return their name once they are durable; a record after last_seq will name them.
 
         Raises:
             OSError: The disk would not.
         """
-        name = f"{hashlib.sha256(data).hexdigest()}-{self._ids.new('b')}"
+        name = f"{hashlib.sha256(data).hexdigest()}-{self._ids.new('b')}z{last_seq}"
+        if self._made is not None:
+            self._made.add(name)
         path = self.path(name)
         self._coming.add(path)
         try:
@@ -129,13 +136,30 @@ class Blobs:
         """Return the size of all blobs, as far as they are counted (``measure``)."""
         return self._size_bytes
 
-    async def measure(self) -> None:
-        """Count what earlier processes left, directory by directory: there may be many files. Beginnings go."""
+    async def measure(self, segments: Segments) -> None:
+        """Count what earlier processes left, directory by directory: there may be many files.
+
+        Beginnings go, and what was made after the last segment but one began, if no record in these names it.
+        """
+        since, doubtful = min(segments.firsts[-2:], default=0), []
         for name in self._disk.names(self._directory):
             for file, size_bytes in self._disk.sizes(self._directory / name).items():
                 path = self._directory / name / file
                 if path.suffix == _SUFFIX:
                     self._size_bytes += size_bytes
+                    place = _PLACE.search(path.stem)
+                    if place and int(place[1]) >= since - 1 and path.stem not in (self._made or ()):
+                        doubtful.append(path.stem)
                 elif path.with_suffix("") not in self._coming:
                     self._disk.remove(path)
             await trio.lowlevel.checkpoint()
+        self._made = None
+        if doubtful:
+            named: set[str] = set()
+            for first in segments.firsts:
+                if first >= since:
+                    named.update(names_in(segments.disk.read(segments.path(first))))
+                    await trio.lowlevel.checkpoint()
+            for name in doubtful:
+                if name not in named:
+                    self.remove(name)

@@ -251,7 +251,7 @@ class Log:
             StorageFailed: A sync failed (reason failed); final.
         """
         task_status.started()
-        await self._blobs.measure()
+        await self._blobs.measure(self._segments)
         await self._durability.run()
 
     @property
@@ -363,7 +363,7 @@ class Log:
         """Keep a large value durably, or else in memory, and return its name; fails as commit does."""
         self._durability.check()
         try:
-            return await self._blobs.put(data) if kept else self._blobs.hold(data)
+            return await self._blobs.put(data, self.last_seq) if kept else self._blobs.hold(data)
         except OSError as error:
             self._durability.fail(error)
 

@@ -171,3 +171,13 @@ async def test_a_fault_in_the_registry_is_an_incident_for_whoever_waits_for_the_
         command, story = await incident_of(sidecar, error)
         assert command == "ReportLoadFailed"
         assert "TypeError" in story
+
+
+async def test_the_vectors_of_an_answer_that_cannot_be_decided_do_not_stay(lives, autojump_clock, deciding_fails):
+    async with lives.begin() as sidecar:
+        await sidecar.host.call("embed", {"model": "vec", "input": "x"})
+        kept = [name for names in lives.disk.files.values() for name in names if name.endswith(".bin")]
+        assert len(kept) == 1
+        deciding_fails.add(cmd.ReportAnswer)
+        assert (await sidecar.host.refused("embed", {"model": "vec", "input": "y"}))["code"] == -32603
+        assert [name for names in lives.disk.files.values() for name in names if name.endswith(".bin")] == kept

@@ -96,3 +96,37 @@ async def test_what_is_forgotten_beside_an_ephemeral_stream_leaves_that_alone(wa
         await sidecar.host.call("forget", {"key": "k"})
         error = await sidecar.host.error(chat(sidecar, f"{SECRET} hello", key="k"))
         assert error["code"] == 1013
+
+
+async def test_the_words_of_the_key_of_what_runs_reach_no_disk_either_when_it_is_resumed_or_cancelled(
+    watched, autojump_clock
+):
+    async with watched.begin() as sidecar:
+        sidecar.workshop.answer = None
+        running = chat(sidecar, f"{SECRET} hello", key=f"a {SECRET}", stream=True)
+        worker = await sidecar.worker()
+        worker.generate(await worker.asked(f"{SECRET} hello"), "so far", finish=None)
+        await sidecar.host.streamed(running, 1)
+        heard = sidecar.host.send("resume", {"key": f"a {SECRET}"})
+        await sidecar.host.streamed(heard, 1)
+        assert await sidecar.host.call("cancel", {"key": f"a {SECRET}"}) == {"cancelled": True}
+        for call in (running, heard):
+            assert (await sidecar.host.error(call))["code"] == -32800
+
+
+async def test_what_was_killed_in_the_middle_cannot_go_on_and_its_key_is_expired(watched, autojump_clock):
+    async with watched.begin(leave=False) as sidecar:
+        sidecar.workshop.answer = None
+        running = chat(sidecar, f"{SECRET} hello", key="k", stream=True)
+        worker = await sidecar.worker()
+        worker.generate(await worker.asked(f"{SECRET} hello"), "so far", finish=None)
+        await sidecar.host.streamed(running, 1)
+    look, watched.disk = watched.disk.on_step, watched.disk.copy()
+    watched.disk.on_step = look
+    async with watched.begin() as sidecar:
+        for _ in range(2):
+            error = await sidecar.host.refused("resume", {"key": "k"})
+            assert (error["code"], error["data"]["type"]) == (1013, "expired")
+        assert (await sidecar.host.error(chat(sidecar, f"{SECRET} hello", key="k", stream=True)))["code"] == 1013
+        told = [type(frame).__name__ for worker in sidecar.workshop.workers for frame in worker.told]
+        assert "Generate" not in told

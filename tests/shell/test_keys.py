@@ -1,11 +1,16 @@
 """Keys: what runs under one runs once, and whoever names it hears all of it, from any connection and any life."""
 
+import attrs
 import orjson
 import pytest
 import trio.testing
+from sidecar_life import LOG
 
 from mlzoo import frames
 from mlzoo.actors.keys import FILED_AT_ONCE
+from mlzoo.events.repair import repair
+from mlzoo.events.segments import Segments
+from mlzoo.simulation.world import simulated_world
 
 
 def say(sidecar, prompt, host=None, **params):
@@ -302,3 +307,33 @@ async def test_all_who_hear_of_a_request_hear_how_far_the_load_is_that_it_waits_
         assert [p["request"] for p in sidecar.host.notifications("progress")][-1:] == [first]
         await client.result(other)
         client.close()
+
+
+async def test_a_repair_leaves_keys_alone_and_what_was_cut_is_expired_and_never_runs_again(lives, autojump_clock):
+    lives.log = attrs.evolve(lives.log, segment_bytes=64 * 1024)
+    count, results = FILED_AT_ONCE + 2, {}
+    async with lives.begin() as sidecar:
+        for number in range(count):
+            results[number] = await sidecar.host.result(say(sidecar, f"number {number}", key=f"k{number}"))
+    names = {name: lives.disk.read(lives.keys / name) for name in lives.disk.names(lives.keys)}
+    assert names
+    segments = Segments(lives.disk, LOG / "segments")
+    last = segments.firsts[-1]
+    lives.disk.corrupt(segments.path(last), segments.sizes[last] // 2)
+    lost = await repair(simulated_world(7, lives.disk), LOG)
+    assert len(lost) > 1
+    assert {name: lives.disk.read(lives.keys / name) for name in lives.disk.names(lives.keys)} == names
+    async with lives.begin() as sidecar:
+        sidecar.host.on_line = None
+        assert await sidecar.host.call("resume", {"key": "k0"}) == results[0]
+        for _ in range(2):
+            error = await sidecar.host.refused("resume", {"key": f"k{FILED_AT_ONCE - 1}"})
+            assert (error["code"], error["data"]["type"]) == (1013, "expired")
+            for number in range(30):
+                await sidecar.host.result(say(sidecar, f"other {number}"))
+        prompts = [frame.messages[0]["content"] for worker in sidecar.workshop.workers for frame in generated(worker)]
+        assert f"number {FILED_AT_ONCE - 1}" not in prompts
+
+
+def generated(worker):
+    return [frame for frame in worker.told if type(frame).__name__ == "Generate"]
