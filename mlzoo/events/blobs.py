@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _SUFFIX = ".bin"
 _NAME = re.compile(r"[0-9a-f]{64}-[0-9a-z-]+")
 _OWNED = re.compile(
-    rb'^\{"crc":"[0-9a-f]{8}","size":"[0-9a-f]{8}","log_seq":\d+,"group":\[\d+,\d+\],"synced":\d+,"blobs":\["([^\]"]+)"\]',
-    re.MULTILINE,
+    rb'\{"crc":"[0-9a-f]{8}","size":"[0-9a-f]{8}","log_seq":\d+,"group":\[\d+,\d+\],"synced":\d+,"blobs":\["([^\]"]+)"\]'
 )
+_LIST = b'"blobs":["'
 _PLACE = re.compile(r"z(\d+)$")
 HEAD_BYTES = 512  # more than a line has up to the end of its ``blobs``
 
@@ -39,7 +39,15 @@ def names_in(segment: bytes) -> list[str]:
 
     They stand at a fixed place of a line's beginning, which no text can imitate: a newline within one is escaped.
     """
-    return sorted({name for found in _OWNED.findall(segment) if _NAME.fullmatch(name := found.decode())})
+    names: set[str] = set()
+    at = segment.find(_LIST)
+    while at >= 0:
+        found = _OWNED.match(segment, segment.rfind(b"\n", 0, at) + 1)
+        if found is not None and _NAME.fullmatch(name := found[1].decode()):
+            names.add(name)
+        end = segment.find(b"\n", at)
+        at = segment.find(_LIST, end) if end >= 0 else -1
+    return sorted(names)
 
 
 class Blobs:
