@@ -10,8 +10,9 @@ What the result of a key needs stays as well, until somebody has copied it: two 
 who keeps the keys is pressed to do so (``Claims``). Copies and keys count, and where they alone fill half of the
 budget, nobody is let in with a new key.
 
-By age goes only what none of those need. Age is that of the wall clock, as people count it: a segment is as old as the
-beginning of the next one, and one that is written is sealed after a quarter of the time that segments are kept.
+By age goes only what none of those need; results of keys are copied for that, too. Age is that of the wall clock, as
+people count it: a segment is as old as the beginning of the next one, and one that is written is sealed after a quarter
+of the time that segments are kept.
 
 Removing is done in slices, since the event loop goes on meanwhile; a crash in
 between leaves files older than the last header's ``oldest``, which the next start removes.
@@ -149,16 +150,16 @@ class Retention:
         over_bytes = self._drop_asides_before(None, over_bytes)
         over_bytes = self._drop_groups_before(needs.kept_seq, over_bytes)
         upto_seq = self._wanted_before(needs.live_seq, over_bytes + 2 * self._segment_bytes)
+        upto_seq = max(upto_seq, self._old_before(self._groups, min(needs.live_seq, needs.followed_seq)))
         if upto_seq > needs.kept_seq:
             self._claims.press(upto_seq)
 
     def _wanted_before(self, seq: int, over_bytes: int) -> int:
         """Return the log_seq before which groups would have to go for nothing to be over; no later than one."""
         upto_seq = 0
-        for (first, size_bytes), after in zip(self._free_groups(seq), self._groups.firsts[1:], strict=False):
+        for (_, size_bytes), after in zip(self._free_groups(seq), self._groups.firsts[1:], strict=False):
             if over_bytes <= 0:
                 break
-            assert first < after
             over_bytes, upto_seq = over_bytes - size_bytes, after
         return upto_seq
 
@@ -185,13 +186,20 @@ class Retention:
 
     def _drop_old(self, segments: Segments, seq: int) -> None:
         """Drop full segments that end before a number and are older than any is kept."""
-        if self._keep_ms is None:
-            return
-        for first, after in tuple(pairwise(segments.sizes)):
+        end = self._old_before(segments, seq)
+        for first in segments.firsts:
+            if first < end:
+                self._doom(segments, first)
+
+    def _old_before(self, segments: Segments, seq: int) -> int:
+        """Return where the full segments end that are older than any is kept; no later than a number."""
+        end = 0
+        for after in segments.firsts[1:] if self._keep_ms is not None else ():
             header = segments.header(after) if after <= seq else None
-            if header is None or header.time_ms > self._begun_ms - self._keep_ms:
-                return
-            self._doom(segments, first)
+            if header is None or header.time_ms > self._begun_ms - (self._keep_ms or 0):
+                break
+            end = after
+        return end
 
     def resume(self, header: Header) -> None:
         """Go on where an earlier process was: drop the groups that it had dropped already."""

@@ -209,6 +209,18 @@ async def test_age_spares_what_a_live_request_or_the_result_of_a_key_needs(world
         assert aging.oldest_seq <= 5
 
 
+async def test_age_has_what_keys_stand_for_copied_and_then_takes_the_records(world, aging, autojump_clock):
+    kept_from = [5]
+    aging.bind_state(dict, lambda: aging.last_seq, lambda: kept_from[0])
+    aging.claims.press = lambda seq: kept_from.insert(0, seq)  # it is copied at once
+    await work(aging, 20)
+    assert kept_from == [5]
+    world.clock.jump_wall(50 * HOUR_MS)
+    await work(aging, 20)
+    assert kept_from[0] > 20
+    assert 20 < aging.oldest_seq <= kept_from[0]
+
+
 async def test_age_goes_on_over_a_restart(world, aging, autojump_clock):
     await work(aging, 20)
     await aging.close()
