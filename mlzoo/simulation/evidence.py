@@ -7,6 +7,7 @@ is written. Invariants (``invariants``) are checked against this; knows nothing 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
@@ -74,6 +75,8 @@ class Heard:
     garbage: int = 0  # lines that earn an error without an id
     nameless: int = 0  # errors without an id
     deaf: bool = False  # it closed its reading end
+    reads_since_s: float = -math.inf  # on trio's clock; infinity while it does not read
+    late: bool = False  # it did not read when the sidecar, which leaves, had waited long enough for it
 
 
 @attrs.define

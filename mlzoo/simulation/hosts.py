@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, assert_never
 
 import orjson
@@ -43,7 +44,7 @@ class Host:
                 self._end(in_mid_line=action.in_mid_line)
                 break
             await self._do(action)
-        self._pipe.read_on()
+        self._read_on()
         with trio.move_on_after(PATIENCE_S):
             await self._answered()
         self._pipe.end_input()
@@ -82,12 +83,12 @@ class Host:
             case plans.Pause():
                 await trio.sleep(action.for_s)
             case plans.Stop():
-                self._pipe.reads = False
+                self._stop_reading()
             case plans.Take():
-                self._pipe.reads = False
+                self._stop_reading()
                 self._pipe.take(action.size_bytes)
             case plans.ReadOn():
-                self._pipe.read_on()
+                self._read_on()
             case plans.CloseOutput():
                 self._heard.deaf = True
                 self._pipe.break_off()
@@ -95,6 +96,15 @@ class Host:
                 return
             case _:
                 assert_never(action)
+
+    def _stop_reading(self) -> None:
+        self._pipe.reads = False
+        self._heard.reads_since_s = math.inf
+
+    def _read_on(self) -> None:
+        if not self._pipe.reads:
+            self._heard.reads_since_s = trio.current_time()
+        self._pipe.read_on()
 
     def _call(self, ask: plans.Ask, id_: int | None = None) -> dict[str, Any]:
         heard = self._heard

@@ -63,6 +63,9 @@ class Told(StderrLog):
         story = str(fields.get("traceback", fields))
         if event in {"incident", "actor crashed"} and not any(fault in story for fault in FAULTS_OF_OTHERS):
             self.evidence.incidents.append(f"{event}: {story}")
+        if event == "host did not read":
+            for heard in self.evidence.hosts:
+                heard.late = heard.late or heard.reads_since_s >= trio.current_time()
         self.evidence.note(level, event)
 
     def close(self, timeout_s: float = 1.0) -> bool:  # noqa: ARG002 - nothing is on its way
