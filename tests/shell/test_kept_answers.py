@@ -14,6 +14,7 @@ from mlzoo.simulation.disk import OUTCOMES, SimulatedDisk
 
 KIB = 1024
 SECRET = "xyzzy"
+SEGMENTS = LOG / "segments"
 SMALL = LogConfig(segment_bytes=64 * KIB, asides_segment_bytes=64 * KIB, budget_bytes=1024 * KIB, tail_bytes=0)
 
 
@@ -218,3 +219,32 @@ async def test_a_damaged_answer_is_said_to_be_damaged(keys_directory):
         answers.find("req-1", 10)
     assert answers.find("req-2", 20) == answer(2)
     assert answers.verify() != []
+
+
+async def test_no_power_cut_between_a_copy_and_the_end_of_its_records_loses_an_answer(small, autojump_clock):
+    moments = []
+
+    def note(step):
+        if step in ("replace", "remove", "sync_dir"):
+            moments.append(small.disk.copy())
+
+    async with small.begin(leave=False) as sidecar:
+        first = await sidecar.host.result(say(sidecar, "well hello there", key="k", stream=True))
+        await sidecar.synced()
+        small.disk.on_step = note
+        await fill(sidecar)
+        small.disk.on_step = None
+    copied = next(n for n, disk in enumerate(moments) if any(map(is_copy, disk.names(LOG / "keys"))))
+    gone = next(n for n, disk in enumerate(moments) if "00000000000000000001.ndjson" not in disk.names(SEGMENTS))
+    assert copied < gone
+    random = Random(5)
+    for moment in {copied - 1, copied, copied + 1, (copied + gone) // 2, gone - 1, gone, gone + 1, len(moments) - 1}:
+        small.disk = moments[moment].crashed(random)
+        async with small.begin(leave=False) as sidecar:
+            sidecar.host.on_line = None
+            assert await sidecar.host.call("resume", {"key": "k"}) == first
+            assert sidecar.services.log.answers.verify() == []
+
+
+def is_copy(name):
+    return name.endswith(".answers")
