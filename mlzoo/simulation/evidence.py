@@ -15,6 +15,7 @@ import orjson
 
 from mlzoo.core.state import State
 from mlzoo.events import types as ev
+from mlzoo.events.records import is_gone
 from mlzoo.simulation.disk import Inode, SimulatedDisk
 from mlzoo.simulation.histories import ASIDES, GROUPS
 
@@ -36,11 +37,18 @@ class Record:
     line: bytes
     inode: Inode
     end: int  # where it ends in the file
+    before: Inode | None = None  # the file that this one has replaced, with the same records at the same places
 
     def is_durable(self, disk: SimulatedDisk) -> bool:
         """Whether a power cut would surely leave it: its bytes, and the name of its file."""
-        named = any(inode is self.inode for inode in disk.durable_files.get(GROUPS, {}).values())
-        return named and self.end <= len(self.inode.durable)
+        for inode in disk.durable_files.get(GROUPS, {}).values():
+            if (inode is self.inode or inode is self.before) and self.end <= len(inode.durable):
+                return True
+        return False
+
+    def is_named(self, disk: SimulatedDisk) -> bool:
+        """Whether its file is there, and was not removed on purpose."""
+        return any(inode is self.inode for inode in disk.files.get(GROUPS, {}).values())
 
 
 @attrs.define
@@ -54,12 +62,13 @@ class Request:
     accepted_at_ms: int = 0
     deadline_at_ms: int | None = None
     terminals: list[Record] = attrs.field(factory=list)
-    pieces: list[tuple[int | None, str]] = attrs.field(factory=list)  # (seq, content), as recorded
+    pieces: list[tuple[int | None, str | None]] = attrs.field(factory=list)  # (seq, content), None where it is gone
     device: str | None = None
     cancelled: bool = False
     key: str = ""
     params_digest: str = ""
     suspensions: list[Record] = attrs.field(factory=list)
+    ephemeral: bool = False
 
 
 @attrs.define
@@ -75,6 +84,7 @@ class Heard:
     garbage: int = 0  # lines that earn an error without an id
     nameless: int = 0  # errors without an id
     deaf: bool = False  # it closed its reading end
+    read_upto: dict[str, int] = attrs.field(factory=dict)  # the last log_seq of each of its subscriptions
     reads_since_s: float = -math.inf  # on trio's clock; infinity while it does not read
     late: bool = False  # it did not read when the sidecar, which leaves, had waited long enough for it
 
@@ -120,11 +130,71 @@ class Evidence:
     storage_failed: bool = False
     unusable: bool = False  # nothing can be recorded in this life
     slept_ms: int = 0  # that the machine slept while sidecars lived
+    drops: bool = False  # segments go by their age, whoever subscribes to them
+    shut_down: bool = False  # a host has asked for the end of this life
+    said: dict[str, list[str | int]] = attrs.field(factory=dict)  # words -> the calls that said them in this life
+    ephemeral: set[str] = attrs.field(factory=set)  # words that nobody may find on the disk, ever
+    forgotten: set[str] = attrs.field(factory=set)  # words that nobody may find there any more
+    forgets: int = 0  # how often anybody has asked for that
+    build: int = 0  # of the workers: another one computes other bits
+    began_on: dict[str, int] = attrs.field(factory=dict)  # request -> the build that computed its first words
     trace: Any = attrs.field(factory=lambda: hashlib.blake2b(digest_size=8))
 
     def note(self, *parts: object) -> None:
         """Add to the trace, by which two tellings of a story are compared."""
         self.trace.update(repr(parts).encode())
+
+    def say(self, words: str, call: str | int, *, ephemeral: bool) -> None:
+        """Note that a host says words, which may be on the disk again from now on."""
+        self.said.setdefault(words, []).append(call)
+        self.forgotten.discard(words)
+        if ephemeral:
+            self.ephemeral.add(words)
+
+    def about_to_forget(self, words: str) -> JsonObject:
+        """Return what is to be known of a call that has words forgotten, when it is answered."""
+        self.forgets += 1
+        calls = self.said.get(words, [])
+        is_all_recorded = all(call in self.log.by_rpc for call in calls)
+        return {"forgets": words, "said": len(calls) if is_all_recorded else -1}
+
+    def forget(self, asked: JsonObject) -> None:
+        """Note that words were forgotten, unless somebody has said them since."""
+        if asked["said"] == len(self.said.get(asked["forgets"], [])):
+            self.forgotten.add(asked["forgets"])
+
+    def on_disk(self, words: set[str]) -> Iterator[str]:
+        """Yield where words stand, as prompt or as a piece of an answer, in any file there is, or may come back."""
+        for name in sorted(words):
+            marks = (f"{name}:".encode(), f"{name}/".encode(), f"{name}+".encode())
+            for files in (self.disk.files, self.disk.durable_files):
+                for path, names in files.items():
+                    for file, inode in names.items():
+                        if any(mark in data for mark in marks for data in (inode.data, inode.durable)):
+                            yield f"{name} in {path}/{file}"
+
+
+def saying(name: object) -> str:
+    """Return the words by which a prompt, and the pieces of its answer, can be found on a disk."""
+    return f"say-{name}"
+
+
+def is_same_but_forgotten(kept: bytes, found: bytes) -> bool:
+    """Whether two lines are one record, of which either may have lost its text on purpose."""
+    if kept == found:
+        return True
+    was, now = orjson.loads(kept), orjson.loads(found)
+    texts = was.pop("text", None), now.pop("text", None)
+    for record in (was, now):
+        record.pop("crc")
+        record.pop("blobs", None)
+    return bool(was == now and _is_same_text(*texts))
+
+
+def _is_same_text(was: Any, now: Any) -> bool:
+    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        return all(_is_same_text(row, other) for row, other in zip(was, now, strict=True))
+    return was == now or is_gone(was) or is_gone(now)
 
 
 class Mirror:
@@ -140,10 +210,12 @@ class Mirror:
         self._evidence = evidence
         self._offsets: dict[int, int] = {}
         self._inodes: list[Inode] = []  # whose identity the offsets go by
+        self._names: dict[tuple[PurePath, str], Inode] = {}
 
     def kept(self, *, power: bool) -> list[bytes]:
         """Return the lines of records that a crash now must leave: those of groups that are there as a whole."""
-        records = [r for r in self._evidence.log.groups if not power or r.is_durable(self._disk)]
+        there = [r for r in self._evidence.log.groups if r.is_named(self._disk)]
+        records = [r for r in there if not power or r.is_durable(self._disk)]
         while records and records[-1].data["log_seq"] != sum(records[-1].data["group"]) - 1:
             records.pop()
         return [record.line for record in records]
@@ -170,13 +242,35 @@ class Mirror:
         for _ in (*self.new_groups(), *self.new_asides()):
             pass
 
+    def follow_replaced(self) -> None:
+        """Note that a file of groups was put in the place of another one: the same records, perhaps without text."""
+        for name, inode in self._disk.files.get(GROUPS, {}).items():
+            known = self._names.get((GROUPS, name), inode)
+            if known is not inode:
+                self._follow(name, known, inode)
+
+    def _follow(self, name: str, known: Inode, inode: Inode) -> None:
+        self._names[GROUPS, name] = inode
+        self._inodes.append(inode)
+        self._offsets[id(inode)] = self._offsets[id(known)]
+        here = {record.end: record for record in self._evidence.log.groups if record.inode is known}
+        end = 0
+        for line in bytes(inode.data).splitlines(keepends=True):
+            end += len(line)
+            record = here.get(end)
+            if record is not None:
+                record.line, record.inode, record.before, record.data = line, inode, known, orjson.loads(line)
+
     def _new(self, directory: PurePath) -> list[Record]:
         found: list[Record] = []
-        for name, inode in self._disk.files.get(directory, {}).items():
+        names = self._disk.files.get(directory, {})
+        for name in sorted(names):
+            inode = names[name]
             size = len(inode.data)
             seen = self._offsets.get(id(inode))
             if seen is None:
                 self._inodes.append(inode)
+                self._names[directory, name] = inode
                 seen = 0
             if size == seen or not name.endswith(".ndjson"):
                 continue
@@ -213,11 +307,12 @@ def _note(log: Log, record: Record) -> None:
             request.deadline_at_ms = fields.get("deadline_at_ms")
             request.key = fields.get("key", "")
             request.params_digest = fields.get("params_digest", "")
+            request.ephemeral = fields.get("ephemeral", False)
             _named(log, request, fields)
         case "RequestStreamed":
             request = log.request(fields["request"])
-            text = log.by_seq[data["group"][0]].data["text"]
-            request.pieces.append((fields["seq"], text[fields["row"]].get("content", "")))
+            row = log.by_seq[data["group"][0]].data["text"][fields["row"]]
+            request.pieces.append((fields["seq"], None if is_gone(row) else row.get("content", "")))
         case "RequestDispatched":
             log.request(fields["request"]).device = fields["device"]
         case "RequestSuspended":

@@ -193,6 +193,13 @@ def worker_dies_loading(life: Life, _random: Random) -> None:
 
 
 @fault
+def worker_is_another_build(life: Life, random: Random) -> None:
+    """A library is replaced by another version, and a worker dies: the next one computes other bits."""
+    life.evidence.build += 1
+    worker_killed(life, random)
+
+
+@fault
 def worker_goes_on_after_cancel(life: Life, _random: Random) -> None:
     """Late results of what nobody wants any more."""
     life.shop.mood.heedless = True

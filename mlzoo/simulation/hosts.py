@@ -9,11 +9,12 @@ import orjson
 import trio
 
 from mlzoo.simulation import garbage, plans
+from mlzoo.simulation.evidence import saying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlzoo.simulation.evidence import Heard
+    from mlzoo.simulation.evidence import Evidence, Heard
     from mlzoo.simulation.pipe import Pipe
 
 PATIENCE_S = 60.0  # that a host waits for its answers before it leaves
@@ -27,13 +28,15 @@ class Host:
         pipe: to its sidecar.
         heard: what it is told, and what it is owed.
         ids: where it takes the ids of its calls from.
+        evidence: what is known of the story, to which it adds what it says.
     """
 
-    def __init__(self, plan: plans.HostPlan, pipe: Pipe, heard: Heard, ids: Iterator[int]) -> None:
+    def __init__(self, plan: plans.HostPlan, pipe: Pipe, heard: Heard, ids: Iterator[int], evidence: Evidence) -> None:
         self._plan = plan
         self._pipe = pipe
         self._heard = heard
         self._ids = ids
+        self._evidence = evidence
         self._last: list[int] = []  # the ids of its calls
         self._generations: list[int] = []  # those of them that take a while
 
@@ -44,10 +47,13 @@ class Host:
                 self._end(in_mid_line=action.in_mid_line)
                 break
             await self._do(action)
+        await self._settle()
+        self._pipe.end_input()
+
+    async def _settle(self) -> None:
         self._read_on()
         with trio.move_on_after(PATIENCE_S):
             await self._answered()
-        self._pipe.end_input()
 
     async def _answered(self) -> None:
         while not self._heard.deaf and self._is_owed():
@@ -74,6 +80,8 @@ class Host:
                 target = calls[-1 - action.back] if action.back < len(calls) else 999_999_999
                 ask = plans.Ask("cancel", {"request": target})
                 self._send(self._message(ask) if action.notify else self._call(ask))
+            case plans.Forget():
+                self._forget(action.back)
             case plans.Say():
                 self._heard.garbage += 1
                 self._pipe.feed(garbage.MENU[action.garbage] + b"\n")
@@ -82,6 +90,11 @@ class Host:
                     self._send(self._call(plans.Ask("ping"), self._last[-1 - action.back]))
             case plans.Pause():
                 await trio.sleep(action.for_s)
+            case plans.Settle():
+                await self._settle()
+            case plans.Turns():
+                for _ in range(action.count):
+                    await trio.lowlevel.checkpoint()
             case plans.Stop():
                 self._stop_reading()
             case plans.Take():
@@ -96,6 +109,18 @@ class Host:
                 return
             case _:
                 assert_never(action)
+
+    def _forget(self, back: int) -> None:
+        """Name a request as its answer did: a host that was not answered knows no name."""
+        if back >= len(self._generations):
+            return
+        id_ = self._generations[-1 - back]
+        for answer in self._heard.answers.get(id_, ()):
+            if "id" in answer.get("result", {}):
+                call = self._call(plans.Ask("forget", {"request": answer["result"]["id"]}))
+                self._heard.asked[call["id"]] = self._evidence.about_to_forget(self._heard.asked[id_]["words"])
+                self._send(call)
+                return
 
     def _stop_reading(self) -> None:
         self._pipe.reads = False
@@ -116,14 +141,22 @@ class Host:
         message = {**self._message(ask), "id": id_}
         if ask.method in {"chat", "complete"}:
             self._generations.append(id_)
-            prompt = f"{ask.key or id_}:{ask.pieces}"
-            heard.asked[id_] = {"prompt": prompt, "stream": ask.params["stream"]}
+            words = saying(ask.key or id_)
+            prompt = f"{words}:{ask.pieces}"
+            heard.asked[id_] = {"prompt": prompt, "words": words, **ask.params}
+            self._evidence.say(words, id_, ephemeral=ask.params.get("retention") == "ephemeral")
             given = (
                 {"prompt": prompt} if ask.method == "complete" else {"messages": [{"role": "user", "content": prompt}]}
             )
             message["params"] = {**ask.params, **given, **({"key": ask.key} if ask.key else {})}
         elif ask.method == "resume":
             heard.asked[id_] = {"after": ask.params["after"]}
+        elif ask.method == "forget" and "key" in ask.params:
+            heard.asked[id_] = self._evidence.about_to_forget(saying(ask.params["key"]))
+        elif ask.method == "shutdown":
+            self._evidence.shut_down = True
+        elif ask.method == "events.subscribe":
+            heard.asked[id_] = {"subscribes": ask.params.get("after")}
         return message
 
     def _message(self, ask: plans.Ask) -> dict[str, Any]:
@@ -131,4 +164,8 @@ class Host:
         return {**message, "params": ask.params} if ask.params else message
 
     def _send(self, message: object) -> None:
-        self._pipe.feed(orjson.dumps(message) + b"\n")
+        line = orjson.dumps(message) + self._plan.line_end
+        half = len(line) // 2 if self._plan.splits else 0
+        for part in (line[:half], line[half:]):
+            if part:
+                self._pipe.feed(part)

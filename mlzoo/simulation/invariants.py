@@ -1,4 +1,4 @@
-"""What must hold at every moment of every story: I1 to I16, one function each.
+"""What must hold at every moment of every story: I1 to I17, one function each.
 
 Each is given what has just happened, and what is known so far (``evidence``), and yields what is wrong, one sentence
 each. A function sees only the steps that it names, since there are many. What an invariant cannot see while a story is
@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import orjson
 
 from mlzoo.core.state import State
-from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, Heard, JsonObject, Log, Record
-from mlzoo.simulation.workers import pieces_of
+from mlzoo.simulation.answers import EXPIRED, is_answer_recorded, is_shown_early, wrong_text
+from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, Heard, JsonObject, Record, is_same_but_forgotten
 
 if TYPE_CHECKING:
     from mlzoo.simulation.evidence import Evidence
 
-SUSPENDED = 1008
-UNRECORDABLE = {1014, 1015}  # what the log itself cannot take
 LATE_MS = 1000  # after its deadline, at which a request has ended in any case
 LONGEST_MS = 15 * 60 * 1000  # that any request may take: hosts leave within two minutes, and disks are slow
 CHUNK_BYTES = 64 * 1024  # more than its room that a host's pipe may hold: what was sent last
@@ -66,6 +65,7 @@ class Spawned:
 class Recovered:
     """A start has found the log after a crash: the state that it folds, and that of a fold from the beginning."""
 
+    oldest_seq: int
     last_seq: int
     state: State | None
     whole: State | None
@@ -120,19 +120,21 @@ def I1(step: Recorded | Ended, evidence: Evidence) -> Iterator[str]:  # noqa: N8
                 if not r.terminals and not (r.key and r.suspensions)
             )
             for host in evidence.hosts:
-                yield from _unanswered(host, evidence.log)
+                yield from _unanswered(host, evidence)
 
 
-def _unanswered(host: Heard, log: Log) -> Iterator[str]:
+def _unanswered(host: Heard, evidence: Evidence) -> Iterator[str]:
     """Yield what was not answered once.
 
-    What others than the first asked when the sidecar was leaving need not have been let in; and it waits for them to
-    read for a while only, but for the first, which closed its end, as long as that takes.
+    What others than the first asked when the sidecar was leaving need not have been let in, nor what anybody asked
+    after a shutdown; and it waits for a while only for them to read, but for the first, which closed its end, as long
+    as that takes.
     """
+    log, is_patient = evidence.log, host.first and not evidence.shut_down
     for rpc, times in host.asked_often.items():
         answers = len(host.answers.get(rpc, ()))
-        let_in = host.first or (rpc in log.by_rpc and log.by_rpc[rpc].accepted)
-        is_owed = let_in and not host.deaf and (host.first or not host.late)
+        let_in = is_patient or (rpc in log.by_rpc and log.by_rpc[rpc].accepted)
+        is_owed = let_in and not host.deaf and (is_patient or not host.late)
         if answers > times or (answers < times and is_owed):
             yield f"{host.name} asked {rpc} {times} times and was answered {answers} times"
 
@@ -140,11 +142,19 @@ def _unanswered(host: Heard, log: Log) -> Iterator[str]:
 @sees(Recovered)
 def I2(step: Recovered, evidence: Evidence) -> Iterator[str]:  # noqa: N802
     """No acknowledged event is lost."""
-    found = [record.line for record in evidence.log.groups]
-    if found[: len(evidence.kept)] != evidence.kept:
-        yield f"a crash had to leave {len(evidence.kept)} records, not all of them are among the {len(found)} found"
-    if step.state is not None and len(found) != step.last_seq:
-        yield f"the log ends at {step.last_seq} and its files hold {len(found)} records"
+    kept, groups = evidence.kept, evidence.log.groups
+    found = [record.line for record in groups]
+    if kept and groups:
+        # A segment that was removed may come back, as long as that was not made durable.
+        found = found[max(0, orjson.loads(kept[0])["log_seq"] - groups[0].data["log_seq"]) :]
+    if found[: len(kept)] != kept:
+        pairs = zip(kept, found, strict=False)
+        if len(found) < len(kept) or not evidence.forgets or not all(is_same_but_forgotten(*pair) for pair in pairs):
+            yield f"a crash had to leave {len(kept)} records, not all of them are among the {len(found)} found"
+    if step.state is not None and groups and groups[-1].data["log_seq"] != step.last_seq:
+        yield f"the log ends at {step.last_seq} and its files at {groups[-1].data['log_seq']}"
+    if step.state is not None and len(groups) < step.last_seq - step.oldest_seq + 1:
+        yield f"the log has {step.oldest_seq} to {step.last_seq} and its files hold {len(groups)} records"
 
 
 @sees(Recorded, Told)
@@ -161,6 +171,10 @@ def I3(step: Recorded | Told, evidence: Evidence) -> Iterator[str]:  # noqa: N80
             wanted = host.asked.get(params["request"], {}).get("after", -1) + heard
             if params["seq"] != wanted:
                 yield f"{host.name} heard {params['seq']} as piece {wanted} of {params['request']}"
+        case Told(host, {"method": "event", "params": params}):
+            wanted = host.read_upto[params["subscription"]] + 1
+            if params["log_seq"] != wanted:
+                yield f"{host.name} heard of {params['log_seq']} where {wanted} comes next"
         case _:
             return
 
@@ -173,52 +187,30 @@ def I4(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
         case "stream":
             params = message["params"]
             request = evidence.log.by_rpc.get(params["request"])
-            if request is None or (params["seq"], params["delta"]["content"]) not in request.pieces:
+            said = params["seq"], params["delta"]["content"]
+            if request is None or not (said in request.pieces or (said[0], None) in request.pieces):
                 yield f"a piece is not in the log: {params}"
+        case "event":
+            params = message["params"]
+            record = evidence.log.by_seq.get(params["log_seq"])
+            if record is None or any(record.data[name] != params[name] for name in ("type", "data")):
+                yield f"an event is not in the log: {params}"
+            elif is_shown_early(record, evidence):
+                yield f"an end was shown before it was durable: {params}"
         case "progress":
             if not any(aside.data.get("params") == message["params"] for aside in evidence.log.asides.get(None, ())):
                 yield f"progress is not in the log: {message['params']}"
         case None if not evidence.unusable:
-            if not _is_answer_recorded(message, evidence):
+            if not is_answer_recorded(message, evidence):
                 yield f"an answer is not in the log, or not as durably as promised: {message}"
-            yield from _wrong_text(step.host, message)
+            yield from wrong_text(step.host, message, evidence)
+        case "subscription_ended" if evidence.drops:
+            if message["params"]["error"]["code"] != EXPIRED:
+                yield f"a subscription ended otherwise than by what is kept: {message['params']}"
         case str(method):
             yield f"nobody asked for {method}"
         case _:
             return
-
-
-def _is_answer_recorded(message: JsonObject, evidence: Evidence) -> bool:
-    rpc, error = message["id"], message.get("error")
-    if error is not None and error["code"] in UNRECORDABLE:
-        return True
-    request = evidence.log.by_rpc.get(rpc) if rpc is not None else None
-    if request is not None and request.terminals:
-        end = request.terminals[-1]
-        fits = (error is None) == (end.data["type"] in {"RequestCompleted", "RequestReplied"})
-        if fits and (evidence.durability == "process" or end.is_durable(evidence.disk)):
-            return True
-    if request is not None and error is not None and error["code"] == SUSPENDED:
-        return any(evidence.durability == "process" or s.is_durable(evidence.disk) for s in request.suspensions)
-    asides = [aside.data for aside in evidence.log.asides.get(rpc, ())]
-    if error is None:
-        return any("failure" not in a and a.get("result", message["result"]) == message["result"] for a in asides)
-    shown = {"code": error["code"], "message": error["message"], "data": error.get("data", {})}
-    return any(aside.get("failure") == shown for aside in asides)
-
-
-def _wrong_text(host: Heard, message: JsonObject) -> Iterator[str]:
-    """Yield where an answer is not what the model said, or not what the pieces said."""
-    asked = host.asked.get(message["id"]) if message["id"] is not None else None
-    result = message.get("result")
-    if asked is None or "prompt" not in asked or not result:  # A ping under the id of a chat has an empty one.
-        return
-    text = result["text"] if "text" in result else result["message"]["content"]
-    if text != "".join(pieces_of(asked["prompt"])):
-        yield f"the answer to {asked['prompt']} is {text!r}"
-    told = "".join(delta["delta"]["content"] for delta in host.deltas.get(message["id"], ()))
-    if asked["stream"] and told != text:
-        yield f"the pieces of {asked['prompt']} were {told!r}"
 
 
 @sees(Recorded, Told)
@@ -341,7 +333,8 @@ def I13(step: Told | Ended, evidence: Evidence) -> Iterator[str]:  # noqa: N802
         return
     yield from evidence.incidents
     for host in evidence.hosts:
-        if host.nameless < host.garbage and host.first and not host.deaf and not evidence.storage_failed:
+        heard_out = host.first and not host.deaf and not evidence.shut_down
+        if host.nameless < host.garbage and heard_out and not evidence.storage_failed:
             yield f"{host.name} sent {host.garbage} malformed lines and heard {host.nameless} errors"
     if step.status not in ({0, 3} if evidence.storage_failed else {0}):
         yield f"the sidecar left with status {step.status}"
@@ -377,6 +370,15 @@ def I16(step: Recorded, evidence: Evidence) -> Iterator[str]:  # noqa: N802
         late_ms = LATE_MS + evidence.slept_ms
         if request.deadline_at_ms is not None and at_ms > request.deadline_at_ms + late_ms:
             yield f"{request.id} ended {at_ms - request.deadline_at_ms} ms after its deadline"
+
+
+@sees(Told, Ended, Recovered)
+def I17(step: Told | Ended | Recovered, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """What was forgotten, and what was to be ephemeral, is nowhere on the disk; after a crash neither."""
+    if isinstance(step, Told) and "forgets" not in step.host.asked.get(step.message.get("id", ""), {}):
+        return
+    yield from (f"though forgotten, there is {place}" for place in evidence.on_disk(evidence.forgotten))
+    yield from (f"though ephemeral, there is {place}" for place in evidence.on_disk(evidence.ephemeral))
 
 
 assert {"RequestStreamed"} <= TRANSIENT, "tokens wait for no sync"

@@ -7,7 +7,7 @@ copied as it is, and whatever the dying run does to it afterwards never happened
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -20,6 +20,7 @@ from mlzoo.config import Config
 from mlzoo.config.schema import Defaults, Licence, Limits, LogConfig, ModelEntry
 from mlzoo.devices import Device
 from mlzoo.simulation import faults, invariants
+from mlzoo.simulation.answers import UNRECORDABLE
 from mlzoo.simulation.evidence import Heard, Mirror
 from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.hosts import Host
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mlzoo.simulation.plans import CrashPoint, LifePlan
 
 GIB = 1 << 30
+DAY_S = 86_400
 PLACES: tuple[tuple[str, Literal["cpu", "cuda"], int], ...] = (("cpu", "cpu", GIB), ("cuda:0", "cuda", 4096))
 # A worker's fault; a frame that is none, too; and where the disk fails, the process is on its way out.
 FAULTS_OF_OTHERS = (RAISED, "BrokenFrame", "StorageFailed")
@@ -102,12 +104,12 @@ class Life:
         self._seed = seed
         self.evidence = evidence
         self._ids = ids
-        self._known_seq = len(evidence.kept)
+        self._known_seq = orjson.loads(evidence.kept[-1])["log_seq"] if evidence.kept else 0
         self._mirror = Mirror(disk, evidence)
         self._until = -1 if plan.crash is None else plan.crash.after
         self._world = attrs.evolve(simulated_world(0, disk), clock=self.clock, **_draws(seed))
         self._app = mlzoo.app.Sidecar(
-            config_of(evidence.durability, small=plan.small_segments),
+            config_of(evidence.durability, small=plan.small_segments, keep_s=plan.keep_s),
             self._world,
             probe=self._probe,
             spawn=self._spawn,
@@ -124,7 +126,7 @@ class Life:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self.shop = WorkerShop(Random(f"{self._seed} workers"), nursery, self._on_spawn)
+                self.shop = WorkerShop(Random(f"{self._seed} workers"), nursery, self._on_spawn, self.evidence)
                 for plan in self._plan.faults:
                     nursery.start_soon(self._strike, plan.name, plan.at_s)
                 pipe, host = self._host(0)
@@ -151,7 +153,7 @@ class Life:
         heard = Heard(f"host {self._number}.{number}", first=number == 0)
         self.evidence.hosts.append(heard)
         pipe = Pipe(plan.room_bytes, lambda data: self._on_emit(heard, pipe, data))
-        return pipe, Host(plan, pipe, heard, self._ids)
+        return pipe, Host(plan, pipe, heard, self._ids, self.evidence)
 
     async def _another_client(self, number: int) -> None:
         """Have another host come in, as over a socket, once the first is served."""
@@ -168,7 +170,7 @@ class Life:
             return  # The first one does not hold the log.
         said: list[bytes] = []
         pipe = Pipe(1 << 20, said.append)
-        config = config_of(self.evidence.durability, small=False)
+        config = config_of(self.evidence.durability)
         app = mlzoo.app.Sidecar(config, self._world, probe=self._probe, spawn=self._spawn, stderr=Told(self.evidence))
         pipe.feed(b'{"jsonrpc":"2.0","id":1,"method":"tokenize","params":{"model":"toy","text":"a"}}\n')
         pipe.end_input()
@@ -196,6 +198,8 @@ class Life:
             return
         if step == "write":
             self._look()
+        elif step == "replace":
+            self._mirror.follow_replaced()
         self.count(POINTS.get(step))
 
     def _look(self) -> None:
@@ -232,11 +236,20 @@ class Life:
     def _on_told(self, heard: Heard, message: dict[str, Any]) -> None:
         if message.get("method") == "stream":
             heard.deltas.setdefault(message["params"]["request"], []).append(message["params"])
+        elif message.get("method") == "event":
+            params = message["params"]
+            heard.read_upto.setdefault(params["subscription"], params["log_seq"] - 1)
+            self._check(invariants.Told(heard, message))
+            heard.read_upto[params["subscription"]] = params["log_seq"]
+            return
         elif "method" not in message:
             if message["id"] is None:
                 heard.nameless += 1
             heard.answers.setdefault(message["id"], []).append(message)
-            if message.get("error", {}).get("code") in invariants.UNRECORDABLE:
+            asked = heard.asked.get(message["id"]) if message["id"] is not None else None
+            if asked and "forgets" in asked and "result" in message:
+                self.evidence.forget(asked)
+            if message.get("error", {}).get("code") in UNRECORDABLE:
                 self.evidence.storage_failed = True
         self._check(invariants.Told(heard, message))
 
@@ -310,19 +323,14 @@ def _entry(name: str, kind: str, memory_bytes: int) -> ModelEntry:
     )
 
 
-def _config(durability: str, *, small: bool) -> Config:
+@cache
+def config_of(durability: str, *, small: bool = False, keep_s: float | None = None) -> Config:
+    """Return what a sidecar is configured as; made once, since every start digests it."""
     with attrs.validators.disabled():
-        sizes = {"segment_bytes": 6000, "asides_segment_bytes": 3000} if small else {}
-        log = LogConfig(durability=cast("Any", durability), **sizes)
+        sizes = {"segment_bytes": 6000, "asides_segment_bytes": 3000, "tail_bytes": 3000} if small else {}
+        keep_days = None if keep_s is None else keep_s / DAY_S
+        log = LogConfig(durability=cast("Any", durability), keep_days=keep_days, **sizes)
     # One model fits onto the second device, which is preferred, the other only onto the first.
     models = {"toy": _entry("toy", "chat", 100), "vec": _entry("vec", "embed", GIB // 2)}
     limits = Limits(disk_reserve_bytes=0, line_bytes=64 * 1024, max_queued=6, max_running=4)
     return Config(limits=limits, log=log, defaults=Defaults(chat="toy", embed="vec"), models=models, store="/store")
-
-
-_CONFIGS = {(d, small): _config(d, small=small) for d in ("disk", "process") for small in (False, True)}
-
-
-def config_of(durability: str, *, small: bool) -> Config:
-    """Return what a sidecar is configured as; made once, since every start digests it."""
-    return _CONFIGS[durability, small]

@@ -45,6 +45,13 @@ class Cancel:
 
 
 @attrs.frozen
+class Forget:
+    """Have one of the generations so far forgotten, counted from the last; only one that was answered has a name."""
+
+    back: int
+
+
+@attrs.frozen
 class Say:
     """Send bytes that are no request: garbage by name."""
 
@@ -63,6 +70,18 @@ class Pause:
     """Do nothing."""
 
     for_s: float
+
+
+@attrs.frozen
+class Settle:
+    """Read, and wait for the answers, as long as a patient host does."""
+
+
+@attrs.frozen
+class Turns:
+    """Let so many turns of the scheduler pass: what comes next comes at any checkpoint of anybody's."""
+
+    count: int
 
 
 @attrs.frozen
@@ -94,15 +113,35 @@ class EndInput:
     in_mid_line: bool
 
 
-Action = Ask | Together | Cancel | Say | Repeat | Pause | Stop | Take | ReadOn | CloseOutput | EndInput
+Action = (
+    Ask
+    | Together
+    | Cancel
+    | Forget
+    | Say
+    | Repeat
+    | Pause
+    | Settle
+    | Turns
+    | Stop
+    | Take
+    | ReadOn
+    | CloseOutput
+    | EndInput
+)
 
 
 @attrs.frozen
 class HostPlan:
-    """What one host does. The first of a life is the one that spawned the sidecar; room_bytes is that of its pipe."""
+    """What one host does. The first of a life is the one that spawned the sidecar; room_bytes is that of its pipe.
+
+    Its lines may end as on Windows, and come in two parts each.
+    """
 
     actions: tuple[Action, ...]
     room_bytes: int
+    line_end: bytes = b"\n"
+    splits: bool = False
 
 
 @attrs.frozen
@@ -131,6 +170,7 @@ class LifePlan:
     crash: Crash | None
     sync_s: float
     small_segments: bool
+    keep_s: float | None = None  # that a segment is kept which nobody needs
 
 
 @attrs.frozen
@@ -155,28 +195,43 @@ def _life(random: Random, durability: str, *, last: bool) -> LifePlan:
     hosts = [_host(random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
     names = random.sample(sorted(faults.MENU), random.choice((0, 1, 1, 2, 3)))
     struck = tuple(FaultPlan(name, random.choice((0.0, 0.01, 0.1, 1.0, 4.0))) for name in names)
+    if random.random() < 0.2:  # What goes on afterwards is rare by chance.
+        name = random.choice(("worker_killed", "worker_is_another_build"))
+        struck += (FaultPlan(name, random.choice((0.05, 0.2, 0.5, 1.5))),)
     point = random.choice(CRASH_POINTS)
     power = random.random() < 0.7 and durability == "disk"  # The other kind is promised nothing when power is lost.
     crash = Crash(point, random.randrange(200 if point == "step" else 30), power)
-    return LifePlan(
-        tuple(hosts), struck, None if last else crash, random.choice((0.0, 0.0, 0.01, 2.0)), random.random() < 0.3
-    )
+    sync_s, small = random.choice((0.0, 0.0, 0.01, 2.0)), random.random() < 0.3
+    keep_s = random.choice((0.4, 40.0)) if small and random.random() < 0.5 else None
+    return LifePlan(tuple(hosts), struck, None if last else crash, sync_s, small, keep_s)
 
 
 def _host(random: Random) -> HostPlan:
-    actions = [_action(random) for _ in range(random.randrange(2, 9))]
-    if random.random() < 0.3:  # What is cancelled as it runs is rare by chance.
+    actions = [_action(random) for _ in range(random.randrange(1, 7))]
+    scene: list[Action] = []  # what is rare by chance
+    kind = random.random()
+    if kind < 0.2:  # It is forgotten once it was answered.
+        scene = [_generation(random), Settle(), Forget(0)]
+    elif kind < 0.5:  # It was interrupted before, or will be now, and goes on.
+        keyed = _keyed(random, random.choice((0, 1, 1, 2, 2, 5)))
+        resume = Ask("resume", {"key": keyed.key, "after": random.choice((-1, -1, 0, 2))})
+        until: Action = random.choice((Settle(), Pause(random.choice(PAUSES_S))))
+        scene = [keyed, until, random.choice((resume, keyed))]
+    elif kind < 0.7:  # It is cancelled as it runs.
         chat = Ask("chat", {"model": "toy", "stream": True}, pieces=9)
-        actions += [chat, Pause(random.choice(PAUSES_S)), Cancel(0, notify=random.random() < 0.5)]
-    return HostPlan(tuple(actions), random.choice((1 << 10, 1 << 16, 1 << 18)))
+        wait = Pause(random.choice(PAUSES_S)) if random.random() < 0.5 else Turns(random.randrange(200))
+        scene = [chat, wait, Cancel(0, notify=random.random() < 0.5)]
+    actions = scene + actions if random.random() < 0.5 else actions + scene
+    room_bytes = random.choice((1 << 10, 1 << 16, 1 << 18))
+    return HostPlan(tuple(actions), room_bytes, random.choice((b"\n", b"\r\n")), random.random() < 0.2)
 
 
 def _action(random: Random) -> Action:
-    match random.choices(range(11), (30, 6, 8, 6, 2, 25, 3, 2, 4, 1, 1))[0]:
+    match random.choices(range(13), (30, 6, 8, 6, 2, 20, 3, 2, 4, 1, 1, 5, 3))[0]:
         case 0:
             return _ask(random)
         case 1:
-            return Together(tuple(_ask(random) for _ in range(random.randrange(1, 4))))
+            return Together(tuple(_ask(random) for _ in range(random.choice((1, 2, 3, 12)))))
         case 2:
             return Cancel(random.choice((0, 0, 1, 3)), random.random() < 0.5)
         case 3:
@@ -193,21 +248,23 @@ def _action(random: Random) -> Action:
             return ReadOn()
         case 9:
             return CloseOutput()
+        case 11:
+            return Turns(random.randrange(60))
+        case 12:
+            return Forget(random.choice((0, 0, 1)))
         case _:
             return EndInput(random.random() < 0.5)
 
 
-KEYS = 4  # of a story
+KEYS = 6  # of a story
+EPHEMERAL_KEYS = 4  # from which on nothing is kept of what a key stands for
 LOOKS = ("ping", "status", "models.list", "events.read", "devices.list", "metrics")
 
 
 def _ask(random: Random) -> Ask:
-    match random.choices(range(8), (10, 2, 2, 4, 2, 5, 4, 2))[0]:
-        case 0 | 1 as kind:
-            params: dict[str, Any] = {"model": "toy", "stream": random.random() < 0.7}
-            if random.random() < 0.2:
-                params["deadline_ms"] = random.choice((1, 1000, 1000, 5000))
-            return Ask("chat" if kind == 0 else "complete", params, pieces=random.choice((0, 1, 2, 5, 9)))
+    match random.choices(range(11), (10, 2, 2, 4, 2, 5, 5, 2, 1, 1, 0.4))[0]:
+        case 0 | 1:
+            return _generation(random)
         case 2:
             return random.choice(
                 (
@@ -218,15 +275,36 @@ def _ask(random: Random) -> Ask:
         case 3:
             return Ask(random.choice(LOOKS))
         case 6:
-            key = random.randrange(KEYS)
-            other = random.random() < 0.1  # than what it was used for before
-            params = {"model": "toy", "stream": random.random() < 0.7, "determinism": ("fast", "exact")[key % 2]}
-            return Ask("chat", params, 3 * key + other, f"key-{key}")
+            return _keyed(random, random.randrange(KEYS))
         case 7:
             after = random.choice((-1, -1, 0, 2, 50))
             return Ask("resume", {"key": f"key-{random.randrange(KEYS)}", "after": after})
+        case 8:
+            return Ask("forget", {"key": f"key-{random.randrange(KEYS)}"})
+        case 9:
+            return Ask("events.subscribe", random.choice(({}, {"after": 0})))
+        case 10:
+            return Ask("shutdown")
         case 4:
             return Ask("embed", {"model": "vec", "input": ["a", "bé"]})
         case _:
             method = random.choice(("models.load", "models.unload", "models.info", "nothing"))
             return Ask(method, {"model": random.choice(("toy", "vec", "none"))})
+
+
+def _generation(random: Random) -> Ask:
+    params: dict[str, Any] = {"model": "toy", "stream": random.random() < 0.7}
+    if random.random() < 0.2:
+        params["retention"] = "ephemeral"
+    if random.random() < 0.2:
+        params["deadline_ms"] = random.choice((1, 1000, 1000, 5000))
+    method = "chat" if random.random() < 0.8 else "complete"
+    return Ask(method, params, pieces=random.choice((0, 1, 2, 5, 9)))
+
+
+def _keyed(random: Random, key: int) -> Ask:
+    other = random.random() < 0.1  # than what it was used for before
+    params = {"model": "toy", "stream": random.random() < 0.7, "determinism": "fast" if key % 4 == 0 else "exact"}
+    if key >= EPHEMERAL_KEYS:
+        params["retention"] = "ephemeral"
+    return Ask("chat", params, (9, 7, 9, 0, 2, 5)[key] + other, f"key-{key}")

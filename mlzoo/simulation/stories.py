@@ -57,10 +57,12 @@ def told(seed: int) -> Outcome:
     return tell(draw(seed))
 
 
-def tell(plan: StoryPlan) -> Outcome:
-    """Tell a story to its end, or to its first violation."""
+def tell(plan: StoryPlan, begins_on: Image = ()) -> Outcome:
+    """Tell a story to its end, or to its first violation; begins_on is the log that its first life finds."""
     evidence, disk, ids = Evidence(plan.durability), SimulatedDisk(), count(1)
-    violations: list[Violation] = []
+    for path, data in begins_on:
+        disk.put(path, data)
+    violations = _between(-1, disk, evidence) if begins_on else []
     lives = steps = 0
     with weights_in_memory():
         for number, life_plan in enumerate(plan.lives):
@@ -83,6 +85,7 @@ def _live(
     evidence.disk = disk
     evidence.log, evidence.hosts, evidence.spawned, evidence.incidents = LogSeen(), [], 0, []
     evidence.began_ms = evidence.began_at_ms = 0
+    evidence.said, evidence.shut_down, evidence.drops = {}, False, plan.keep_s is not None
     life = Life(number, plan, seed, disk, evidence, ids)
     instruments = (_TaskSteps(life),) if plan.crash is not None and plan.crash.point == "step" else ()
     try:
@@ -106,13 +109,14 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
             (f"{path}/{name}", bytes(inode.data)) for path, names in disk.files.items() for name, inode in names.items()
         )
     )
+    evidence.disk = disk
     bytes_disk = ByteDisk(image)
     evidence.log = LogSeen()
-    last_seq, state, whole, again = 0, None, None, True
+    oldest_seq, last_seq, state, whole, again = 1, 0, None, None, True
     faults: tuple[str, ...] = ()
     try:
         log = _opened(bytes_disk, evidence)
-        last_seq, state = log.last_seq, recover(log)
+        oldest_seq, last_seq, state = log.oldest_seq, log.last_seq, recover(log)
         whole = _folded_whole(log)
         settled = bytes_disk.image()
         again = _opened(bytes_disk, evidence).last_seq == last_seq and bytes_disk.image() == settled
@@ -125,7 +129,7 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
     except orjson.JSONDecodeError as error:
         faults = (f"recovery left a record that is none: {error}",)
     left = [record.line for record in evidence.log.groups]
-    step = invariants.Recovered(last_seq, state, whole, again, faults)
+    step = invariants.Recovered(oldest_seq, last_seq, state, whole, again, faults)
     evidence.note("recovered", last_seq)
     found = [Violation(name, number, "Recovered", what) for name, what in invariants.violated(step, evidence)]
     evidence.kept = left
@@ -135,7 +139,7 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
 
 def _opened(disk: ByteDisk, evidence: Evidence) -> Log:
     world = attrs.evolve(simulated_world(0), disk=disk, clock=_NoTime())
-    return at_once(Log.open(LOG, world, config_of(evidence.durability, small=False).log, version="0"))
+    return at_once(Log.open(LOG, world, config_of(evidence.durability).log, version="0"))
 
 
 def _folded_whole(log: Log) -> State | None:

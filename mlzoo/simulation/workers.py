@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
@@ -29,6 +29,18 @@ def pieces_of(prompt: str) -> list[str]:
     """Return what a model answers to a prompt: the number after its colon says in how many pieces."""
     name, _, count = prompt.rpartition(":")
     return [f"{name}/{number}é " for number in range(int(count) if count.isdigit() else 1)]
+
+
+def other_pieces_of(prompt: str) -> list[str]:
+    """Return what it answers where it rounds in another way: as many pieces, and other words."""
+    return [piece.replace("/", "+") for piece in pieces_of(prompt)]
+
+
+def is_answer(prompt: str, text: str, *, goes_on_otherwise: bool, count: int | None = None) -> bool:
+    """Whether a text is what a model answers, or the first pieces of it; from some piece on perhaps in other words."""
+    pieces, others = pieces_of(prompt)[:count], other_pieces_of(prompt)[:count]
+    alike = range(len(pieces) + 1) if goes_on_otherwise else [len(pieces)]
+    return any(text == "".join(pieces[:same] + others[same:]) for same in alike)
 
 
 @attrs.define
@@ -54,6 +66,7 @@ class SimulatedWorker:
         self.device = device
         self.status: int | None = None
         self._shop = shop
+        self._build = shop.builds.build
         self._say, self._said = trio.open_memory_channel[bytes](math.inf)
         self._lines = LineReader(1 << 30)
         self._ended = trio.Event()
@@ -181,8 +194,20 @@ class SimulatedWorker:
                     dtype="float32",
                     architecture="toy",
                     batching="slots",
+                    fingerprint=f"build {self._build}",
                 )
             )
+
+    def _words(self, frame: frames.Generate, prompt: str) -> list[str]:
+        """Return the pieces that are still to be said; one token is one piece."""
+        said = len(frame.tokens)
+        if not is_answer(prompt, frame.said, goes_on_otherwise=True, count=said):
+            return ["not what was said: "]
+        began_on = self._shop.builds.began_on
+        if frame.resume is None:
+            began_on[frame.request] = self._build
+        is_same = frame.resume != "prefill" and began_on[frame.request] == self._build
+        return (pieces_of(prompt) if is_same else other_pieces_of(prompt))[said:]
 
     def _answer(self, frame: frames.Generate | frames.Embed | frames.Tokenize | frames.Detokenize) -> None:
         if self._shop.mood.fails_work:
@@ -193,9 +218,7 @@ class SimulatedWorker:
                 prompt = (
                     frame.prompt if frame.prompt is not None else (frame.messages or ({"content": ""},))[-1]["content"]
                 )
-                pieces = pieces_of(prompt)
-                said = len(frame.tokens)  # One token a piece; one that goes on says nothing again.
-                self._rows[frame.request] = pieces[said:] if frame.said == "".join(pieces[:said]) else ["not so: "]
+                self._rows[frame.request] = self._words(frame, prompt)
             case frames.Embed():
                 vectors = json.dumps([[float(len(text)), 0.5] for text in frame.texts])
                 count = len(frame.texts)
@@ -210,6 +233,16 @@ class SimulatedWorker:
         self._work.set()
 
 
+class Builds(Protocol):
+    """Which build of the workers' code is there, and which one computed the first words of a request.
+
+    Builds round in different ways. Those that run already stay what they are.
+    """
+
+    build: int
+    began_on: dict[str, int]
+
+
 class WorkerShop:
     """Where workers are started: a ``Spawn``.
 
@@ -217,13 +250,15 @@ class WorkerShop:
         random: draws the pace of each.
         nursery: where they run.
         on_spawn: called with the device of each that was started.
+        builds: of the workers that are started.
     """
 
-    def __init__(self, random: Random, nursery: trio.Nursery, on_spawn: Callable[[str], None]) -> None:
+    def __init__(self, random: Random, nursery: trio.Nursery, on_spawn: Callable[[str], None], builds: Builds) -> None:
         self.mood = Mood(step_s=random.choice((0.0, 0.01, 0.1, 0.4)))
         self.workers: list[SimulatedWorker] = []
         self._nursery = nursery
         self._on_spawn = on_spawn
+        self.builds = builds
 
     async def __call__(self, device: str) -> SimulatedWorker:
         """See ``Spawn``."""

@@ -3,18 +3,19 @@
 import attrs
 
 from mlzoo import errors
-from mlzoo.actors import engine, ledger
+from mlzoo.actors import cursors, engine, ledger
 from mlzoo.actors.connection import Connection
 from mlzoo.actors.ledger import Ledger
 from mlzoo.actors.outbox import Outbox
 from mlzoo.actors.watchdog import Watchdog
 from mlzoo.actors.worker import Worker
-from mlzoo.core import keys
+from mlzoo.core import keys, schedule
 from mlzoo.core.state import State
 from mlzoo.events import commands as cmd
 from mlzoo.events import framing, recovery
 from mlzoo.events import types as ev
 from mlzoo.events.durability import Durability
+from mlzoo.events.forgetting import Forgetter
 from mlzoo.events.log import Log
 from mlzoo.events.records import is_terminal
 from mlzoo.events.writing import SegmentWriter
@@ -222,7 +223,38 @@ def other_params_are_taken_for_the_same(patch):
     patch.setattr(keys, "reuse", careless)
 
 
+def ephemeral_text_is_recorded(patch):
+    patch.setattr(engine, "kept_text", lambda _state, _command, text: text)
+
+
+def forgetting_forgets_nothing(patch):
+    async def forget(self, target):
+        return 1
+
+    patch.setattr(Forgetter, "forget", forget)
+
+
+def subscribers_miss_commands(patch):
+    params = cursors.event_params
+
+    def one_later(group, index):
+        return params(group, max(index, 1))
+
+    patch.setattr(cursors, "event_params", one_later)
+
+
+def whatever_goes_on_is_called_exact(patch):
+    patch.setattr(schedule, "_resumption", lambda request, _model: "exact" if request.completion_tokens else None)
+
+
+def whatever_goes_on_is_prefilled(patch):
+    patch.setattr(schedule, "_resumption", lambda request, _model: "prefill" if request.completion_tokens else None)
+
+
 APP_BUGS = {
+    ephemeral_text_is_recorded: {"I17"},
+    forgetting_forgets_nothing: {"I17"},
+    subscribers_miss_commands: {"I3", "I4"},
     keys_are_forgotten: {"I6"},
     other_params_are_taken_for_the_same: {"I6"},
     requests_end_twice: {"I1"},

@@ -1,0 +1,95 @@
+"""Scenes that chance brings about too rarely: each a story that was written by hand, in the same simulated world."""
+
+from pathlib import Path
+
+import attrs
+from planted_bugs import whatever_goes_on_is_called_exact, whatever_goes_on_is_prefilled
+
+from mlzoo.simulation.histories import LOG
+from mlzoo.simulation.plans import (
+    Ask,
+    Cancel,
+    Crash,
+    EndInput,
+    FaultPlan,
+    Forget,
+    HostPlan,
+    LifePlan,
+    Pause,
+    Settle,
+    StoryPlan,
+    Turns,
+    draw,
+)
+from mlzoo.simulation.stories import tell
+
+TWICE_SEQ = 71  # from which on the old log names a second request as one before: its makers drew names by number
+OLD_LOG = Path(__file__).parent.parent.parent / "replay" / "logs" / "1"
+CHAT = Ask("chat", {"model": "toy", "stream": True}, pieces=5)
+EXACT = Ask("chat", {"model": "toy", "stream": True, "determinism": "exact"}, pieces=9, key="key-1")
+RESUME = Ask("resume", {"key": "key-1", "after": -1})
+ROOM_BYTES = 1 << 16
+SEEDS = range(8)  # each another order of tasks, and another pace of the worker
+
+
+def life(*actions, faults=(), crash=None, sync_s=0.0, small_segments=False):
+    return LifePlan((HostPlan(actions, ROOM_BYTES),), faults, crash, sync_s, small_segments)
+
+
+def found(*lives, seeds=SEEDS):
+    """Return the invariants that a story breaks under any of the seeds."""
+    outcomes = [tell(StoryPlan(seed, lives, "disk")) for seed in seeds]
+    return {violation.invariant for outcome in outcomes for violation in outcome.violations}
+
+
+def interrupted(fault):
+    """The worker dies in mid-answer; the host hears so, and resumes."""
+    return life(EXACT, Settle(), RESUME, EXACT, faults=tuple(FaultPlan(fault, at_s) for at_s in (0.06, 0.3)))
+
+
+def crashed_in_mid_answer():
+    """The sidecar dies in mid-answer; the next one goes on."""
+    return life(EXACT, Settle(), crash=Crash("append", 14, power=False)), life(RESUME, EXACT)
+
+
+def test_an_exact_answer_goes_on_as_if_nothing_had_happened_when_its_worker_was_killed(monkeypatch):
+    assert found(interrupted("worker_killed")) == set()
+    whatever_goes_on_is_prefilled(monkeypatch)
+    assert "I4" in found(interrupted("worker_killed"))
+
+
+def test_an_exact_answer_goes_on_as_if_nothing_had_happened_when_the_sidecar_was_killed(monkeypatch):
+    assert found(*crashed_in_mid_answer()) == set()
+    whatever_goes_on_is_prefilled(monkeypatch)
+    assert "I4" in found(*crashed_in_mid_answer())
+
+
+def test_what_another_build_goes_on_with_is_not_called_exact(monkeypatch):
+    assert found(interrupted("worker_is_another_build")) == set()
+    whatever_goes_on_is_called_exact(monkeypatch)
+    assert "I4" in found(interrupted("worker_is_another_build"))
+
+
+def test_a_cancel_may_come_at_any_turn_of_the_scheduler():
+    for count in range(150):
+        assert found(life(CHAT, Turns(count), Cancel(0, notify=count % 2 == 0)), seeds=[count]) == set()
+
+
+def test_forgetting_may_be_broken_off_at_any_change_of_the_disk():
+    for point in ("append", "fsync"):
+        for after in range(14, 30):
+            forgets = life(CHAT, Settle(), Forget(0), crash=Crash(point, after, power=True), small_segments=True)
+            assert found(forgets, life(CHAT, Settle(), Forget(0)), seeds=[after]) == set()
+
+
+def test_stdin_may_end_in_the_middle_of_a_line():
+    assert found(life(CHAT, EndInput(in_mid_line=True)), life(CHAT, Pause(0.05), EndInput(in_mid_line=True))) == set()
+
+
+def test_lives_begin_on_a_log_of_an_old_version():
+    files = sorted(path for path in OLD_LOG.rglob("*") if path.is_file())
+    files = [path for path in files if path.parent.name != "segments" or int(path.stem) < TWICE_SEQ]
+    image = tuple((str(LOG / path.relative_to(OLD_LOG).as_posix()), path.read_bytes()) for path in files)
+    for seed in range(25):
+        plan = draw(seed)
+        assert tell(attrs.evolve(plan, durability="disk"), image).violations == ()
