@@ -86,6 +86,21 @@ async def test_the_host_that_closed_stdin_reads_as_late_as_it_likes_and_nobody_e
         assert len(sidecar.host.responses(101_999)) == 1
 
 
+async def test_whoever_wants_the_end_now_does_not_wait_for_the_host_that_closed_stdin(lives, autojump_clock):
+    async with lives.begin(leave=False) as sidecar:
+        sidecar.host.on_line = None
+        sidecar.host.stop_reading()
+        for number in range(2000):
+            sidecar.host.send("status", id=100_000 + number)
+        sidecar.host.close()
+        await trio.sleep(100 * FLUSH_S)
+        assert not sidecar.ended.is_set()
+        began = trio.current_time()
+        sidecar.app._flushing.hurry()
+        await sidecar.ended.wait()
+        assert trio.current_time() - began <= FLUSH_S + 1
+
+
 async def test_a_client_that_does_not_read_holds_up_the_end_of_stdin_for_a_bounded_time(lives, autojump_clock):
     async with lives.begin(leave=False) as sidecar:
         await sidecar.host.result(sidecar.chat("x"))
