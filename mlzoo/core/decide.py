@@ -35,7 +35,7 @@ def decide_next(folding: Folding, command: Command, first_seq: int, at_ms: int) 
     """Return the events that a command leads to, and fold them: the same for who decides one after another."""
     draft = Draft(folding, first_seq, at_ms)
     _decide(draft, command)
-    if any(not isinstance(event, ev.RequestStreamed) for event in draft.events):
+    if not draft.only_streams:
         settle(draft)
     return tuple(draft.events)
 

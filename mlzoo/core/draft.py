@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from mlzoo.core.apply import Folding
     from mlzoo.core.state import State
     from mlzoo.core.streams import Counts
-    from mlzoo.events.types import Event
+    from mlzoo.events.types import Event, RequestStreamed
 
 
 class Draft:
@@ -20,24 +20,28 @@ class Draft:
         at_ms: the log's clock.
     """
 
-    __slots__ = ("_folding", "at_ms", "events", "first_seq")
+    __slots__ = ("_folding", "at_ms", "counts", "events", "first_seq", "only_streams")
 
     def __init__(self, folding: Folding, first_seq: int, at_ms: int) -> None:
         self._folding = folding
         self.first_seq = first_seq
         self.at_ms = at_ms
         self.events: list[Event] = []
+        self.counts = folding.counts  # What the pieces of a request add up to: it costs no new state, as a look does.
+        self.only_streams = True  # Whether nothing was said but pieces of streams.
 
     @property
     def state(self) -> State:
         """The state after the events said so far."""
         return self._folding.state
 
-    def counts(self, request: str) -> Counts | None:
-        """Return what the pieces of a request add up to so far: it costs no new state, as a look at that does."""
-        return self._folding.counts(request)
-
     def say(self, event: Event) -> None:
         """Add an event and apply it."""
         self.events.append(event)
+        self.only_streams = False
         self._folding.take(event, self.first_seq + len(self.events), self.at_ms)
+
+    def stream(self, piece: RequestStreamed, counts: Counts) -> None:
+        """Add a piece of a request, of which ``counts`` were looked up since anything else was said."""
+        self.events.append(piece)
+        counts.add(piece, self.at_ms)

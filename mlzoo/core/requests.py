@@ -120,16 +120,15 @@ def step(draft: Draft, command: cmd.ReportStep) -> None:
         if counts is None or counts.request.phase != "running":
             continue
         shows = facts.size_bytes > 0 or facts.logprobs > 0
-        draft.say(
-            ev.RequestStreamed(
-                request=facts.request,
-                row=row,
-                tokens=facts.tokens,
-                seq=counts.next_seq if shows else None,
-                prompt_tokens=facts.prompt_tokens,
-                cached_tokens=facts.cached_tokens,
-            )
+        piece = ev.RequestStreamed(
+            request=facts.request,
+            row=row,
+            tokens=facts.tokens,
+            seq=counts.next_seq if shows else None,
+            prompt_tokens=facts.prompt_tokens,
+            cached_tokens=facts.cached_tokens,
         )
+        draft.stream(piece, counts)
         if facts.finish_reason is not None:
             _complete(draft, facts)
 

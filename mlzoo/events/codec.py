@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import attrs
@@ -35,6 +36,7 @@ Upcaster = Callable[[Data], Data]
 Kind = Literal["command", "event"]
 Line = TypeVar("Line", bytes, bytes | memoryview)
 
+AT_ONCE = 64  # lines that are parsed in one call where all are there
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(class name, version) -> a function from data of that version to data of the next one."""
 
@@ -91,6 +93,18 @@ class Codec:
         if version != schema.version:
             data = self._upcast(name, version, schema.version, data)
         return schema.decode(data)
+
+    def decode_all(self, records: Iterable[Data]) -> tuple[Any, ...]:
+        """Return the values that records hold. Raises as ``decode`` does."""
+        values: list[Any] = []
+        add, known = values.append, self._by_name.get
+        for record in records:
+            schema = known(record["type"])
+            if schema is not None and schema.version == record["version"]:
+                add(schema.decode(record["data"]))  # as above, a call less for each record
+            else:
+                add(self.decode(record["type"], record["version"], record["data"]))
+        return tuple(values)
 
     def _upcast(self, name: str, version: int, current: int, data: Data) -> Data:
         if version > current:
@@ -210,15 +224,23 @@ def decode_group(lines: Sequence[bytes | memoryview]) -> Group:
     Raises:
         LogUnusable: A newer version wrote it (reason newer).
     """
-    # As one array: a start and a replay spend most of their time here, and a call less for each record is a tenth.
-    record, *events = orjson.loads(b"[%b]" % b",".join(lines))
-    decode = CODEC.decode
+    record, *events = _parsed(lines)
+    return _group(record, events)
+
+
+def _parsed(lines: Sequence[bytes | memoryview]) -> list[Data]:
+    """Return lines as data. As one array: a start and a check spend most of their time here."""
+    parsed: list[Data] = orjson.loads(b"[%b]" % b",".join(lines))
+    return parsed
+
+
+def _group(record: Data, events: list[Data]) -> Group:
     return Group(
         first_seq=record["log_seq"],
         at_ms=record["at_ms"],
         time_ms=record["time_ms"],
-        command=cast("Command", decode(record["type"], record["version"], record["data"])),
-        events=tuple([cast("Event", decode(event["type"], event["version"], event["data"])) for event in events]),
+        command=cast("Command", CODEC.decode(record["type"], record["version"], record["data"])),
+        events=cast("tuple[Event, ...]", CODEC.decode_all(events)),
         text=record.get("text"),
     )
 
@@ -276,8 +298,21 @@ def decode_aside(line: bytes | memoryview) -> Aside:
 
 
 def groups_in(lines: Iterable[bytes | memoryview]) -> Iterator[Group]:
-    """Yield the groups that verified lines hold, in order; an unfinished one at the end is left out."""
+    """Yield the groups that verified lines hold, in order; an unfinished one at the end is left out.
+
+    No line is taken before it is needed: more of them may come meanwhile.
+    """
     return map(decode_group, lines_of_groups(lines))
+
+
+def groups_of(lines: Sequence[bytes]) -> Iterator[Group]:
+    """Yield the same of lines that are all there, such as those of a segment: they are parsed many at once."""
+    records = chain.from_iterable(_parsed(lines[at : at + AT_ONCE]) for at in range(0, len(lines), AT_ONCE))
+    for record in records:
+        count = record["group"][1] - 1
+        events = list(islice(records, count))
+        if len(events) == count:
+            yield _group(record, events)
 
 
 def lines_of_groups(lines: Iterable[Line]) -> Iterator[tuple[Line, ...]]:

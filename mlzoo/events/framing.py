@@ -130,38 +130,38 @@ def scan_end(data: bytes) -> Scan | None:
 def _scan_records(data: bytes, offset: int, first_seq: int, header_bytes: int) -> Scan:
     """Walk the records from offset; kept in one loop since recovery is as fast as this is."""
     size = len(data)
-    view = memoryview(data)
     record = _RECORD.match
     expected = first_seq
     whole, whole_seq, last_offset, synced = offset, first_seq - 1, 0, 0
     group_end = 0  # the seq after the group that is open; 0 where none is
-    group_place: tuple[bytes | None, bytes | None] = (None, None)
+    group_text = b""  # how each of its records names it
     first, named, group_offset = first_seq, 0, offset
     marks: list[tuple[int, int]] = []
     next_mark = 0
     while offset < size:
-        match = record(data, offset)
-        if match is None:
+        end = data.find(b"\n", offset) + 1  # No record holds a newline within: JSON escapes it.
+        body = data[offset + _CRC_END : end - 1]
+        # What such a record begins with is made and compared, which is faster than to read it, and as strict.
+        if not data.startswith(b'{"crc":"%08x","size":"%08x",' % (crc32(body), end - offset), offset):
             break
-        crc, line, seq_text, first_text, count_text, synced_text = match.groups()
-        end = offset + int(line, 16)
-        if end > size or end <= offset + PREFIX_BYTES or view[end - 1] != _NEWLINE:
-            break
-        if crc32(view[offset + _CRC_END : end - 1]) != int(crc, 16) or int(seq_text) != expected:
-            break
-        place = (first_text, count_text)
         if group_end:
-            if place != group_place:
+            if not data.startswith(b'"log_seq":%d,%b' % (expected, group_text), offset + PREFIX_BYTES):
                 break
         else:
+            match = record(data, offset)
+            if match is None or int(match[3]) != expected:
+                break
+            first_text, count_text, synced_text = match.group(4, 5, 6)
             first = int(first_text) if first_text is not None else expected
             # The very first record looked at may stand in the middle of its group, where only an end is scanned.
             if expected not in (first, first_seq):
                 break
             group_end = first + int(count_text) if count_text is not None else expected + 1
-            group_place, group_offset = place, offset
-        if synced_text is not None:
-            named = int(synced_text)
+            group_offset = offset
+            if group_end > expected + 1:
+                group_text = b'"group":[%b,%b],' % (first_text, count_text)
+            if synced_text is not None:
+                named = int(synced_text)
         expected += 1
         if expected == group_end:
             if group_offset >= next_mark:

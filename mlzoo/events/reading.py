@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mlzoo.errors import OutOfRange
-from mlzoo.events.codec import groups_in
+from mlzoo.events.codec import groups_in, groups_of
 from mlzoo.events.segments import damaged
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class GroupReader:
         found, lines = self._segments.load(first)
         if found.last_seq < last_seq:
             raise damaged(self._segments.path(first), found.whole_bytes)
-        for group in groups_in(lines):
+        for group in groups_of(lines):
             if group.first_seq > last_seq:
                 return
             yield group

@@ -21,7 +21,7 @@ from mlzoo.core.decide import decide_next
 from mlzoo.core.state import State
 from mlzoo.errors import ConfigError, LogUnusable
 from mlzoo.events import recording
-from mlzoo.events.codec import CODEC, groups_in
+from mlzoo.events.codec import CODEC, groups_of
 from mlzoo.events.commands import Start
 from mlzoo.events.records import CORE_VERSION
 from mlzoo.events.segments import Segments, damaged
@@ -227,7 +227,7 @@ def _of_segment(segments: Segments, first: int) -> Iterator[Base | Group]:
         raise damaged(segments.path(first), found.whole_bytes)
     if header.state is not None or first == segments.firsts[0]:
         yield Base(seq=first, state=decode_state(header.state), core_version=header.core_version)
-    yield from groups_in(lines)
+    yield from groups_of(lines)
 
 
 def _of_recording(found: recording.Recording) -> Iterator[Base | Group]:
