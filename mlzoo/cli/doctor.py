@@ -95,7 +95,7 @@ def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | Non
         yield Finding(name, "fault", f"its configuration does not hold: {why}", "correct that file, or remove it")
     yield from devices()
     yield from store(settings)
-    yield from logs(log, settings.log.budget_bytes)
+    yield from logs(log, settings.log.budget_bytes, settings.limits.disk_reserve_bytes)
     yield sidecar(overrides, config_dir)
 
 
@@ -185,8 +185,8 @@ def _model(kept: Store, entry: ModelEntry, *, is_default: bool, free_bytes: int)
 # --------------------------------------------------------------------------------------------------------- logs
 
 
-def logs(path: Path | None, budget_bytes: int) -> Iterator[Finding]:
-    """Verify one log, or all that belong to sidecars that were started without ``--log``."""
+def logs(path: Path | None, budget_bytes: int, reserve_bytes: int) -> Iterator[Finding]:
+    """Verify one log, or all of sidecars that were started without ``--log``, and look at the disk under them."""
     from pathlib import Path
 
     import platformdirs
@@ -205,6 +205,20 @@ def logs(path: Path | None, budget_bytes: int) -> Iterator[Finding]:
         yield _log(one, budget_bytes)
     if not found:
         yield Finding("log", "ok", f"there is none yet in {state if path is None else path}")
+    yield from _disk(state if path is None else path, reserve_bytes)
+
+
+def _disk(path: Path, reserve_bytes: int) -> Iterator[Finding]:
+    import shutil
+
+    from mlzoo.cli.columns import size
+
+    free_bytes = shutil.disk_usage(
+        next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    ).free
+    if free_bytes < reserve_bytes:
+        text = f"{path} has {size(free_bytes)} of free space; below {size(reserve_bytes)} no new work is accepted"
+        yield Finding("log's disk", "fault", text, "make room, or have the log elsewhere: --log DIR")
 
 
 def _log(path: Path, budget_bytes: int) -> Finding:

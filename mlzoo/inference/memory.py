@@ -49,5 +49,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that a device's memory was not enough."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    text = str(error).strip().lower()
+    # The third is oneDNN's: what it cannot compute, it refuses earlier, as a primitive descriptor.
+    short = ("out of memory" in text, "can't allocate memory" in text, text == "could not create a primitive")
+    return isinstance(error, RuntimeError) and any(short)
