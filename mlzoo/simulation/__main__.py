@@ -145,7 +145,8 @@ def main() -> int:
     )
     parser.add_argument("--progress", type=Path, metavar="FILE", help="keep there what was explored, and go on from it")
     asked = parser.parse_args()
-    gc.freeze()  # What is imported stays: looking through it for garbage after every life is a waste.
+    gc.freeze()  # What is imported stays: looking through it for garbage is a waste,
+    gc.disable()  # and so is looking after every life.
     if asked.seed is not None:
         exploration = Exploration(Progress(asked.seed))
         if asked.crash_states:

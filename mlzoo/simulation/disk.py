@@ -124,21 +124,21 @@ class SimulatedDisk:
         """Create path and its parents, durable."""
         await trio.lowlevel.checkpoint()
         for made in (path, *path.parents):
-            self.files.setdefault(PurePath(made), {})
-            self.durable_files.setdefault(PurePath(made), {})
+            self.files.setdefault(made, {})
+            self.durable_files.setdefault(made, {})
 
     def sizes(self, path: Path) -> dict[str, int]:
         """Return the sizes of the files in a directory by sorted name."""
-        return {name: len(file.data) for name, file in sorted(self.files.get(PurePath(path), {}).items())}
+        return {name: len(file.data) for name, file in sorted(self.files.get(path, {}).items())}
 
     def names(self, path: Path) -> list[str]:
         """Return the sorted names in a directory, of directories too."""
-        inner = {made.name for made in self.files if made.parent == PurePath(path) and made != made.parent}
-        return sorted(inner | set(self.files.get(PurePath(path), {})))
+        inner = {made.name for made in self.files if made.parent == path and made != made.parent}
+        return sorted(inner | set(self.files.get(path, {})))
 
     def open_append(self, path: Path) -> SimulatedFile:
         """Open for appending, creating it."""
-        names = self.files.get(PurePath(path.parent))
+        names = self.files.get(path.parent)
         if names is None:
             raise FileNotFoundError(errno.ENOENT, "no such directory", str(path.parent))
         if path.name not in names:
@@ -164,7 +164,7 @@ class SimulatedDisk:
     async def sync_dir(self, path: Path) -> None:
         """Make the names in a directory durable."""
         await trio.lowlevel.checkpoint()
-        self.durable_files[PurePath(path)] = dict(self.files[PurePath(path)])
+        self.durable_files[path] = dict(self.files[path])
         self._step("sync_dir")
 
     def read(self, path: Path, offset: int = 0, size_bytes: int = -1) -> bytes:
@@ -183,7 +183,7 @@ class SimulatedDisk:
     async def replace(self, path: Path, data: bytes) -> None:
         """Put data at path: a temporary file, a sync, a rename, a sync of the directory; a crash may come between."""
         await trio.lowlevel.checkpoint()
-        names, temporary = self.files[PurePath(path.parent)], path.name + TEMPORARY
+        names, temporary = self.files[path.parent], path.name + TEMPORARY
         if self.faults.capacity_bytes is not None and self.used_bytes() + len(data) > self.faults.capacity_bytes:
             raise OSError(errno.ENOSPC, "no space left")
         file = names[temporary] = Inode()
@@ -192,12 +192,12 @@ class SimulatedDisk:
         file.settle(data)
         names[path.name] = names.pop(temporary)
         self._step("replace")
-        self.durable_files[PurePath(path.parent)] = dict(names)
+        self.durable_files[path.parent] = dict(names)
         self._step("sync_dir")
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there; durable only after sync_dir."""
-        if self.files.get(PurePath(path.parent), {}).pop(path.name, None) is not None:
+        if self.files.get(path.parent, {}).pop(path.name, None) is not None:
             self._step("remove")
 
     def lock(self, path: Path) -> SimulatedLock | None:
@@ -290,7 +290,7 @@ class SimulatedDisk:
 
     def _file(self, path: Path) -> Inode:
         try:
-            return self.files[PurePath(path.parent)][path.name]
+            return self.files[path.parent][path.name]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
 

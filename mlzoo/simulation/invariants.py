@@ -117,7 +117,7 @@ def I1(step: Recorded | Ended, evidence: Evidence) -> Iterator[str]:  # noqa: N8
             yield from (
                 f"{r.id} was accepted and never ended"
                 for r in evidence.log.requests.values()
-                if not r.terminals and not (r.key and r.suspensions)
+                if r.accepted and not r.terminals and not (r.key and r.suspensions)  # Else it went, with its end.
             )
             for host in evidence.hosts:
                 yield from _unanswered(host, evidence)

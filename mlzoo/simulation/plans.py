@@ -219,7 +219,7 @@ def _host(random: Random) -> HostPlan:
         scene = [keyed, until, random.choice((resume, keyed))]
     elif kind < 0.7:  # It is cancelled as it runs.
         chat = Ask("chat", {"model": "toy", "stream": True}, pieces=9)
-        wait = Pause(random.choice(PAUSES_S)) if random.random() < 0.5 else Turns(random.randrange(200))
+        wait = Pause(random.choice(PAUSES_S)) if random.random() < 0.5 else Turns(random.randrange(60))
         scene = [chat, wait, Cancel(0, notify=random.random() < 0.5)]
     actions = scene + actions if random.random() < 0.5 else actions + scene
     room_bytes = random.choice((1 << 10, 1 << 16, 1 << 18))
@@ -249,7 +249,7 @@ def _action(random: Random) -> Action:
         case 9:
             return CloseOutput()
         case 11:
-            return Turns(random.randrange(60))
+            return Turns(random.randrange(30))
         case 12:
             return Forget(random.choice((0, 0, 1)))
         case _:
