@@ -23,7 +23,7 @@ COMMANDS = {
     "models": "the model store: list, pull, info, remove",
     "devices": "what hardware was found, and what fits on it",
     "log": "the event log: stat, verify, tail, cat, export, repair",
-    "replay": "check or play what was recorded",
+    "replay": "check, play, rerun or shrink what was recorded",
     "schema": "the OpenRPC document of the protocol",
     "doctor": "check the installation, devices, store and log, and say what to do",
 }

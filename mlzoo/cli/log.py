@@ -15,13 +15,27 @@ if TYPE_CHECKING:
 
     from mlzoo.events.story import LineReader, Record
 
-_TEXT_CHARACTERS = 400  # of a text on a terminal; jq sees all of it
+_PIPE_COLUMNS = 160  # of a line for people where there is no terminal to ask
+_LEAST_COLUMNS = 40
+_TEXT_CHARACTERS = 400  # of a text among others; --json shows all of it
 _FOLLOW_S = 0.2
+
+
+_EXAMPLES = {
+    "stat": "./my-log",
+    "verify": "./my-log",
+    "cat": "--text ./my-log | less",
+    "tail": "-n 5 -f ./my-log",
+    "export": "./my-log -o greeting.ndjson --redact",
+    "repair": "./my-log",
+}
 
 
 def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
     """Add ``log`` and its own commands."""
-    parser = subparsers.add_parser("log", help="the event log: stat, verify, tail, cat, export, repair")
+    parser = subparsers.add_parser(
+        "log", help="the event log: stat, verify, tail, cat, export, repair", epilog="example: mlzoo log cat ./my-log"
+    )
     commands = parser.add_subparsers(dest="log_command", required=True, metavar="COMMAND")
     helps = {
         "stat": "what it holds, in numbers",
@@ -32,12 +46,16 @@ def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
         "repair": "cut it at the damage, keep what was cut, give it a new id",
     }
     for name, text in helps.items():
-        command = commands.add_parser(name, help=text)
+        command = commands.add_parser(name, help=text, epilog=f"example: mlzoo log {name} {_EXAMPLES[name]}")
         metavar, what = ("PATH", "a log, or one segment of it") if name == "verify" else ("DIR", "a log")
         command.add_argument("directory", metavar=metavar, type=Path, help=what)
         if name in ("cat", "tail"):
-            command.add_argument(
+            form = command.add_mutually_exclusive_group()
+            form.add_argument(
                 "--json", action="store_true", default=None, help="records as they are; the default when piped"
+            )
+            form.add_argument(
+                "--text", dest="json", action="store_false", help="lines for people; the default on a terminal"
             )
         if name == "export":
             _add_export(command)
@@ -233,14 +251,41 @@ def _show(record: Record, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(line.decode() + "\n")
     else:
-        print(in_words(data))
+        print(in_words(data, _columns()))
 
 
-def in_words(data: dict[str, Any]) -> str:
-    """Return a record as a line for people: time, place, what, whose, and what there is to say of it."""
+def _columns() -> int:
+    """Return how wide a line for people may be: as the terminal is, or COLUMNS says."""
+    import shutil
+
+    return max(_LEAST_COLUMNS, shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns)
+
+
+def in_words(data: dict[str, Any], columns: int) -> str:
+    """Return a record as lines for people, no wider than that: time, place, what, whose, and what else it says."""
+    return "\n".join(_cut(line, columns) for line in _in_words(data).split("\n"))
+
+
+def _cut(line: str, columns: int) -> str:
+    """Cut a line to so many columns; a wide character takes two of them, a combining one none."""
+    from unicodedata import combining, east_asian_width
+
+    widths = [0 if combining(letter) else 1 + (east_asian_width(letter) in "WF") for letter in line]
+    if sum(widths) <= columns:
+        return line
+    taken = 0
+    for index, width in enumerate(widths):
+        taken += width
+        if taken > columns - 1:
+            return f"{line[:index]}…"
+    return line
+
+
+def _in_words(data: dict[str, Any]) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(data["time_ms"] / 1000)) + f".{data['time_ms'] % 1000:03}"
     if "aside_seq" in data:
-        what = f"{data['connection']} {data['method']} #{data['rpc']}"
+        asked = data.get("rpc") if data.get("rpc") is not None else (data.get("params") or {}).get("request")
+        what = " ".join(filter(None, [data["connection"], data["method"], "" if asked is None else f"#{asked}"]))
         said = {name: data[name] for name in ("params", "result", "failure") if data.get(name)}
         return f"{at} {'·':>8} {what} {_fields(said)}".rstrip()
     is_command = data["kind"] == "command"

@@ -46,24 +46,43 @@ def parse(words: Sequence[str]) -> Wishes | None:
 
 def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
     """Add ``replay`` and its own commands."""
-    parser = subparsers.add_parser("replay", help="check or play what was recorded")
+    parser = subparsers.add_parser(
+        "replay",
+        help="check, play, rerun or shrink what was recorded",
+        epilog="example: mlzoo replay check greeting.ndjson",
+    )
     commands = parser.add_subparsers(dest="replay_command", required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="fold a log or a recording again and compare each decision")
+    check = commands.add_parser(
+        "check",
+        help="fold a log or a recording again and compare each decision",
+        epilog="example: mlzoo replay check greeting.ndjson",
+    )
     check.add_argument("path", metavar="PATH", type=Path, help="a log's directory, or a recording")
-    play = commands.add_parser("play", help="play the sidecar's part on stdio, from a recording")
+    play = commands.add_parser(
+        "play",
+        help="play the sidecar's part on stdio, from a recording",
+        epilog="example: mlzoo replay play greeting.ndjson --connection con-1",
+    )
     play.add_argument("recording", metavar="RECORDING", help="made by mlzoo log export")
     play.add_argument(
         "--speed", type=_speed, default=math.inf, metavar="X", help="times the recorded speed, or max (the default)"
     )
     play.add_argument("--connection", metavar="NAME", help="which connection, where the recording holds several")
     play.add_argument("--report", metavar="FILE", help="where the report is written as well, once the host has left")
+    from mlzoo.cli import replay_again
+
+    replay_again.add_parsers(commands)
 
 
 def run(args: Namespace) -> int:
     """Run one of the commands; return the exit status."""
     if args.replay_command == "play":
         return play(Wishes(args.recording, args.speed, args.connection, args.report))
-    return _check(args.path)
+    if args.replay_command == "check":
+        return _check(args.path)
+    from mlzoo.cli import replay_again
+
+    return replay_again.run(args)
 
 
 def play(wishes: Wishes) -> int:

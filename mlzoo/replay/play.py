@@ -24,10 +24,11 @@ from mlzoo.transport.ndjson import LineReader, TooLong
 from mlzoo.transport.stream import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from mlzoo.events.recording import Recording
+    from mlzoo.events.recording import Line, Recording
     from mlzoo.replay.matching import Report
     from mlzoo.transport.stdio import ClaimedStdio
 
+SUMMARY_CHARACTERS = 80  # of the first call of a connection
 STALL_S = 5.0  # of silence on both sides, after which it is said what is waited for
 CHUNKS_AHEAD = 256  # that a host may send while it reads nothing; then it waits, as the sidecar lets it wait
 
@@ -60,9 +61,25 @@ def connection_of(recording: Recording, wanted: str | None) -> str:
         return names[0]
     if wanted in names and wanted is not None:
         return wanted
-    held = f"it holds {', '.join(names)}" if names else "it holds no connection"
+    held = "\n".join(_summary(recording, name) for name in names) if names else "it holds no connection"
     what = "say which one to play with --connection" if wanted is None else f"there is no connection {wanted}"
-    raise ConfigError(f"{what}: {held}")
+    raise ConfigError(f"{what}:\n{held}" if names else f"{what}: {held}")
+
+
+def _summary(recording: Recording, connection: str) -> str:
+    """Return what a connection did, in a line: how many calls, of which methods, and the first of them."""
+    calls = [line for line in recording.wire(connection) if "host" in line and "eof" not in line]
+    counts: dict[str, int] = {}
+    for line in calls:
+        counts[line.get("method") or "no request"] = counts.get(line.get("method") or "no request", 0) + 1
+    methods = ", ".join(f"{count} {method}" for method, count in counts.items())
+    first = "" if not calls else f"; first: {_shown(calls[0])}"
+    return f"  {connection}: {len(calls)} line{'' if len(calls) == 1 else 's'} ({methods or 'none'}){first}"
+
+
+def _shown(line: Line) -> str:
+    text = f"{line.get('method') or 'no request'} {line.get('params', '')}".strip()
+    return text if len(text) <= SUMMARY_CHARACTERS else f"{text[:SUMMARY_CHARACTERS]}…"
 
 
 class PlayedHost(Protocol):

@@ -32,6 +32,7 @@ SEVERAL = ("stop", "input")
 ANSWERS: dict[str, frozenset[str]] = {
     "chat": frozenset({"id", "timing", "device", "usage.cached_tokens"}),
     "complete": frozenset({"id", "timing", "device", "usage.cached_tokens"}),
+    "resume": frozenset({"id", "timing", "device", "usage.cached_tokens"}),
     "embed": frozenset({"device"}),
     "initialize": frozenset({"server.version", "connection", "log", "capabilities.devices", "limits"}),
     "events.subscribe": frozenset({"subscription"}),

@@ -34,8 +34,8 @@ class Deadlock(AssertionError):
 class _Turns(trio.abc.Instrument):
     """Ends a run that never comes to rest, as the virtual clock then stands still and no deadline ever passes."""
 
-    def __init__(self) -> None:
-        self.left = TURNS
+    def __init__(self, turns: int) -> None:
+        self.left = turns
         self.scope = trio.CancelScope()
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - each is a turn
@@ -45,25 +45,31 @@ class _Turns(trio.abc.Instrument):
 
 
 def run(
-    seed: int | str, function: Callable[..., Awaitable[T]], *args: Any, instruments: Sequence[trio.abc.Instrument] = ()
+    seed: int | str,
+    function: Callable[..., Awaitable[T]],
+    *args: Any,
+    instruments: Sequence[trio.abc.Instrument] = (),
+    turns: int = TURNS,
+    watchdog_s: float = WATCHDOG_S,
 ) -> T:
     """Run an async function; equal seeds give equal orders of tasks, and equal times.
 
     Raises:
-        Deadlock: it did not end within the watchdog's time.
+        Deadlock: it did not end within the watchdog's time, or in so many turns.
     """
     with _deterministic(seed), _threads_run_inline():
         clock = MockClock(autojump_threshold=0)
-        turns = _Turns()
-        return trio.run(_watched, function, args, turns, clock=clock, instruments=(turns, *instruments))
+        counted = _Turns(turns)
+        bound = (counted, watchdog_s)
+        return trio.run(_watched, function, args, *bound, clock=clock, instruments=(counted, *instruments))
 
 
-async def _watched(function: Callable[..., Awaitable[T]], args: tuple[Any, ...], turns: _Turns) -> T:
+async def _watched(function: Callable[..., Awaitable[T]], args: tuple[Any, ...], turns: _Turns, watchdog_s: float) -> T:
     """Without a deadline somewhere the clock could not jump, and a deadlock would hang instead of failing."""
     with turns.scope:
-        turns.scope.deadline = trio.current_time() + WATCHDOG_S
+        turns.scope.deadline = trio.current_time() + watchdog_s
         return await function(*args)
-    raise Deadlock(f"not done after {WATCHDOG_S:.0f} s of virtual time, or {TURNS} turns")
+    raise Deadlock(f"not done after {watchdog_s:.0f} s of virtual time, or too many turns")
 
 
 @contextmanager

@@ -36,12 +36,12 @@ class SimulatedStore(Store):
 
 
 @contextmanager
-def weights_in_memory() -> Iterator[None]:
-    """Have every sidecar find its weights in memory."""
-    kept, store = mlzoo.store.open_store, SimulatedStore(Path("/store"))
+def weights_in_memory(store: Store | None = None) -> Iterator[None]:
+    """Have every sidecar find its weights in memory, or in a store that somebody else made."""
+    kept, found = mlzoo.store.open_store, SimulatedStore(Path("/store")) if store is None else store
 
     def open_store(config: Config) -> Store:  # noqa: ARG001 - all have the same
-        return store
+        return found
 
     mlzoo.store.open_store = open_store
     try:

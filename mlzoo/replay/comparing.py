@@ -1,0 +1,192 @@
+"""What was heard again against what was heard then, call by call: the pure part of ``mlzoo replay rerun``.
+
+With recorded model output every piece of a stream and every answer must be the same, but for what ``volatile`` names.
+With real weights token ids are compared instead of the borders of pieces: what asked for ``exact`` must have the same
+ones, and of what did not nothing is promised, so that a difference is told and is no fault. Notifications of progress
+and subscribed events are not compared.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mlzoo.events.recording import Line
+from mlzoo.replay.differences import Difference, differences
+from mlzoo.replay.volatile import UNCOMPARED, steady
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mlzoo.events.recording import Recording
+    from mlzoo.replay.stand_ins import Heard
+
+Tokens = dict[tuple[str, str | int], list[int]]
+"""(connection, the host's id) -> the ids of what was generated for that call."""
+GENERATES = frozenset({"chat", "complete"})
+INTERRUPTED = frozenset({-32800, 1002, 1008, 1009})
+"""Errors after which a text is as long as there was time for it."""
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """What became of one call.
+
+    Attributes:
+        allowed: why a difference is no fault; empty where it is one.
+    """
+
+    connection: str
+    line: Line
+    found: tuple[Difference, ...]
+    allowed: str = ""
+
+
+def verdicts(
+    recorded: Recording, heard: Mapping[tuple[str, int], Heard], tokens: tuple[Tokens, Tokens] | None = None
+) -> list[Verdict]:
+    """Compare every line that was sent again.
+
+    Args:
+        recorded: what was heard then.
+        heard: what was heard again; lines that are missing here were not sent.
+        tokens: with real weights: the token ids of then and of now.
+    """
+    pieces, answers = _recorded(recorded)
+    result = []
+    for line in recorded.lines:
+        key = (line.get("host", ""), line.get("n", 0))
+        again = heard.get(key)
+        if again is None or "id" not in line:
+            continue
+        before = (pieces.get(key, []), answers.get(key))
+        if tokens is not None and line.get("method") in GENERATES:
+            found, allowed = _of_weights(line, before, again, [ids.get((key[0], line["id"])) for ids in tokens])
+        else:
+            found, allowed = _of_bytes(line, before, again, is_real=tokens is not None)
+        result.append(Verdict(connection=key[0], line=line, found=tuple(found), allowed=allowed))
+    return result
+
+
+def _recorded(recorded: Recording) -> tuple[dict[tuple[str, int], list[Line]], dict[tuple[str, int], Line]]:
+    pieces: dict[tuple[str, int], list[Line]] = {}
+    answers: dict[tuple[str, int], Line] = {}
+    for line in recorded.lines:
+        key = (line.get("sidecar", ""), line.get("for", 0))
+        if "stream" in line:
+            pieces.setdefault(key, []).append(line["stream"])
+        elif "result" in line or "error" in line:
+            answers[key] = {name: line[name] for name in ("result", "error") if name in line}
+    return pieces, answers
+
+
+def _of_bytes(
+    line: Line, before: tuple[list[Line], Line | None], again: Heard, *, is_real: bool
+) -> tuple[list[Difference], str]:
+    pieces, answer = before
+    heard = again.pieces if answer is not None else again.pieces[: len(pieces)]
+    if line["method"] == "resume" and is_real:
+        pieces, heard = [{"content": _text(pieces)}], [{"content": _text(heard)}]
+    found = differences(pieces, heard, "stream")
+    if answer is None:
+        return found, ""  # The recording ends before it: what came afterwards nobody can say.
+    if is_real and line["method"] == "embed" and "result" in answer and "result" in (again.answer or {}):
+        return _of_vectors(answer["result"], (again.answer or {})["result"])
+    return found + _of_answers(line["method"], answer, again.answer), ""
+
+
+def _of_answers(method: str, answer: Line, again: Line | None) -> list[Difference]:
+    if again is None:
+        return differences(answer, None, "answer")
+    if "result" in answer and "result" in again:
+        if method in UNCOMPARED:
+            return []
+        return differences(steady(method, answer["result"]), steady(method, again["result"]), "result")
+    return differences(answer, {"error": _plain(again["error"])} if "error" in again else again)
+
+
+def _plain(error: Line) -> Line:
+    return {name: value for name, value in error.items() if name != "data" or value}
+
+
+def _of_weights(
+    line: Line, before: tuple[list[Line], Line | None], again: Heard, tokens: list[list[int] | None]
+) -> tuple[list[Difference], str]:
+    """Compare what was generated: by its tokens where both are known, else by its text."""
+    pieces, answer = before
+    params = line.get("params") or {}
+    is_exact = isinstance(params, dict) and params.get("determinism") == "exact"
+    was, now = tokens
+    ends = [end for end in (answer, again.answer) if end is not None]
+    is_cut = answer is None or any(end.get("error", {}).get("code") in INTERRUPTED for end in ends)
+    if was is not None and now is not None:
+        if is_cut:  # How far it came in its time is nobody's promise.
+            was, now = was[: len(now)], now[: len(was)]
+        found = _first(was, now)
+    else:
+        old, new = _said(pieces, answer), _said(again.pieces, again.answer)
+        if is_cut:
+            old, new = old[: len(new)], new[: len(old)]
+        found = differences(old, new, "text")
+    if not found and answer is not None and not is_cut:
+        found = _of_answers(line["method"], answer, again.answer)
+    what = "determinism fast promises no equal tokens"
+    return found, "" if is_exact or not found or _is_other(ends) else what
+
+
+def _is_other(ends: list[Line]) -> bool:
+    """Whether one answer is a result and the other an error, or the errors are not the same."""
+    return len({end.get("error", {}).get("code") for end in ends}) > 1
+
+
+def _first(was: list[int], now: list[int]) -> list[Difference]:
+    """Return the first place where token ids differ: what follows it follows from it."""
+    for place, (old, new) in enumerate(zip(was, now, strict=False)):
+        if old != new:
+            path = f"token {place + 1} of {len(was)} (the {place} before it are equal)"
+            return [Difference(path, str(old), str(new))]
+    if len(was) == len(now):
+        return []
+    return [Difference("number of tokens", str(len(was)), str(len(now)))]
+
+
+def _of_vectors(was: Line, now: Line) -> tuple[list[Difference], str]:
+    """Compare embeddings; of their last bits nothing is promised, so their largest deviation is told."""
+    old, new = was.get("embeddings"), now.get("embeddings")
+    rest = differences(_without(was), _without(now), "result")
+    if old == new or rest or old is None or new is None or not _have_one_shape(old, new):
+        return rest + ([] if rest else differences(old, new, "embeddings")), ""
+    pairs = [(a, b) for left, right in zip(old, new, strict=True) for a, b in zip(left, right, strict=True)]
+    most = max(abs(a - b) for a, b in pairs)
+    changed = sum(a != b for a, b in pairs)
+    found = Difference(f"embeddings ({changed} of {len(pairs)} numbers)", "the same", f"up to {most:.3g} apart")
+    allowed = "the last bits of an embedding are not promised" if most < CLOSE else ""
+    return [found], allowed
+
+
+CLOSE = 1e-3  # Components of a unit vector: far below what changes a ranking, far above rounding.
+
+
+def _have_one_shape(old: Any, new: Any) -> bool:
+    if not isinstance(old, list) or not isinstance(new, list):
+        return False
+    return [len(vector) for vector in old] == [len(vector) for vector in new]
+
+
+def _without(result: Line) -> Line:
+    return {name: value for name, value in steady("embed", result).items() if name != "embeddings"}
+
+
+def _text(pieces: Iterable[Line]) -> str:
+    return "".join([piece.get("delta", {}).get("content", "") for piece in pieces])
+
+
+def _said(pieces: list[Line], answer: Line | None) -> str:
+    if answer is not None and isinstance(result := answer.get("result"), dict):
+        return str(result.get("message", {}).get("content", result.get("text", "")))
+    if answer is not None:
+        partial = answer.get("error", {}).get("data", {}).get("partial")
+        if isinstance(partial, str):
+            return partial
+    return _text(pieces)

@@ -1,0 +1,97 @@
+"""What failing means when a recording is made smaller: a command's exit status, or our own check or rerun.
+
+Each candidate is written to a file and tried. The same exit status as that of the whole recording is the same failure:
+a candidate that a command cannot even read must not pass for one that fails as the whole does.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from mlzoo.errors import ConfigError, LogUnusable, MlzooError
+from mlzoo.events import recording
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlzoo.config import Config
+    from mlzoo.events.recording import Recording
+
+OUR_OWN = ("check", "rerun")
+PLACE = "{}"  # of the recording's path in a command
+
+
+class Enough(Exception):
+    """Nobody's fault: the runs or the seconds that were granted are used up."""
+
+
+class Trial:
+    """Tries recordings.
+
+    Args:
+        check: ``check``, ``rerun``, or a command line; ``{}`` in it stands for the recording, else that comes last.
+        config: for rerun.
+        path: where candidates are written.
+        runs: how many may be tried.
+        seconds: how long it may take.
+
+    Attributes:
+        count: how many were tried.
+    """
+
+    def __init__(self, check: str, config: Config | None, path: Path, *, runs: int, seconds: float) -> None:
+        self.count = 0
+        self._check = check
+        self._config = config
+        self._path = path
+        self._runs = runs
+        self._until_s = time.monotonic() + seconds
+
+    def status(self, found: Recording) -> int:
+        """Return the exit status for a recording; 0: it does not fail.
+
+        Raises:
+            Enough: No more may be tried.
+            ConfigError: The command cannot be run at all.
+        """
+        if self.count >= self._runs or time.monotonic() >= self._until_s:
+            raise Enough
+        self.count += 1
+        recording.write(self._path, found.header, found.lines)
+        if self._check in OUR_OWN:
+            return self._own()
+        return self._run()
+
+    def _own(self) -> int:
+        try:
+            if self._check == "check":
+                from mlzoo.replay.check import check  # noqa: PLC0415 - each is heavy, and one is wanted
+                from mlzoo.world import real_world  # noqa: PLC0415
+
+                return int(check(real_world(), self._path).difference is not None)
+            from mlzoo.replay.rerun import rerun  # noqa: PLC0415 - as above
+
+            assert self._config is not None
+            return int(not rerun(recording.read(self._path), self._config).holds)
+        except LogUnusable:
+            return 3
+        except MlzooError:
+            return 2
+
+    def _run(self) -> int:
+        words = shlex.split(self._check)
+        path = str(self._path)
+        command = [word.replace(PLACE, path) for word in words]
+        if command == words:
+            command.append(path)
+        left_s = max(0.1, self._until_s - time.monotonic())
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=left_s)
+        except subprocess.TimeoutExpired:
+            raise Enough from None
+        except OSError as error:
+            raise ConfigError(f"{words[0]} cannot be run: {error}") from error
+        return done.returncode

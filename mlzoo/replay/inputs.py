@@ -1,0 +1,206 @@
+"""What went into a sidecar, read out of a recording: its hosts' lines and its models' answers, in one order, by lives.
+
+A call that was decided about stands right before the group that decided it; one that was answered at once, where its
+time puts it, and never behind what its connection said later. Knows nothing of how any of it is done again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mlzoo.events.recording import Line
+
+if TYPE_CHECKING:
+    from mlzoo.events.recording import Recording
+
+FROM_WORKERS = frozenset(
+    {
+        "ReportWorkerUp",
+        "ReportWorkerLost",
+        "ReportLoaded",
+        "ReportLoadFailed",
+        "ReportStep",
+        "ReportAnswer",
+        "ReportFailure",
+    }
+)
+_METHODS = {
+    "Resume": "resume",
+    "Cancel": "cancel",
+    "LoadModel": "models.load",
+    "UnloadModel": "models.unload",
+    "PullModel": "models.pull",
+    "RemoveModel": "models.remove",
+    "Shutdown": "shutdown",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Said:
+    """A line of a host's.
+
+    Attributes:
+        request: what the sidecar called it, where it became a request.
+        seed: what was drawn for it.
+    """
+
+    at_ms: int
+    connection: str
+    line: Line
+    request: str | None = None
+    seed: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Reported:
+    """A command that came from outside and from no host: a worker's report, or a signal."""
+
+    at_ms: int
+    seq: int
+    command: str
+    data: Line
+    text: Any = None
+
+
+@attrs.frozen(kw_only=True)
+class Life:
+    """One life of the sidecar. Times are milliseconds since it began.
+
+    Attributes:
+        stdio: the connection to the host that spawned it, where it said anything.
+        bounds: the limits that were in force, where the recording has its start.
+        probes: what each look at the devices found.
+        crashed: whether the next life began before this one had ended.
+    """
+
+    inputs: tuple[Said | Reported, ...]
+    stdio: str | None
+    bounds: Line | None
+    probes: tuple[Line, ...]
+    crashed: bool
+
+
+def lives_of(found: Recording) -> tuple[Life, ...]:
+    """Return the lives that a recording tells of."""
+    groups = list(found.groups())
+    numbers = _lives(groups)
+    said = placed([line for line in found.lines if "host" in line], groups)
+    homes = _homes(said, groups, numbers)
+    count = max([*numbers, *homes.values()], default=0) + 1
+    begins = [next((g["at_ms"] for g, n in zip(groups, numbers, strict=True) if n == life), 0) for life in range(count)]
+    inputs: list[list[Said | Reported]] = [[] for _ in range(count)]
+    waiting = deque(said)
+    for index, group in enumerate([*groups, None]):
+        while waiting and waiting[0][0] <= index:
+            place, line, own = waiting.popleft()
+            life = homes[line["host"]]
+            inputs[life].append(_said(line, own, max(0, _at_ms(groups, place) - begins[life])))
+        if group is None:
+            break
+        command, _, data = group["command"]
+        if command in FROM_WORKERS or (command == "Shutdown" and data.get("reason") in ("signal", "parent")):
+            at_ms = max(0, group["at_ms"] - begins[numbers[index]])
+            text = group.get("text")
+            report = Reported(at_ms=at_ms, seq=group["group"], command=command, data=data, text=text)
+            inputs[numbers[index]].append(report)
+    return tuple([_life(number, inputs[number], groups, numbers) for number in range(count)])
+
+
+def _life(number: int, inputs: list[Said | Reported], groups: list[Line], numbers: list[int]) -> Life:
+    own = [group for group, life in zip(groups, numbers, strict=True) if life == number]
+    commands = [group["command"] for group in own]
+    sockets = {data["connection"] for kind, _, data in commands if kind == "HostGone"}
+    connections = [item.connection for item in inputs if isinstance(item, Said) and item.connection not in sockets]
+    return Life(
+        inputs=tuple(inputs),
+        stdio=next(iter(connections), None),
+        bounds=next((data["bounds"] for kind, _, data in commands if kind == "Start"), None),
+        probes=tuple([data for kind, _, data in commands if kind == "ReportDevices"]),
+        crashed=number < max(numbers, default=0) and not _has_stopped(own),
+    )
+
+
+def _lives(groups: list[Line]) -> list[int]:
+    """Return of each group in which life it was decided."""
+    starts = [group["command"][0] == "Start" for group in groups]
+    first = 1 if starts[:1] == [True] else 0
+    return [count - first for count in accumulate(starts, lambda count, is_start: count + is_start)]
+
+
+def _has_stopped(groups: list[Line]) -> bool:
+    return any(event[0] == "SidecarStopped" for group in groups[-1:] for event in group["events"])
+
+
+def placed(lines: list[Line], groups: list[Line]) -> list[tuple[int, Line, Line | None]]:
+    """Return each line with the number of groups that stand before it, and the command that it became, if any."""
+    anchors = _anchors(groups)
+    times_ms = list(accumulate((group["ms"] for group in groups), max))
+    found = []
+    for line in lines:
+        own = anchors.get(_name(line))
+        if own:
+            index = own.popleft() if len(own) > 1 or "eof" not in line else own[0]
+            found.append([index, line, groups[index]["command"][2]])
+        else:
+            found.append([bisect_right(times_ms, line["ms"]), line, None])
+    for earlier, later in zip(reversed(found[:-1]), reversed(found[1:]), strict=True):
+        earlier[0] = min(earlier[0], later[0])
+    return [(place, line, own) for place, line, own in found]
+
+
+def _name(line: Line) -> tuple[Any, ...]:
+    if "eof" in line:
+        return ("eof", line["host"])
+    return (line.get("method"), line["host"], line["id"]) if "id" in line else (line.get("method"),)
+
+
+def _anchors(groups: list[Line]) -> dict[tuple[Any, ...], deque[int]]:
+    """Return where the commands are that lines became, by what the line says."""
+    anchors: dict[tuple[Any, ...], deque[int]] = {}
+    connections: dict[str, None] = {}
+    for index, group in enumerate(groups):
+        command, _, data = group["command"]
+        caller = data.get("caller")
+        method = data["method"] if command == "Submit" else _METHODS.get(command)
+        if caller:
+            connections[caller["connection"]] = None
+            anchors.setdefault((method, caller["connection"], caller["rpc"]), deque()).append(index)
+        elif command == "Cancel":
+            anchors.setdefault(("cancel",), deque()).append(index)
+        elif command == "HostGone":
+            anchors.setdefault(("eof", data["connection"]), deque([index]))
+        elif command == "Shutdown" and data.get("reason") == "eof":
+            for connection in connections:
+                anchors.setdefault(("eof", connection), deque([index]))
+            connections = {}
+    return anchors
+
+
+def _homes(placed: list[tuple[int, Line, Line | None]], groups: list[Line], numbers: list[int]) -> dict[str, int]:
+    """Return the life of each connection: that of its first decision, else the one that its first line falls into."""
+    homes: dict[str, int] = {}
+    for index, line, own in placed:
+        if own is not None and "eof" not in line:
+            homes.setdefault(line["host"], numbers[index])
+    for index, line, _ in placed:
+        before = max(0, index - 1)
+        life = numbers[before] if numbers else 0
+        if index and _has_stopped(groups[before:index]) and index < len(groups):
+            life = numbers[index]
+        homes.setdefault(line["host"], life)
+    return homes
+
+
+def _at_ms(groups: list[Line], place: int) -> int:
+    return int(groups[min(place, len(groups) - 1)]["at_ms"]) if groups else 0
+
+
+def _said(line: Line, own: Line | None, at_ms: int) -> Said:
+    sampling = (own or {}).get("sampling") or {}
+    request = (own or {}).get("request")
+    return Said(at_ms=at_ms, connection=line["host"], line=line, request=request, seed=sampling.get("seed"))

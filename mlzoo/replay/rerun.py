@@ -1,0 +1,226 @@
+"""``mlzoo replay rerun``: the recorded lines of hosts go to the sidecar's own code again, and what it says is compared.
+
+With recorded model output nothing but memory is touched, and what was another version's is only told: the model's part
+does not depend on it. With real weights everything that answers depend on is compared first (``weights``).
+
+What a recording does not have cannot be sent: lines whose params were not kept, or were no request. Each is told.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import orjson
+
+import mlzoo
+from mlzoo.config.schema import ModelEntry
+from mlzoo.errors import ConfigError
+from mlzoo.events.records import CORE_VERSION
+from mlzoo.replay import weights
+from mlzoo.replay.again import NOT_AGAIN, Again, Stage
+from mlzoo.replay.comparing import Verdict, verdicts
+from mlzoo.replay.differences import SHOWN_DIFFERENCES
+from mlzoo.replay.inputs import lives_of
+from mlzoo.replay.recorded_model import RecordedStore
+from mlzoo.simulation import schedule
+from mlzoo.simulation.disk import SimulatedDisk
+from mlzoo.simulation.weights import weights_in_memory
+from mlzoo.simulation.world import simulated_world
+
+if TYPE_CHECKING:
+    from mlzoo.config import Config
+    from mlzoo.events.recording import Line, Recording
+    from mlzoo.replay.inputs import Life
+
+LOG = Path("/log")
+TURNS_PER_LINE = 200  # of the scheduler, after which something goes round in a circle
+LONGER_S = 3600.0  # of virtual time, that a session may take longer than it took
+DAY_MS = 24 * 3600 * 1000
+
+
+@attrs.frozen(kw_only=True)
+class Rerun:
+    """What became of a session that was run again.
+
+    Attributes:
+        verdicts: of each call that was sent.
+        skipped: which lines were not sent, and why.
+        faults: what else was not as recorded: answers of the model that nobody waited for, incidents.
+        notes: what is otherwise than when it was recorded, and does not matter, or was allowed.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    skipped: tuple[str, ...]
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything that had to be as recorded is."""
+        return not self.faults and not any(verdict.found and not verdict.allowed for verdict in self.verdicts)
+
+    def told(self) -> list[str]:
+        """Return it in sentences."""
+        lines = [*self.notes, *(f"not run again: {what}" for what in self.skipped)]
+        for verdict in self.verdicts:
+            if verdict.found:
+                line = verdict.line
+                lines.append(f"{verdict.connection} line {line['n']}, {line['method']} (id {line['id']!r}), differs:")
+                lines += [f"  {found}" for found in verdict.found[:SHOWN_DIFFERENCES]]
+                more = len(verdict.found) - SHOWN_DIFFERENCES
+                lines += [f"  and {more} more"] if more > 0 else []
+                lines += [f"  no fault: {verdict.allowed}"] if verdict.allowed else []
+        lines += self.faults
+        same = sum(not verdict.found for verdict in self.verdicts)
+        allowed = sum(bool(verdict.allowed) for verdict in self.verdicts)
+        figures = f"{len(self.verdicts)} calls run again, {same} the same"
+        figures += f", {allowed} that may differ" if allowed else ""
+        figures += f", {len(self.skipped)} lines not run" if self.skipped else ""
+        return [*lines, f"{figures}: {'all as recorded' if self.holds else 'NOT as recorded'}"]
+
+
+def rerun(found: Recording, config: Config) -> Rerun:
+    """Run a recording again with its own model output.
+
+    Raises:
+        ConfigError: There is nothing in it that could be run.
+    """
+    lives = _lives(found)
+    stage = Stage(
+        config=config_for(found, lives, config), world=simulated_world(0, SimulatedDisk()), log=LOG, refuse=refusal
+    )
+    again = Again(found, stage)
+    digests = {name: facts.get("digest", "") for name, facts in found.header.get("models", {}).items()}
+    notes, faults = _versions(found.header), []
+    with weights_in_memory(RecordedStore(Path("/store"), digests)):
+        try:
+            turns = TURNS_PER_LINE * (len(found.lines) + 100)
+            took_s = sum(life.inputs[-1].at_ms for life in lives if life.inputs) / 1000
+            schedule.run(0, again.run, lives, turns=turns, watchdog_s=took_s + LONGER_S)
+        except schedule.Deadlock as error:
+            faults.append(f"the sidecar came to no end: {error}")
+    return _rerun(again, verdicts(found, again.heard()), notes, faults)
+
+
+def rerun_with_weights(found: Recording, config: Config, *, allow_other: bool, timeout_s: float) -> Rerun:
+    """Run a recording again with the weights of this machine's store, in worker processes of its own.
+
+    Args:
+        found: what is run.
+        config: of this machine; the recorded limits are put in.
+        allow_other: whether another digest, dtype, device or version than recorded is told and no error.
+        timeout_s: for what had been heard before a line of a host's to be heard again.
+
+    Raises:
+        WeightsDiffer: what answers depend on is not what was recorded.
+        ConfigError: There is nothing in it that could be run.
+    """
+    lives = _lives(found)
+    config = _limited(config, lives)
+    notes = weights.compared(weights.of_store(found.header, config), allow_other=allow_other)
+    with tempfile.TemporaryDirectory(prefix="mlzoo-rerun-") as directory:
+        log = Path(directory) / "log"
+        checked = weights.Checked(found.header, log, allow_other=allow_other, timeout_s=timeout_s)
+        stage = Stage(
+            config=config,
+            world=weights.world(),
+            log=log,
+            refuse=_refusal_of_weights,
+            is_real=True,
+            timeout_s=timeout_s,
+            prepare=checked.prepare,
+        )
+        again = Again(found, stage)
+        weights.run(again, lives)
+        tokens = weights.tokens_of_recording(found), weights.tokens_of_log(log)
+        return _rerun(again, verdicts(found, again.heard(), tokens), [*notes, *checked.notes], [])
+
+
+def refusal(line: Line) -> str | None:
+    """Return why a line of a host's cannot be sent again."""
+    if line.get("withheld") or "digest" in line:
+        return "its params are not in the recording"
+    if "refused" in line:
+        return "it was no request, and is not in the recording"
+    if line.get("method") in NOT_AGAIN:
+        return "it changes the store"
+    params = line.get("params")
+    if line.get("method") == "cancel" and isinstance(params, dict) and params.get("request", "") is None:
+        return "what it named had ended, and is not in the recording"
+    return None
+
+
+def _refusal_of_weights(line: Line) -> str | None:
+    if b"[redacted:" in orjson.dumps(line.get("params")):
+        return "a part of its text was taken out of the recording"
+    return refusal(line)
+
+
+def _lives(found: Recording) -> tuple[Life, ...]:
+    if not found.connections():
+        raise ConfigError("the recording holds no line of a host's: there is nothing to run again")
+    return lives_of(found)
+
+
+def _versions(header: Line) -> list[str]:
+    notes = []
+    if header.get("mlzoo") != mlzoo.__version__:
+        notes.append(f"recorded by mlzoo {header.get('mlzoo')}, run again by {mlzoo.__version__}")
+    if header.get("core_version") != CORE_VERSION:
+        core = header.get("core_version")
+        notes.append(f"core_version {core} decided when it was recorded, {CORE_VERSION} does now: expect differences")
+    return notes
+
+
+def _rerun(again: Again, found: list[Verdict], notes: list[str], faults: list[str]) -> Rerun:
+    skipped = [f"{name} line {number}: {reason}" for (name, number), reason in again.skipped.items()]
+    incidents = [f"an incident: {story.strip().splitlines()[-1]}" for story in again.stderr.incidents]
+    return Rerun(
+        verdicts=tuple(found),
+        skipped=tuple(skipped),
+        faults=(*faults, *again.unplaced, *incidents),
+        notes=tuple(notes),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ configuration
+
+
+def config_for(found: Recording, lives: tuple[Life, ...], config: Config) -> Config:
+    """Return a configuration with the limits and the models of the recording in it."""
+    submits = [group["command"][2] for group in found.groups() if group["command"][0] == "Submit"]
+    models, defaults = dict(config.models), {"chat": config.defaults.chat, "embed": config.defaults.embed}
+    own = {("host", line["host"], line.get("id")): line.get("params") for line in found.lines if "host" in line}
+    for submit in submits:
+        facts = submit["model"]
+        entry = models.get(facts["name"])
+        if entry is None:
+            entry = ModelEntry(name=facts["name"], kind=facts["kind"], source=f"path:/{facts['name']}")
+        models[facts["name"]] = attrs.evolve(
+            entry,
+            kind=facts["kind"],
+            slots=facts.get("slots", 1),
+            memory_bytes=facts.get("memory_bytes", 0),
+            keep_alive_s=facts.get("keep_alive_ms", 300_000) / 1000,
+        )
+        params = own.get(("host", submit["caller"]["connection"], submit["caller"]["rpc"]))
+        if isinstance(params, dict) and params.get("model") is None:
+            defaults["embed" if submit["method"] == "embed" else "chat"] = facts["name"]
+    return attrs.evolve(_limited(config, lives), models=models, defaults=attrs.evolve(config.defaults, **defaults))
+
+
+def _limited(config: Config, lives: tuple[Life, ...]) -> Config:
+    bounds = next((life.bounds for life in lives if life.bounds is not None), None)
+    limits = attrs.evolve(config.limits, disk_reserve_bytes=0)
+    if bounds is not None:
+        limits = attrs.evolve(
+            limits,
+            max_queued=bounds["max_queued"],
+            max_running=bounds["max_running"],
+            drain_s=bounds["drain_ms"] / 1000,
+            key_days=(bounds.get("key_ms") or 7 * DAY_MS) / DAY_MS,
+        )
+    return attrs.evolve(config, limits=limits)
