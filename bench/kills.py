@@ -275,9 +275,10 @@ def suspensions(log: Path) -> int:
         assert process.stdout is not None
         for line in process.stdout:
             record = json.loads(line)
-            if record["type"] == "RequestStreamed":
+            kind = record.get("type")  # The header of a segment has none.
+            if kind == "RequestStreamed":
                 speaking.add(record["data"]["request"])
-            elif record["type"] == "RequestSuspended" and record["data"]["request"] in speaking:
+            elif kind == "RequestSuspended" and record["data"]["request"] in speaking:
                 groups.add(record["group"][0])
     if process.returncode != 0:
         raise AssertionError(f"log cat ended with {process.returncode}")

@@ -152,11 +152,13 @@ BENCHMARKS = (
         title="kill -9 in mid-generation",
         rounds=10,
         how=(
-            "smollm2 in fp32 and bf16, greedy and sampled, four keyed streams of 24 tokens together, `determinism: "
-            "exact`. The sidecar or its worker is killed at a random piece, now and then again while it starts or "
-            "decodes again; each stream is resumed after the last piece that the host heard. Pieces, text and usage "
-            "are compared with those of the same requests uninterrupted, each alone. A round is ten kills with each "
-            "dtype."
+            "smollm2 in fp32 and bf16 at the same time, greedy and sampled, four keyed streams of 24 tokens "
+            "together, `determinism: exact`. The sidecar or its worker is killed at a random piece that the "
+            "host hears (speaking), now and then again while it starts or decodes again (resuming); each "
+            "stream is resumed after the last piece that the host heard. Pieces, text and usage are compared "
+            "with those of the same requests uninterrupted, each alone. A kill counts where a stream had said"
+            " something and had not ended; the logs say how many kills took a stream while it was running: "
+            "the others fell while all were being resumed. A round is ten kills with each dtype."
         ),
     ),
     Benchmark(

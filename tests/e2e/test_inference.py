@@ -104,8 +104,12 @@ def test_a_prompt_longer_than_the_context_is_1006_with_limit_and_length(host):
 
 
 def test_a_deadline_ends_a_request_with_its_partial_text(host):
-    error = host.refused("chat", messages=user("Tell me about the sea."), deadline_ms=300, **GREEDY)
-    assert (error.code, error.type) == (1002, "deadline_exceeded")
+    # How long a first piece takes is the machine's affair: a deadline that passes before it is doubled.
+    for deadline_ms in (300 * 2**n for n in range(8)):
+        error = host.refused("chat", messages=user("Tell me about the sea."), deadline_ms=deadline_ms, **GREEDY)
+        assert (error.code, error.type) == (1002, "deadline_exceeded")
+        if "partial" in error.data:
+            break
     assert "partial" in error.data
 
 
