@@ -113,7 +113,7 @@ def parse(data: bytes, name: str) -> Recording:
     last = _object(data[start:])
     end = last.get("end") if last is not None else None
     if not isinstance(end, dict) or not data.endswith(b"\n"):
-        raise _unusable(name, "cut", "it is cut: its last line is missing")
+        raise _unusable(name, "cut", "it is cut: its last line is missing; record it again")
     body = data[:start]
     digest = hashlib.sha256(body).hexdigest()
     if digest != end.get("sha256"):

@@ -1,10 +1,19 @@
 """Recorded sessions, run again by the sidecar's own code with recorded model output."""
 
+from pathlib import Path
 from random import Random
 
+import orjson
 import pytest
 from running_again import run_again
 from test_random_lives import Chance
+
+from mlzoo.config import Config
+from mlzoo.events import recording
+from mlzoo.replay.comparing import verdicts
+from mlzoo.replay.rerun import rerun
+from mlzoo.replay.stand_ins import Heard
+from mlzoo.replay.weights import WeightsDiffer, compared
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -20,3 +29,39 @@ async def test_whatever_happened_happens_again(lives, recorded, autojump_clock, 
     found = run_again(recorded(), lives.config())
     assert found.holds, "\n".join(found.told())
     assert len(found.verdicts) >= 10
+
+
+CHAT = recording.read(Path(__file__).parent.parent.parent / "replay" / "cancel.ndjson")
+
+
+def test_a_changed_piece_is_a_difference_with_its_place(config):
+    lines = orjson.loads(orjson.dumps(CHAT.lines))
+    [piece] = [line for line in lines if line.get("stream", {}).get("seq") == 3]
+    piece["stream"]["delta"]["content"] = "?"
+    found = rerun(recording.Recording(header=CHAT.header, lines=tuple(lines)), config)
+    assert not found.holds
+    assert '  stream[3].delta.content: recorded "?", got ":"' in found.told()
+
+
+def test_what_real_weights_may_say_otherwise_is_told_and_no_fault():
+    again = {("con-1", 1): Heard(answer={"error": {"code": -32800, "message": "The request was cancelled."}})}
+    was, now = {("con-1", 1): [30, 31, 32]}, {("con-1", 1): [30, 9]}
+    [fast] = verdicts(CHAT, again, (was, now))
+    assert str(fast.found[0]) == "token 2 of 2 (the 1 before it are equal): recorded 31, got 9"
+    assert fast.allowed
+    lines = orjson.loads(orjson.dumps(CHAT.lines))
+    lines[0]["params"]["determinism"] = "exact"
+    [exact] = verdicts(recording.Recording(header=CHAT.header, lines=tuple(lines)), again, (was, now))
+    assert exact.found
+    assert not exact.allowed
+
+
+def test_other_weights_are_an_error_unless_they_are_allowed():
+    with pytest.raises(WeightsDiffer, match="give --allow-other"):
+        compared(["model toy had other weights"], allow_other=False)
+    assert compared(["model toy had other weights"], allow_other=True) == ["model toy had other weights"]
+
+
+@pytest.fixture
+def config():
+    return Config()
