@@ -167,15 +167,23 @@ def _decoder(converter: Any, made: type[attrs.AttrsInstance]) -> Callable[[Data]
         elif not _is_plain(field.type):
             return lambda data: structure(data, made)
 
-    def decode(data: Data) -> Any:
+    # Where a later release added a field, it is passed over; where one is missing, that is said.
+    def plain(data: Data) -> Any:
         try:
-            if tuples:
-                return made(**{**data, **{name: tuple(map(member, data[name])) for name, member in tuples}})
             return made(**data)
-        except (KeyError, TypeError):
-            return structure(data, made)  # A later release added a field, which is passed over; or one is missing.
+        except TypeError:
+            return structure(data, made)
 
-    return decode
+    def nested(data: Data) -> Any:
+        try:
+            fields = data.copy()
+            for name, member in tuples:
+                fields[name] = tuple([member(value) for value in data[name]])
+            return made(**fields)
+        except (KeyError, TypeError):
+            return structure(data, made)
+
+    return nested if tuples else plain
 
 
 def classes_of(**unions: Any) -> dict[str, tuple[Kind, type]]:

@@ -134,7 +134,8 @@ def joined(checks: Iterable[Checked]) -> Checked:
         if part is None:
             continue
         if before is not None and before.ends is not None and part.begins is not None:
-            _follows(before.ends.seq, part.begins.seq - 1)
+            if before.ends.seq != part.begins.seq - 1:
+                raise _missing(before.ends.seq, part.begins.seq - 1)
             whole.difference = _apart(part.begins, before.ends.state)
             if whole.difference is not None:
                 break
@@ -147,9 +148,8 @@ def joined(checks: Iterable[Checked]) -> Checked:
     return whole
 
 
-def _follows(last_seq: int, before_seq: int) -> None:
-    if last_seq != before_seq:
-        raise LogUnusable(f"what is between {last_seq} and {before_seq + 1} is missing", reason="damaged")
+def _missing(last_seq: int, before_seq: int) -> LogUnusable:
+    return LogUnusable(f"what is between {last_seq} and {before_seq + 1} is missing", reason="damaged")
 
 
 def fold(story: Iterator[Base | Group]) -> Checked:
@@ -165,12 +165,12 @@ def fold(story: Iterator[Base | Group]) -> Checked:
                 break
             version, since = item.core_version, item.seq
             continue
-        if last_seq is not None:
-            _follows(last_seq, item.first_seq - 1)
-        last_seq = item.last_seq
+        if last_seq is not None and last_seq != item.first_seq - 1:
+            raise _missing(last_seq, item.first_seq - 1)
+        count = len(item.events) + 1
+        last_seq = item.first_seq + count - 1
         if isinstance(item.command, Start) and item.command.core_version != version:
             version, since = item.command.core_version, item.first_seq
-        count = len(item.events) + 1
         if version != CORE_VERSION:
             folding.add(item)
             checked.folded += count
