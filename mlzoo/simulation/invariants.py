@@ -14,7 +14,7 @@ import attrs
 import orjson
 
 from mlzoo.core.state import State
-from mlzoo.simulation.answers import EXPIRED, is_answer_recorded, is_shown_early, wrong_text
+from mlzoo.simulation.answers import EXPIRED, UNRECORDABLE, is_answer_recorded, is_shown_early, wrong_text
 from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, Heard, JsonObject, Record, is_same_but_forgotten
 
 if TYPE_CHECKING:
@@ -204,8 +204,9 @@ def I4(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
             if not is_answer_recorded(message, evidence):
                 yield f"an answer is not in the log, or not as durably as promised: {message}"
             yield from wrong_text(step.host, message, evidence)
-        case "subscription_ended" if evidence.drops:
-            if message["params"]["error"]["code"] != EXPIRED:
+        case "subscription_ended":
+            code = message["params"]["error"]["code"]
+            if code not in UNRECORDABLE and not (code == EXPIRED and evidence.drops):
                 yield f"a subscription ended otherwise than by what is kept: {message['params']}"
         case str(method):
             yield f"nobody asked for {method}"

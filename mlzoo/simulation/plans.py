@@ -192,7 +192,7 @@ def draw(seed: int) -> StoryPlan:
 
 
 def _life(random: Random, durability: str, *, last: bool) -> LifePlan:
-    hosts = [_host(random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
+    hosts = [_host(random) for _ in range(random.choice((1, 1, 1, 1, 2, 3)))]
     names = random.sample(sorted(faults.MENU), random.choice((0, 1, 1, 2, 3)))
     struck = tuple(FaultPlan(name, random.choice((0.0, 0.01, 0.1, 1.0, 4.0))) for name in names)
     if random.random() < 0.2:  # What goes on afterwards is rare by chance.
@@ -231,7 +231,7 @@ def _action(random: Random) -> Action:
         case 0:
             return _ask(random)
         case 1:
-            return Together(tuple(_ask(random) for _ in range(random.choice((1, 2, 3, 12)))))
+            return Together(tuple(_ask(random) for _ in range(random.choice((1, 1, 2, 2, 3, 12)))))
         case 2:
             return Cancel(random.choice((0, 0, 1, 3)), random.random() < 0.5)
         case 3:
@@ -262,7 +262,7 @@ LOOKS = ("ping", "status", "models.list", "events.read", "devices.list", "metric
 
 
 def _ask(random: Random) -> Ask:
-    match random.choices(range(11), (10, 2, 2, 4, 2, 5, 5, 2, 1, 1, 0.4))[0]:
+    match random.choices(range(11), (10, 2, 2, 4, 2, 5, 5, 2, 1, 0.7, 0.4))[0]:
         case 0 | 1:
             return _generation(random)
         case 2:
