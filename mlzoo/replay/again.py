@@ -179,7 +179,7 @@ class _Living:
                 await self._turn_of(item)
                 await self._say(item, nursery)
             else:
-                await self._turn_of(None if self._stage.is_real else item)
+                await self._turn_of(item)
                 await self._report(item)
         await self._turn_of(None)
         if self._life.crashed:

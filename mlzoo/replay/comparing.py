@@ -131,8 +131,17 @@ def _of_weights(
         found = differences(old, new, "text")
     if not found and answer is not None and not is_cut:
         found = _of_answers(line["method"], answer, again.answer)
+    if not found and is_cut and answer is not None and (again.answer is None or _is_other(ends)):
+        found = differences(_ending(answer), _ending(again.answer), "its end")
     what = "determinism fast promises no equal tokens"
     return found, "" if is_exact or not found or _is_other(ends) else what
+
+
+def _ending(answer: Line | None) -> Line | None:
+    """Return how an answer ended, without what it said."""
+    if answer is None or "error" not in answer:
+        return None if answer is None else {"result": answer["result"].get("finish_reason")}
+    return {"code": answer["error"].get("code"), "message": answer["error"].get("message")}
 
 
 def _is_other(ends: list[Line]) -> bool:
