@@ -149,7 +149,8 @@ def test_several_connections_need_a_name(tmp_path):
     recording.write(tmp_path / "two.ndjson", found.header, [*found.lines, *other])
     done = play(tmp_path / "two.ndjson", lines=[])
     assert done.returncode == 2
-    assert b"say which one to play with --connection: it holds con-1, con-2" in done.stderr
+    assert b"say which one to play with --connection:\n  con-1: 3 lines" in done.stderr
+    assert b"\n  con-2: 3 lines (1 embed, 1 tokenize, 1 detokenize); first: embed" in done.stderr
     assert play(tmp_path / "two.ndjson", "--connection", "con-2", lines=asked(found)).returncode == 0
 
 
