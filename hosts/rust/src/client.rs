@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::to_raw_value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
@@ -18,7 +19,7 @@ use crate::process::Process;
 use crate::results::{ChatResult, CompleteResult, EmbedResult, Initialized, Pong, Progress, Status};
 use crate::seq::Seqs;
 use crate::stream::Stream;
-use crate::wire::LINE_BYTES;
+use crate::wire::{has_key, LINE_BYTES};
 
 /// A running sidecar. Clones are the same client; any number of tasks may use it.
 ///
@@ -151,7 +152,8 @@ impl Client {
         self.ask_cancel(json!({ "key": key })).await
     }
 
-    /// Call any method. A call that is dropped is cancelled in the sidecar too.
+    /// Call any method. A call that is dropped is cancelled in the sidecar too, unless its params have a `key`: then it
+    /// runs on, as a [`Stream`] of such a request does.
     ///
     /// An error of [`Error::Params`], [`Error::Rpc`] or [`Error::Protocol`] leaves the client usable, others do not.
     pub async fn call<P: Serialize, R: DeserializeOwned>(&self, method: &str, params: &P) -> Result<R, Error> {
@@ -191,8 +193,10 @@ impl Client {
         key: Option<&str>,
         seqs: Seqs,
     ) -> Result<Stream<R>, Error> {
-        let (id, inbox) = self.shared().request(method, params, seqs).await?;
-        Ok(Stream::new(self.clone(), id, key, inbox))
+        let params = to_raw_value(params).map_err(|error| Error::Params(error.to_string().into()))?;
+        let ends_with_listener = key.is_none() && !has_key(&params);
+        let (id, inbox) = self.shared().request(method, &params, seqs).await?;
+        Ok(Stream::new(self.clone(), id, key, ends_with_listener, inbox))
     }
 
     pub(crate) fn shared(&self) -> &Shared {

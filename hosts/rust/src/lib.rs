@@ -24,7 +24,7 @@
 //!   taken is bounded, since pieces that wait too long are joined.
 //! - Every call ends: with a result, with [`Error::Rpc`], or, where the sidecar is gone, with [`Error::Died`].
 //! - Nothing is cancelled half: a line is written whole or not at all, and an answer that is dropped before its end is
-//!   cancelled in the sidecar too.
+//!   cancelled in the sidecar too, unless its request has a key: then it runs on, to be taken up again.
 //! - A line that is too long is never held in memory, and stderr is always drained.
 //! - Dropping the last handle, or [`Client::kill`], kills the sidecar **and its whole process group** (on Unix).
 //!

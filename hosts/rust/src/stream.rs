@@ -17,12 +17,17 @@ use crate::results::Delta;
 
 /// An answer that streams: take its pieces with [`Stream::next`], then its [`Stream::result`]; or the result at once.
 ///
-/// A consumer may take its time: what it has not taken is bounded, and nobody waits for it. Dropped before its end,
-/// the request is cancelled in the sidecar; see [`Stream::detach`].
+/// A consumer may take its time: what it has not taken is bounded, and nobody waits for it.
+///
+/// Dropped before its end, a request without a key is cancelled in the sidecar; see [`Stream::detach`]. One with a key
+/// is meant to outlive who listens, and what it ends with is what its key stands for ever after: so it runs on,
+/// [`Client::resume`] hears of it, and [`Stream::cancel`] or [`Client::cancel_key`] ends it.
 pub struct Stream<R> {
     client: Client,
     id: u64,
     key: Option<String>,
+    /// Whether it is cancelled when this is dropped.
+    ends_with_listener: bool,
     inbox: Arc<Inbox>,
     seq: Option<u64>,
     end: Option<Result<Box<RawValue>, Error>>,
@@ -30,9 +35,9 @@ pub struct Stream<R> {
 }
 
 impl<R> Stream<R> {
-    pub(crate) fn new(client: Client, id: u64, key: Option<&str>, inbox: Arc<Inbox>) -> Self {
+    pub(crate) fn new(client: Client, id: u64, key: Option<&str>, ends_with_listener: bool, inbox: Arc<Inbox>) -> Self {
         let key = key.map(str::to_owned);
-        Stream { client, id, key, inbox, seq: None, end: None, answer: PhantomData }
+        Stream { client, id, key, ends_with_listener, inbox, seq: None, end: None, answer: PhantomData }
     }
 
     /// The request's id on its connection.
@@ -75,7 +80,7 @@ impl<R> Stream<R> {
         }
     }
 
-    /// Let the request run without this stream. With a key it can be taken up again: [`Client::resume`].
+    /// Let the request run without this stream, as one with a key does anyway.
     pub fn detach(self) {
         self.client.shared().forget(self.id);
     }
@@ -97,12 +102,9 @@ impl<R: DeserializeOwned> Stream<R> {
 impl<R> Drop for Stream<R> {
     fn drop(&mut self) {
         let shared = self.client.shared();
-        if !shared.forget(self.id) {
-            return; // It has ended.
-        }
-        match &self.key {
-            Some(key) => shared.note("cancel", &json!({ "key": key })),
-            None => shared.note("cancel", &json!({ "request": self.id })),
+        let left_early = shared.forget(self.id);
+        if left_early && self.ends_with_listener {
+            shared.note("cancel", &json!({ "request": self.id }));
         }
     }
 }

@@ -36,8 +36,9 @@ impl Asked {
 /// An answer that streams and that goes on when its sidecar dies. Use it as a [`Stream`].
 ///
 /// With a key it goes on after the last piece that was taken in, as if nothing had happened. Without one it ends with
-/// [`Kind::Interrupted`]: the partial text is in the error. Dropped before its end, the request is cancelled where a
-/// sidecar runs; see [`Supervised::detach`].
+/// [`Kind::Interrupted`]: the partial text is in the error. Dropped before its end, a request without a key is cancelled
+/// where a sidecar runs; see [`Supervised::detach`]. One with a key runs on, as that of a [`Stream`] does:
+/// [`Supervisor::resume`] hears of it, and [`Supervised::cancel`] or [`Supervisor::cancel_key`] ends it.
 pub struct Supervised<R> {
     supervisor: Supervisor,
     asked: Asked,
@@ -118,7 +119,7 @@ impl<R> Supervised<R> {
         }
     }
 
-    /// Let the request run without this stream. With a key it can be taken up again: [`Supervisor::resume`].
+    /// Let the request run without this stream, as one with a key does anyway.
     pub fn detach(mut self) {
         if let Some(stream) = self.stream.take() {
             stream.detach();

@@ -209,6 +209,11 @@ impl Supervisor {
         Supervised::open(self.clone(), Asked::before(key, after)).await
     }
 
+    /// Have a request of any connection end with its partial text; false where it had ended.
+    pub async fn cancel_key(&self, key: &str) -> Result<bool, Error> {
+        self.life(0).await?.client.cancel_key(key).await
+    }
+
     /// Call any method.
     pub async fn call<P: Serialize, R: DeserializeOwned>(&self, method: &str, params: &P) -> Result<R, Error> {
         self.ask(method, params, None).await?.result().await

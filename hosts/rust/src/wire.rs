@@ -78,6 +78,16 @@ pub(crate) fn request_line<P: Serialize>(
     Ok(line)
 }
 
+/// Whether there is a key among a request's params.
+pub(crate) fn has_key(params: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        key: Option<&'a RawValue>,
+    }
+    serde_json::from_str(params.get()).is_ok_and(|Named { key }| key.is_some())
+}
+
 /// What a line says, or what is wrong with it.
 ///
 /// An answer without an id is wrong too: it is given to a line that could not be read, and which request of ours stood
@@ -152,6 +162,13 @@ mod tests {
         assert_eq!(String::from_utf8(request).expect("text"), expected);
         let note = line(None, &json!({})).expect("it can be sent");
         assert_eq!(note, b"{\"jsonrpc\":\"2.0\",\"method\":\"chat\",\"params\":{}}\n");
+    }
+
+    #[test]
+    fn a_key_is_one_where_it_is_said_and_not_null() {
+        let with = |params: Value| has_key(&serde_json::value::to_raw_value(&params).expect("JSON"));
+        assert!(with(json!({"text": {"key": null}, "key": "k"})));
+        assert!(!with(json!({"text": {"key": "k"}})) && !with(json!({"key": null})));
     }
 
     #[test]

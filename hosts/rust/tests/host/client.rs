@@ -1,5 +1,6 @@
 //! One sidecar, without a supervisor.
 
+use std::future::Future;
 use std::process::Command;
 
 use mlzoo::{ChatResult, Complete, Connection, Embed, Error, Kind, Launch};
@@ -77,10 +78,10 @@ async fn a_cancelled_stream_ends_with_its_partial_text() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_dropped_is_cancelled_and_one_that_is_detached_is_not() {
+async fn a_stream_without_a_key_that_is_dropped_is_cancelled_and_one_that_is_detached_is_not() {
     let place = Place::new();
     let client = place.scripted().spawn().expect("it starts");
-    client.chat_stream(&keyed("stops-after-2", "k")).await.expect("it is sent").detach();
+    client.chat_stream(&story("stops-after-2")).await.expect("it is sent").detach();
     client.ping().await.expect("an answer");
     assert_eq!(place.read("cancelled"), None);
     let dropped = client.chat_stream(&story("stops-after-2")).await.expect("it is sent");
@@ -88,8 +89,50 @@ async fn a_stream_that_is_dropped_is_cancelled_and_one_that_is_detached_is_not()
     drop(dropped);
     client.ping().await.expect("an answer");
     assert_eq!(place.read("cancelled"), Some(json!({ "request": id }).to_string()));
+}
+
+#[tokio::test]
+async fn a_stream_with_a_key_that_is_dropped_runs_on_and_can_be_taken_up_again() {
+    let place = Place::new();
+    let client = place.scripted().spawn().expect("it starts");
+    drop(client.chat_stream(&keyed("stops-after-2", "k")).await.expect("it is sent"));
+    client.ping().await.expect("an answer");
+    drop(client.resume::<ChatResult>("k", Some(0)).await.expect("it is sent"));
+    client.ping().await.expect("an answer");
+    assert_eq!(place.read("cancelled"), None);
     let taken_up = client.resume::<ChatResult>("k", Some(0)).await.expect("it is sent");
     assert_eq!(soon(taken_up.result()).await.expect("it ends well").message.content, STORY);
+}
+
+#[tokio::test]
+async fn a_request_with_a_key_that_nobody_listens_to_is_ended_by_its_key() {
+    let place = Place::new();
+    let client = place.scripted().spawn().expect("it starts");
+    drop(client.chat_stream(&keyed("stops-after-2", "k")).await.expect("it is sent"));
+    assert!(soon(client.cancel_key("k")).await.expect("an answer"));
+    assert!(!soon(client.cancel_key("k")).await.expect("it has ended"));
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_is_cancelled_unless_there_is_a_key_among_its_params() {
+    let place = Place::new();
+    let client = place.scripted().spawn().expect("it starts");
+    drop_once_sent(client.call::<_, Value>("chat", &keyed("stops-after-2", "k"))).await;
+    client.ping().await.expect("an answer");
+    assert_eq!(place.read("cancelled"), None);
+    assert!(soon(client.cancel_key("k")).await.expect("it ran on"));
+    drop_once_sent(client.call::<_, Value>("chat", &story("stops-after-2"))).await;
+    client.ping().await.expect("an answer");
+    assert!(place.read("cancelled").expect("it was cancelled").contains("request"));
+}
+
+/// What a call sends it sends when it is first polled, where nothing else waits to be written.
+async fn drop_once_sent<T>(call: impl Future<Output = T>) {
+    tokio::select! {
+        biased;
+        _ = call => panic!("it is not answered"),
+        () = std::future::ready(()) => {}
+    }
 }
 
 #[tokio::test]

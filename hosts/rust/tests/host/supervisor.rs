@@ -229,6 +229,23 @@ async fn a_detached_answer_is_taken_up_by_the_next_run_of_the_host() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_dropped_runs_on_if_it_has_a_key_and_is_cancelled_if_it_has_none() {
+    let place = Place::new();
+    let mlzoo = supervised(&place).await;
+    let mut answer = mlzoo.chat_stream(&keyed("stops-after-2", "k")).await.expect("it is sent");
+    take(&mut answer, 2).await;
+    drop(answer);
+    mlzoo.ping().await.expect("an answer");
+    assert_eq!(place.read("cancelled"), None);
+    let answer = mlzoo.resume::<ChatResult>("k", Some(1)).await.expect("it is sent");
+    assert_eq!(soon(answer.result()).await.expect("it ends well").message.content, STORY);
+    assert!(!soon(mlzoo.cancel_key("none")).await.expect("what is unknown is no error"));
+    drop(mlzoo.chat_stream(&story("stops-after-2")).await.expect("it is sent"));
+    mlzoo.ping().await.expect("an answer");
+    assert!(place.read("cancelled").expect("it was cancelled").contains("request"));
+}
+
+#[tokio::test]
 async fn an_answer_with_a_key_can_be_cancelled() {
     let place = Place::new();
     let mlzoo = supervised(&place).await;
