@@ -141,8 +141,11 @@ class KeyFiler:
         log, facts = self._ledger.log, self._ledger.state.keys.get(event.key) or self._ledger.keys.find(event.key)
         if event.ephemeral or facts is None or facts.ended_at_ms <= self._ended_after_ms():
             return None  # The text of an ephemeral one is in memory, and comes to no disk.
-        if log.answers.find(event.request, accepted_seq) is not None:
-            return None
+        try:
+            if log.answers.find(event.request, accepted_seq) is not None:
+                return None
+        except LogUnusable:
+            pass  # The records are still there: what was damaged is copied once more.
         while log.synced < facts.ended_seq and log.failed is None:
             await self._progress()
         view = RequestView(event.request, log.get_blob, after_seq=accepted_seq - 2, since=facts.ended_seq)

@@ -101,7 +101,11 @@ def _out_of_range(
     """Return why nothing can be shown from there on, or None."""
     if isinstance(bound, cmd.KeyFacts):
         is_old = draft.at_ms - bound.ended_at_ms >= draft.state.bounds.key_ms
-        if is_old or bound.accepted_seq < command.kept_from:
+        is_kept = bound.accepted_seq >= command.kept_from
+        refused = command.refused
+        if not is_old and not is_kept and refused is not None and refused.code == errors.LogUnusable.code:
+            return refused  # It may be there, and is damaged; no other reason to refuse keeps what a key stands for.
+        if is_old or not is_kept:
             return errors.OutOfRange(
                 "The result under this key is not kept any more, and a key never runs twice: take another key.",
                 oldest=bound.next_seq,

@@ -82,13 +82,18 @@ class KeptAnswers:
         """Return the answer to a request that was accepted there, if it is kept.
 
         Raises:
-            LogUnusable: It is damaged.
+            LogUnusable: It is damaged, or something is so where it would stand, so that nobody can say whether it is.
         """
+        damaged = None
         for part in self._parts:
             if part.first <= accepted_seq <= part.last:
-                for line in self._lines(part):
-                    if _is_of(line, request):
-                        return self._answer(part, line)
+                lines = self._lines(part)
+                for line in lines:
+                    if _is_of(line, request) and _is_whole(line):
+                        return _answer(line)
+                damaged = damaged if all(map(_is_whole, lines)) else part
+        if damaged is not None:
+            raise self._damaged(damaged)
         return None
 
     def verify(self) -> list[str]:
@@ -113,7 +118,7 @@ class KeptAnswers:
         seqs = [answer.accepted_seq for answer in answers]
         newest_at_ms = max(answer.ended_at_ms for answer in answers)
         if last is not None:
-            data = self._disk.read(self._directory / last.name) + data
+            data = b"".join(line + b"\n" for line in self._lines(last)) + data
             seqs += [last.first, last.last]
             newest_at_ms = max(newest_at_ms, last.newest_at_ms)
         name = f"{min(seqs):020d}-{max(seqs):020d}-{newest_at_ms}{SUFFIX}"
@@ -146,25 +151,16 @@ class KeptAnswers:
                 self._parts.remove(part)
 
     def _lines(self, part: Part) -> list[bytes]:
-        return self._disk.read(self._directory / part.name).split(b"\n")[:-1]
+        """Return the lines of a part without their newlines; one that was cut short is one too."""
+        lines = self._disk.read(self._directory / part.name).split(b"\n")
+        return lines if lines[-1] else lines[:-1]
 
-    def _answer(self, part: Part, line: bytes) -> KeptAnswer:
-        if not framing.line_end(line + b"\n", 0):
-            raise LogUnusable(
-                f"the answer under this key is damaged (keys/{part.name}), and what it held is lost",
-                reason="damaged",
-                path=str(self._directory.parent),
-                remedy="restore that file, or ask under another key",
-            )
-        data = orjson.loads(line)
-        failure = data.get("failure")
-        return KeptAnswer(
-            request=data["answer"],
-            accepted_seq=data["accepted_seq"],
-            ended_at_ms=data["ended_at_ms"],
-            pieces=data["pieces"],
-            result=data.get("result"),
-            failure=None if failure is None else Failure(failure["code"], failure["message"], failure["data"]),
+    def _damaged(self, part: Part) -> LogUnusable:
+        return LogUnusable(
+            f"the answers kept in keys/{part.name} are damaged, and what this key stands for is lost",
+            reason="damaged",
+            path=str(self._directory.parent),
+            remedy="restore that file, or ask under another key",
         )
 
 
@@ -172,6 +168,23 @@ def _holds(part: Part, other: Part) -> bool:
     """Whether a part is what another one has grown to."""
     within = part.first <= other.first and other.last <= part.last
     return within and part.size_bytes > other.size_bytes
+
+
+def _is_whole(line: bytes) -> bool:
+    return framing.line_end(line + b"\n", 0) == len(line) + 1
+
+
+def _answer(line: bytes) -> KeptAnswer:
+    data = orjson.loads(line)
+    failure = data.get("failure")
+    return KeptAnswer(
+        request=data["answer"],
+        accepted_seq=data["accepted_seq"],
+        ended_at_ms=data["ended_at_ms"],
+        pieces=data["pieces"],
+        result=data.get("result"),
+        failure=None if failure is None else Failure(failure["code"], failure["message"], failure["data"]),
+    )
 
 
 def _is_of(line: bytes, request: str) -> bool:

@@ -37,7 +37,8 @@ class Submit:
     params are the others as they were sent, also the words of its key.
 
     The shell stamps what it found under the key: known is a request that ended and is in the state no more, and
-    kept_from the first log_seq that is kept. refused is why it cannot run, which matters only if its key is free.
+    kept_from the first log_seq that is kept. refused is why it cannot run, which matters only if its key is free, or
+    why nobody can say what became of the request under it: where the log is damaged.
     """
 
     request: str

@@ -215,6 +215,8 @@ class Ledger:
                 assert said.failure.code == errors.InvalidParams.code
             elif bound is not None and stopped and bound not in self.ended:
                 assert said.failure.code == errors.ShuttingDown.code
+            elif bound is not None and said.failure.code == errors.LogUnusable.code:
+                assert said.failure == command.refused, f"{said} is not what the shell found to be damaged"
             elif bound is not None:
                 assert said.failure.code == errors.OutOfRange.code
                 assert bound in self.ended or said.failure.data["type"] == "ahead"

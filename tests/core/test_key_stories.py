@@ -202,6 +202,24 @@ def test_a_key_whose_answer_the_log_has_given_up_is_a_tombstone_too():
     assert (failure.code, failure.data["type"]) == (1013, "expired")
 
 
+def again(core: Core, **more: Any) -> tuple[ev.Event, ...]:
+    """Send the request of k1 again, as a call of its own."""
+    return core.chat(f"call-{len(core.groups)}", key="k1", params_digest="p1", **more)
+
+
+def test_a_key_whose_answer_is_damaged_is_told_so_until_it_is_too_old_and_no_other_reason_stands_for_that():
+    core = bound()
+    facts = filed(core)
+    gone = {"known": facts, "kept_from": facts.accepted_seq + 1}
+    damaged = errors.LogUnusable("damaged", reason="damaged").failure()
+    absent = errors.ModelNotInstalled("absent", model="toy", download_bytes=0).failure()
+    for answer in (resume, again):
+        assert refusal(answer(core, **gone, refused=damaged)) == damaged
+        assert refusal(answer(core, **gone, refused=absent)).code == 1013
+    core.pass_time(DAY_MS)
+    assert refusal(resume(core, **gone, refused=damaged)).code == 1013
+
+
 def test_a_cancel_finds_what_lives_under_a_key_from_any_connection():
     core = bound(ended=False)
     caller = core.caller("elsewhere")

@@ -209,16 +209,79 @@ async def test_no_crash_loses_an_answer_that_was_kept(outcome, keys_directory):
         assert len(crashed.names(keys_directory)) == 1
 
 
-async def test_a_damaged_answer_is_said_to_be_damaged(keys_directory):
+async def put(disk, directory, *numbers):
+    """Keep answers; return them, and the file that they are in."""
+    answers = KeptAnswers(disk, directory)
+    answers.open()
+    await answers.put([answer(number) for number in numbers])
+    [name] = disk.names(directory)
+    return answers, directory / name
+
+
+@pytest.mark.parametrize("place", [b'{"crc"', b'"size"', b"req-1", b"accepted_seq", b"pieces"], ids=bytes.decode)
+async def test_an_answer_that_is_damaged_anywhere_is_said_to_be_damaged_and_the_others_are_told(place, keys_directory):
     disk = SimulatedDisk()
-    answers = KeptAnswers(disk, keys_directory)
-    await answers.put([answer(1), answer(2)])
-    [name] = disk.names(keys_directory)
-    disk.corrupt(keys_directory / name, disk.read(keys_directory / name).index(b"pieces"))
-    with pytest.raises(LogUnusable, match="damaged"):
+    answers, path = await put(disk, keys_directory, 1, 2)
+    disk.corrupt(path, disk.read(path).index(place) + len(place) - 1)
+    with pytest.raises(LogUnusable, match="damaged") as refused:
         answers.find("req-1", 10)
+    assert refused.value.data["reason"] == "damaged"
     assert answers.find("req-2", 20) == answer(2)
     assert answers.verify() != []
+
+
+async def test_an_answer_whose_end_is_missing_is_said_to_be_damaged_and_takes_none_with_it(keys_directory):
+    disk = SimulatedDisk()
+    _, path = await put(disk, keys_directory, 1, 2)
+    await disk.replace(path, disk.read(path)[:-9])
+    answers = KeptAnswers(disk, keys_directory)
+    answers.open()
+    with pytest.raises(LogUnusable, match="damaged"):
+        answers.find("req-2", 20)
+    await answers.put([answer(3)])
+    assert (answers.find("req-1", 10), answers.find("req-3", 30)) == (answer(1), answer(3))
+
+
+async def test_a_damaged_answer_is_mended_by_another_copy_of_it(keys_directory):
+    disk = SimulatedDisk()
+    answers, path = await put(disk, keys_directory, 1, 2)
+    disk.corrupt(path, disk.read(path).index(b"pieces"))
+    await answers.put([answer(1)])
+    assert answers.find("req-1", 10) == answer(1)
+
+
+async def test_who_asks_with_a_key_whose_copy_is_damaged_hears_that_it_is(small, autojump_clock):
+    async with small.begin(leave=False) as sidecar:
+        await sidecar.host.result(say(sidecar, "hello", key="k"))
+        await sidecar.host.result(say(sidecar, "well hello", key="other"))
+        await fill(sidecar)
+        [name] = filter(is_copy, small.disk.names(LOG / "keys"))
+        small.disk.corrupt(LOG / "keys" / name, small.disk.read(LOG / "keys" / name).index(b"req-"))
+        for error in (
+            await sidecar.host.refused("resume", {"key": "k"}),
+            await sidecar.host.error(say(sidecar, "hello", key="k")),
+        ):
+            assert (error["code"], error["data"]["reason"]) == (1015, "damaged")
+        assert (await sidecar.host.call("resume", {"key": "other"}))["message"]["content"] == "well hello"
+
+
+async def test_a_damaged_copy_of_what_is_still_in_the_log_is_made_anew_and_keeps_no_other_from_being_made(
+    small, autojump_clock
+):
+    async with small.begin(leave=False) as sidecar:
+        sidecar.host.on_line = None
+        first = [await sidecar.host.result(say(sidecar, f"hello {n}", key=f"k{n}")) for n in range(2)]
+        log = sidecar.services.log
+        log.claims.press(log.last_seq)
+        await trio.testing.wait_all_tasks_blocked()
+        [name] = filter(is_copy, small.disk.names(LOG / "keys"))
+        small.disk.corrupt(LOG / "keys" / name, small.disk.read(LOG / "keys" / name).index(b"pieces"))
+        await sidecar.leave()
+    async with small.begin(leave=False) as sidecar:
+        sidecar.host.on_line = None
+        first.append(await sidecar.host.result(say(sidecar, "hello 2", key="k2")))
+        await fill(sidecar)
+        assert [await sidecar.host.call("resume", {"key": f"k{n}"}) for n in range(3)] == first
 
 
 async def test_no_power_cut_between_a_copy_and_the_end_of_its_records_loses_an_answer(small, autojump_clock):
