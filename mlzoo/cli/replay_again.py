@@ -114,7 +114,7 @@ def _shrink(found: Recording, args: Namespace) -> int:
         ended, status = "nothing more can be left out", 0
         try:
             failure = trial.status(found)
-            if failure == 0:
+            if not failure:
                 raise ConfigError(f"{args.recording} does not fail: {args.check!r} exits with 0, so nothing to shrink")
             print(f"fails with status {failure}: {size_of(found)}", file=sys.stderr)
             for smaller in _smaller(found, trial, failure):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 OUR_OWN = ("check", "rerun")
 PLACE = "{}"  # of the recording's path in a command
+LONGEST = 5  # times as long as for the whole recording a command may take; a host may wait for what was left out
+LEAST_S = 5.0  # that it may take in any case
 
 
 class Enough(Exception):
@@ -49,9 +51,10 @@ class Trial:
         self._path = path
         self._runs = runs
         self._until_s = time.monotonic() + seconds
+        self._whole_s: float | None = None  # what the command took for the whole recording, the first that is tried
 
-    def status(self, found: Recording) -> int:
-        """Return the exit status for a recording; 0: it does not fail.
+    def status(self, found: Recording) -> int | None:
+        """Return the exit status for a recording; 0: it does not fail; None: it took too long to fail in the same way.
 
         Raises:
             Enough: No more may be tried.
@@ -81,17 +84,24 @@ class Trial:
         except MlzooError:
             return 2
 
-    def _run(self) -> int:
+    def _run(self) -> int | None:
         words = shlex.split(self._check)
         path = str(self._path)
         command = [word.replace(PLACE, path) for word in words]
         if command == words:
             command.append(path)
-        left_s = max(0.1, self._until_s - time.monotonic())
+        began_s = time.monotonic()
+        left_s = max(0.1, self._until_s - began_s)
+        longest_s = left_s if self._whole_s is None else min(left_s, max(LEAST_S, LONGEST * self._whole_s))
+        quiet = subprocess.DEVNULL  # A pipe would be waited for as long as any grandchild holds it.
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=left_s)
+            done = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, check=False, timeout=longest_s)
         except subprocess.TimeoutExpired:
-            raise Enough from None
+            if longest_s == left_s:
+                raise Enough from None
+            return None
         except OSError as error:
             raise ConfigError(f"{words[0]} cannot be run: {error}") from error
+        if self._whole_s is None:
+            self._whole_s = time.monotonic() - began_s
         return done.returncode

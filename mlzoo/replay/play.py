@@ -14,6 +14,7 @@ import queue
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from mlzoo.errors import ConfigError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 SUMMARY_CHARACTERS = 80  # of the first call of a connection
 STALL_S = 5.0  # of silence on both sides, after which it is said what is waited for
+SLICE_S = 1.0  # of waiting for the host
 CHUNKS_AHEAD = 256  # that a host may send while it reads nothing; then it waits, as the sidecar lets it wait
 
 
@@ -116,10 +118,15 @@ class StdioHost:
 
     def receive(self, timeout_s: float) -> bytes | None:
         """See ``PlayedHost``."""
-        try:
-            return self._chunks.get(timeout_s > 0, timeout_s)
-        except queue.Empty:
-            return None
+        until_s = self.now_s() + timeout_s
+        while True:
+            # In slices: on Windows a wait hears no Ctrl-C, and no system waits for years.
+            left_s = min(until_s - self.now_s(), SLICE_S)
+            try:
+                return self._chunks.get(left_s > 0, max(left_s, 0.0))
+            except queue.Empty:
+                if self.now_s() >= until_s:
+                    return None
 
     def send(self, data: bytes) -> None:
         """See ``PlayedHost``."""
@@ -180,7 +187,8 @@ class Player:
         if self._listen(STALL_S):
             return
         line = f"mlzoo replay: waiting for the host to send what is recorded next: {what}"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - stderr is where it is said
+        with suppress(OSError):  # Nobody may read stderr, and the host still be there.
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - stderr is where it is said
         while not self._listen(STALL_S):
             pass
 

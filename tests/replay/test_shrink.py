@@ -9,6 +9,7 @@ import pytest
 
 from mlzoo.cli import main
 from mlzoo.events import recording
+from mlzoo.replay import failing
 from mlzoo.replay.check import check
 from mlzoo.replay.shrink import shrunk
 from mlzoo.world import real_world
@@ -45,6 +46,16 @@ def test_a_command_says_what_fails_and_runs_are_bounded(tmp_path, capsys):
     assert "after 2 runs; its time or its runs are used up" in capsys.readouterr().out
     assert main([*words, "--check", "check"]) == 2
     assert "does not fail" in capsys.readouterr().err
+
+
+def test_a_candidate_that_makes_the_command_hang_does_not_use_up_all_of_the_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(failing, "LEAST_S", 0.1)
+    whole_bytes = (RECORDINGS / "errors.ndjson").stat().st_size
+    waits = f"import os, sys, threading; os.path.getsize(sys.argv[1]) >= {whole_bytes} or threading.Event().wait(600)"
+    command = f"{sys.executable} -c '{waits}; sys.exit(7)' {{}}"
+    words = ["replay", "shrink", str(RECORDINGS / "errors.ndjson"), "-o", str(tmp_path / "small.ndjson")]
+    assert main([*words, "--check", command, "--runs", "4"]) == 0
+    assert "after 4 runs; its time or its runs are used up" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------ bad input
