@@ -16,6 +16,7 @@ from mlzoo.api.wire import DIGEST
 from mlzoo.core.apply import apply_group
 from mlzoo.errors import ConfigError, NotFound
 from mlzoo.events import recording
+from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.blobs import Blobs
 from mlzoo.events.identity import read_identity
 from mlzoo.events.recording import Line
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from mlzoo.events.answers import KeptAnswer
     from mlzoo.replay.redaction import Rule
     from mlzoo.replay.wire import Entry
     from mlzoo.world import World
@@ -67,7 +69,7 @@ def export(world: World, path: Path, output: Path, *, part: Part = ALL, rules: S
         OSError: It cannot be read, or the recording cannot be written.
     """
     telling = _Telling(world, path, rules)
-    wire = Wire(telling.blob, telling.again)
+    wire = Wire(telling.blob, telling.again, telling.kept)
     facts = _Facts()
     requests: set[str] = set()
     first = None
@@ -156,6 +158,19 @@ class _Telling:
     def blob(self, name: str) -> bytes:
         """Return a large value by its small name."""
         return self._blobs.get(self._blob_names.get(name, name))
+
+    def kept(self, request: str, accepted_seq: int) -> KeptAnswer | None:
+        """Return the copy of an answer by its request's small name, told as everything else is."""
+        answers = KeptAnswers(self._world.disk, self._path / "keys")
+        answers.open(tidy=False)
+        kept = answers.find(self.names.meant(request), accepted_seq)
+        if kept is None:
+            return None
+        kept = self._redaction.answer(kept)
+        failure = kept.failure
+        if failure is not None:
+            failure = attrs.evolve(failure, data=self.names.renamed(dict(failure.data)))
+        return attrs.evolve(kept, result=self.names.renamed(kept.result), failure=failure)
 
     def again(self, method: str, params: Any, last_seq: int) -> Any:
         """Return what a view of the log showed when last_seq was its end."""

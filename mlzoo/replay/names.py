@@ -29,6 +29,10 @@ class Names:
         given = self._given[text] = f"{match['digest'] or ''}{prefix}-{self._counts[prefix]}"
         return given
 
+    def meant(self, name: str) -> str:
+        """Return the id that a name was given to; the name itself, where it is none."""
+        return next((text for text, given in self._given.items() if given == name), name)
+
     def known(self, text: str) -> str | None:
         """Return the name that an id has been given, or None where it has not been met yet."""
         return self._given.get(text)

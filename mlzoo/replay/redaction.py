@@ -20,6 +20,7 @@ from mlzoo.events.records import is_gone
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlzoo.events.answers import KeptAnswer
     from mlzoo.replay.telling import Told
 
 STRUCTURE = frozenset(
@@ -134,6 +135,18 @@ class Redaction:
             return row
         hidden: dict[str, Any] = _without_tokens({**row, "content": self._changed.get(place, row["content"])})
         return hidden
+
+    def answer(self, kept: KeptAnswer) -> KeptAnswer:
+        """Return the copy of an answer without what the rules find."""
+        was = [piece.get("content", "") for piece in kept.pieces]
+        now, result, failure = self._across(was), self.text(kept.result), kept.failure
+        if failure is not None:
+            failure = attrs.evolve(failure, data=self.text(dict(failure.data)))
+        if now == was and result == kept.result and failure == kept.failure:
+            return kept
+        pieces = [{**piece, "content": text} for piece, text in zip(kept.pieces, now, strict=True)]
+        pieces, result = _without_tokens(pieces), _without_tokens(result)
+        return attrs.evolve(kept, pieces=pieces, result=result, failure=failure)
 
     def text(self, value: Any) -> Any:
         """Return JSON with each text in it redacted; keys that say that they are structure keep their values."""

@@ -17,13 +17,16 @@ from mlzoo.api.wire import DIGEST
 from mlzoo.events import commands as cmd
 from mlzoo.events.recording import Line
 from mlzoo.events.records import request_of
+from mlzoo.replay.copies import CopyView
 from mlzoo.views import Attached, Delta, Refusal, RequestView, Result, Unheld, event_params
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlzoo.errors import Failure
+    from mlzoo.events.answers import KeptAnswer
     from mlzoo.events.records import Group
+    from mlzoo.views import Piece
 
 LOOKED_UP = frozenset({"models.estimate", "devices.list", "events.read", "rpc.discover"})
 """Methods whose calls are recorded when they are answered, which may be some time after they came."""
@@ -54,7 +57,7 @@ class Listener:
     call: int
     stream: bool
     request: str
-    view: RequestView
+    view: RequestView | CopyView
     after: int = -1
 
 
@@ -64,11 +67,18 @@ class Wire:
     Args:
         blob: returns the bytes of a blob by the name that it has in the story.
         again: returns what a view of the log showed: called with a method, its params and the last log_seq.
+        kept: returns the copy of an answer whose records have gone: called with its request and its accepted_seq.
     """
 
-    def __init__(self, blob: Callable[[str], bytes], again: Callable[[str, Any, int], Any]) -> None:
+    def __init__(
+        self,
+        blob: Callable[[str], bytes],
+        again: Callable[[str, Any, int], Any],
+        kept: Callable[[str, int], KeptAnswer | None],
+    ) -> None:
         self._blob = blob
         self._again = again
+        self._kept = kept
         self._entries: list[Entry] = []
         self._place = 0
         self._seq = 0
@@ -230,10 +240,15 @@ class Wire:
         """Have a call hear of the request that its key names, what there is of it at once."""
         event = piece.event
         self._listeners[own.request].remove(own)
-        view = RequestView(event.target, self._blob, since=piece.since)
+        groups = self._keyed.get(event.target)
+        view: RequestView | CopyView = RequestView(event.target, self._blob, since=piece.since)
+        if groups is None:  # It was accepted before this log begins.
+            view = CopyView(event.target, self._kept(event.target, event.from_seq), since=piece.since)
         listener = attrs.evolve(own, view=view, stream=event.stream, after=event.after)
         self._listeners.setdefault(event.target, []).append(listener)
-        for group in self._keyed.get(event.target, []):
+        if isinstance(view, CopyView) and event.upto_seq is not None:  # It had ended.
+            self._hand(listener, event.target, view.rest())
+        for group in groups or ():
             self._read(listener, event.target, group)
 
     def _tell(self, request: str, group: Group) -> None:
@@ -243,7 +258,10 @@ class Wire:
     def _read(self, listener: Listener, request: str, group: Group) -> None:
         if group.last_seq <= listener.view.after_seq:
             return  # It was read when the call was attached.
-        for piece in listener.view.read(group):
+        self._hand(listener, request, listener.view.read(group))
+
+    def _hand(self, listener: Listener, request: str, pieces: Iterator[Piece]) -> None:
+        for piece in pieces:
             match piece:
                 case Delta():
                     if listener.stream and piece.seq > listener.after:
