@@ -1,6 +1,7 @@
 //! A chat that survives the death of its sidecar: `cargo run --example chat -- "Tell me about the sea."`
 //!
-//! While it speaks, try `pkill -9 -f 'mlzoo serve'` in another terminal: the sentence goes on.
+//! While it speaks, kill its sidecar from another terminal (`kill -9` with the process id that `ps` shows for it): the
+//! sentence goes on.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
