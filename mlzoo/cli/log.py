@@ -104,6 +104,7 @@ def run(args: Namespace) -> int:
             return 2
         match args.log_command:
             case "stat":
+                _refuse_newer(args.directory)
                 return _stat(args.directory)
             case "verify":
                 return _verify(args.directory)
@@ -112,11 +113,21 @@ def run(args: Namespace) -> int:
             case "export":
                 return _export(args)
             case "cat":
+                _refuse_newer(args.directory)
                 return _cat(args.directory, as_json=_as_json(args))
             case _:
+                _refuse_newer(args.directory)
                 return _tail(args.directory, args.lines, follow=args.follow, as_json=_as_json(args))
     except OSError as error:  # Of the log, or of stdout: that is for the program to find out.
         raise StorageFailed(f"the log {args.directory} cannot be read: {error}", reason="failed") from error
+
+
+def _refuse_newer(path: Path) -> None:
+    """Refuse to show as this version's what a newer one wrote in a format that only it knows."""
+    from mlzoo.events.newer import refuse_newer
+    from mlzoo.world import real_world
+
+    refuse_newer(real_world(), path)
 
 
 def _as_json(args: Namespace) -> bool:

@@ -28,6 +28,7 @@ from mlzoo.events.segments import newer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from mlzoo.errors import LogUnusable
     from mlzoo.events.commands import Command
     from mlzoo.events.types import Event
 
@@ -85,14 +86,21 @@ class Codec:
         Raises:
             LogUnusable: A newer version wrote it (reason newer).
         """
-        schema = self._by_name.get(name)
-        if schema is None:
-            if name not in self._classes():
-                raise newer(f"the log holds {name!r}, a kind of record that this version does not know")
-            schema = self._learn(name)
+        schema = self._by_name.get(name) or self._known(name)
         if version != schema.version:
             data = self._upcast(name, version, schema.version, data)
         return schema.decode(data)
+
+    def refuse_newer(self, name: str, version: int) -> None:
+        """Raise as ``decode`` does of a record that says this of itself, whose data are not looked at."""
+        known = (self._by_name.get(name) or self._known(name)).version
+        if version > known:
+            raise _newer_version(name, version, known)
+
+    def _known(self, name: str) -> Schema:
+        if name not in self._classes():
+            raise newer(f"the log holds {name!r}, a kind of record that this version does not know")
+        return self._learn(name)
 
     def decode_all(self, records: Iterable[Data]) -> tuple[Any, ...]:
         """Return the values that records hold. Raises as ``decode`` does."""
@@ -108,7 +116,7 @@ class Codec:
 
     def _upcast(self, name: str, version: int, current: int, data: Data) -> Data:
         if version > current:
-            raise newer(f"the log holds {name!r} in version {version}; this version knows it up to {current}")
+            raise _newer_version(name, version, current)
         for step in range(version, current):
             data = self._upcasters[name, step](data)
         return data
@@ -122,6 +130,10 @@ class Codec:
         schema = Schema(converter.get_unstructure_hook(made), _decoder(converter, made), version, head)
         self._by_class[made] = self._by_name[name] = schema
         return schema
+
+
+def _newer_version(name: str, version: int, known: int) -> LogUnusable:
+    return newer(f"the log holds {name!r} in version {version}; this version knows it up to {known}")
 
 
 def _same(value: Any, _: object = None) -> Any:

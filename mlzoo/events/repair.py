@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlzoo.errors import LogUnusable
 from mlzoo.events.identity import LOCK, give_identity, locked, read_identity
+from mlzoo.events.newer import refuse_newer, refuse_newer_records
 from mlzoo.events.segments import Segments
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ async def repair(world: World, path: Path) -> tuple[str, ...]:
     """Cut a log where it is damaged; return what was lost, one sentence each. A whole log is left as it is.
 
     Raises:
-        LogUnusable: Another process writes it (reason locked).
+        LogUnusable: Another process writes it (reason locked), or a newer version wrote some of it (reason newer):
+            what that version meant is not for this one to cut.
         OSError: The disk would not.
     """
     lock = world.disk.lock(path / LOCK)
@@ -31,6 +33,8 @@ async def repair(world: World, path: Path) -> tuple[str, ...]:
     try:
         groups = Segments(world.disk, path / "segments")
         asides = Segments(world.disk, path / "asides")
+        refuse_newer(world, path)
+        refuse_newer_records(groups)
         cuts = _damage(groups, ordered=True)
         aside_cuts = _damage(asides, ordered=False)
         if not cuts and not aside_cuts and _has_identity(world, path):
@@ -64,9 +68,18 @@ def _damage(segments: Segments, *, ordered: bool) -> list[tuple[int, int]]:
             continue
         found = segments.scan(first)
         last_seq = found.last_seq
-        if found.verdict != "whole":
+        if found.header_bytes and not _says_what_headers_say(segments, first):
+            cuts.append((first, 0))
+        elif found.verdict != "whole":
             cuts.append((first, found.whole_bytes))
     return cuts
+
+
+def _says_what_headers_say(segments: Segments, first: int) -> bool:
+    try:
+        return segments.header(first) is not None
+    except LogUnusable:
+        return False
 
 
 async def _cut(segments: Segments, first: int, offset: int) -> str:

@@ -16,7 +16,8 @@ from mlzoo.events import framing
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.blobs import Blobs, names_in
 from mlzoo.events.identity import FILE, LOCK, read_identity
-from mlzoo.events.segments import READ_BYTES, Segments
+from mlzoo.events.newer import refuse_newer, refuse_newer_records
+from mlzoo.events.segments import READ_BYTES, Segments, decode_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,15 +135,17 @@ def verify(world: World, path: Path) -> Finding:
     """Read everything, and check each record, the order of all, each blob that a record names, and the filed keys.
 
     Raises:
-        LogUnusable: Its format is newer, or it does not say who it is.
+        LogUnusable: A newer version wrote some of it, or it does not say who it is.
         OSError: It cannot be read.
     """
     disk = world.disk
     identity = read_identity(world, path) or ""
+    refuse_newer(world, path)
     faults: list[str] = []
     torn: list[str] = []
     groups, asides = Segments(disk, path / "segments"), Segments(disk, path / "asides")
     blobs = Blobs(disk, world.ids, path / "blobs")
+    refuse_newer_records(groups)
     records, last_seq = _verify_segments(groups, faults, torn)
     aside_records, _ = _verify_segments(asides, faults, torn)
     named = 0
@@ -233,11 +236,14 @@ def verify_segment(world: World, path: Path) -> tuple[int, str]:
     What a process that writes to it just now has not finished yet is no fault.
 
     Raises:
+        LogUnusable: A newer version wrote it.
         OSError: It cannot be read.
     """
     data, first, log = world.disk.read(path), int(path.stem), path.absolute().parent.parent
     found = framing.scan(data, first)
     records = found.last_seq - first + 1
+    if found.header_bytes:
+        decode_header(data[: found.header_bytes - 1])
     if found.verdict == "whole":
         return records, ""
     if not _is_torn(found, data[found.whole_bytes :]):
