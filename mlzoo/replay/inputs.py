@@ -137,7 +137,15 @@ def _has_stopped(groups: list[Line]) -> bool:
 
 
 def placed(lines: list[Line], groups: list[Line]) -> list[tuple[int, Line, Line | None]]:
-    """Return each line with the number of groups that stand before it, and the command that it became, if any."""
+    """Return each line with the number of groups that stand before it, and the command that it became, if any.
+
+    A connection ends once; recordings of several lives may tell of it again with the end of each later life.
+    """
+    ends: dict[str, Line] = {}
+    for line in lines:
+        if "eof" in line:
+            ends.setdefault(line["host"], line)
+    lines = [line for line in lines if "eof" not in line or ends[line["host"]] is line]
     anchors = _anchors(groups)
     times_ms = list(accumulate((group["ms"] for group in groups), max))
     found = []

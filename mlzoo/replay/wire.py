@@ -90,6 +90,7 @@ class Wire:
         self._keyed: dict[str, list[Group]] = {}  # request under a key -> its groups, for whoever comes later
         self._asides: dict[str, list[tuple[int, int]]] = {}  # connection -> (aside_seq, place) of its calls
         self._subscribed: dict[tuple[str, str], tuple[int, frozenset[str] | None]] = {}
+        self._open: dict[str, None] = {}  # connections of this life that have not ended
 
     def lines(self, wanted: Callable[[Entry], bool]) -> Iterator[Line]:
         """Yield the lines that are wanted, in order, the host's numbered anew."""
@@ -193,13 +194,17 @@ class Wire:
                 self._ask(command.request, command.caller, "models.unload", {"model": command.model.name})
             case cmd.RemoveModel():
                 self._ask(command.request, command.caller, "models.remove", {"model": command.model.name})
+            case cmd.Start():
+                self._open.clear()  # Those of a life that crashed came to no end of their own.
             case cmd.Shutdown(caller=None, reason="eof"):
-                for connection in dict.fromkeys(entry.connection for entry in self._entries):
+                for connection in tuple(self._open):
                     self._hear(connection, command.request, {"eof": True})
+                self._open.clear()
             case cmd.Shutdown(caller=cmd.Caller() as caller):
                 self._ask(command.request, caller, "shutdown", {})
             case cmd.HostGone():
                 self._hear(command.connection, None, {"eof": True})
+                self._open.pop(command.connection, None)
             case _:
                 pass  # What the shell reports is no line of a host's.
 
@@ -295,6 +300,7 @@ class Wire:
 
     def _hear(self, connection: str, request: str | None, said: Line, after_aside: int | None = None) -> int:
         self._count += 1
+        self._open[connection] = None
         place, side = self._place, 0
         if after_aside is not None:
             later = [at for aside_seq, at in self._asides.get(connection, ()) if aside_seq > after_aside]
