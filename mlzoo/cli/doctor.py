@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LOCAL_EXTRA = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "huggingface-hub", "jinja2")
 _START_S = 30.0  # From spawn to the first reply; a healthy one takes a fraction of a second.
+_LET_WRITE = "let this user write there, or have the log elsewhere: --log DIR"
 _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 
@@ -204,8 +205,32 @@ def logs(path: Path | None, budget_bytes: int, reserve_bytes: int) -> Iterator[F
     for one in found:
         yield _log(one, budget_bytes)
     if not found:
-        yield Finding("log", "ok", f"there is none yet in {state if path is None else path}")
+        yield _no_log(state if path is None else path)
     yield from _disk(state if path is None else path, reserve_bytes)
+
+
+def _no_log(path: Path) -> Finding:
+    """Look at whether a sidecar could make a log there."""
+    import os
+
+    place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not place.is_dir():
+        return Finding("log", "fault", f"none can be made in {path}: {place} is a file", "choose another: --log DIR")
+    if not os.access(place, os.W_OK | os.X_OK):
+        text = f"there is none yet in {path}, and none can be made: this user cannot write to {place}"
+        return Finding("log", "fault", text, _LET_WRITE)
+    return Finding("log", "ok", f"there is none yet in {path}")
+
+
+def _unwritable(path: Path) -> Path | None:
+    """Return the part of a log that a sidecar writes to and this user cannot, if there is one."""
+    import os
+
+    for one in (path, path / "lock", *(path / name for name in ("segments", "asides", "blobs", "keys"))):
+        if one.exists() and not os.access(one, os.W_OK | (os.X_OK if one.is_dir() else 0)):
+            return one
+    segments = [*path.glob("segments/*.ndjson"), *path.glob("asides/*.ndjson")]
+    return next((one for one in segments if not os.access(one, os.W_OK)), None)
 
 
 def _disk(path: Path, reserve_bytes: int) -> Iterator[Finding]:
@@ -237,6 +262,10 @@ def _log(path: Path, budget_bytes: int) -> Finding:
     used = f"{found.records} records, {size(found.size_bytes)} of {size(budget_bytes)}"
     if damage := [fault for fault in found.faults if fault not in found.torn]:
         return Finding(topic, "fault", "; ".join(damage), f"mlzoo log repair {path}")
+    if (part := _unwritable(path)) is not None:
+        return Finding(
+            topic, "fault", f"{used}; this user cannot write to {part}, so no sidecar can use it", _LET_WRITE
+        )
     if found.torn:
         return Finding(topic, "warning", f"{used}; {'; '.join(found.torn)}", "the next start cuts that off by itself")
     return Finding(topic, "ok", f"{used}, all whole")
