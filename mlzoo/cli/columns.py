@@ -9,15 +9,18 @@ if TYPE_CHECKING:
 
 
 def size(size_bytes: int) -> str:
-    """Return a size as people read it, in powers of ten: 91.6 MB. Nothing known is a dash."""
-    if size_bytes == 0:
-        return "-"
+    """Return a size as people read it, in powers of ten: 91.6 MB."""
     amount = float(size_bytes)
     for unit in ("B", "kB", "MB"):
         if amount < 1000:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} GB"
+
+
+def size_or_dash(size_bytes: int) -> str:
+    """Return the same of a size where 0 says that there is nothing, or nothing known."""
+    return size(size_bytes) if size_bytes else "-"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

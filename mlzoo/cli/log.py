@@ -118,8 +118,23 @@ def run(args: Namespace) -> int:
             case _:
                 _refuse_newer(args.directory)
                 return _tail(args.directory, args.lines, follow=args.follow, as_json=_as_json(args))
-    except OSError as error:  # Of the log, or of stdout: that is for the program to find out.
-        raise StorageFailed(f"the log {args.directory} cannot be read: {error}", reason="failed") from error
+    except OSError as error:  # Of the log, of a recording, or of stdout: that last is for the program to find out.
+        raise StorageFailed(_unusable(args, error), reason="failed") from error
+
+
+def _unusable(args: Namespace, error: OSError) -> str:
+    """Say what could not be done with which file."""
+    match args.log_command:
+        case "repair":
+            return f"the log {args.directory} cannot be repaired: {error}"
+        case "export" if not _is_in(error.filename, args.directory):
+            return f"the recording {args.output} cannot be written: {error.strerror or error}"
+        case _:
+            return f"the log {args.directory} cannot be read: {error}"
+
+
+def _is_in(name: object, directory: Path) -> bool:
+    return isinstance(name, str | Path) and directory.absolute() in Path(name).absolute().parents
 
 
 def _refuse_newer(path: Path) -> None:
@@ -173,10 +188,8 @@ def _verify(path: Path) -> int:
     verdict = (
         "all whole" if not found.faults else "whole but for its end" if found.faults == found.torn else "NOT whole"
     )
-    print(
-        f"{found.id}: {found.records} records ({found.oldest_seq} to {found.last_seq}) in {found.segments} segments, "
-        f"{found.asides} asides, {found.blobs} blobs: {verdict}"
-    )
+    records = f"{found.records} records ({found.oldest_seq} to {found.last_seq})" if found.records else "no records"
+    print(f"{found.id}: {records} in {found.segments} segments, {found.asides} asides, {found.blobs} blobs: {verdict}")
     return 1 if found.faults else 0
 
 

@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _list(settings: Config, store: Store, *, as_json: bool) -> int:
-    from mlzoo.cli.columns import columns, size
+    from mlzoo.cli.columns import columns, size_or_dash
 
     described = [_describe(store, entry) for _, entry in sorted(settings.models.items())]
     broken = [{"name": name, "state": "broken", "error": why} for name, why in sorted(settings.broken.items())]
@@ -95,8 +95,8 @@ def _list(settings: Config, store: Store, *, as_json: bool) -> int:
     for model in described:
         default = [kind for kind, name in attrs.asdict(settings.defaults).items() if name == model["name"]]
         rows.append((
-            model["name"], model["kind"], model["state"], size(model["disk_bytes"]), size(model["download_bytes"]),
-            model["licence"]["spdx"], ", ".join(default),
+            model["name"], model["kind"], model["state"], size_or_dash(model["disk_bytes"]),
+            size_or_dash(model["download_bytes"]), model["licence"]["spdx"], ", ".join(default),
         ))  # fmt: skip
     rows += [(model["name"], "-", model["state"], "-", "-", "-", "") for model in broken]
     print(columns(rows))
@@ -122,7 +122,7 @@ def _describe(store: Store, entry: ModelEntry) -> dict[str, Any]:
 
 
 def _info(store: Store, entry: ModelEntry, *, verify: bool, as_json: bool) -> int:
-    from mlzoo.cli.columns import columns, size
+    from mlzoo.cli.columns import columns, size_or_dash
 
     described = _describe(store, entry)
     installed = store.find(entry)
@@ -134,7 +134,7 @@ def _info(store: Store, entry: ModelEntry, *, verify: bool, as_json: bool) -> in
             **{key: value for key, value in described.items() if value not in (None, [])},
             "licence": f"{entry.licence.spdx}, {entry.licence.url}",
             "aliases": ", ".join(entry.aliases) or "-",
-            **{key: size(described[key]) for key in ("download_bytes", "disk_bytes", "memory_bytes")},
+            **{key: size_or_dash(described[key]) for key in ("download_bytes", "disk_bytes", "memory_bytes")},
         }
         print(columns([(key.removesuffix("_bytes"), str(value)) for key, value in shown.items()]))
         if installed is None:

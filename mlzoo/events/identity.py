@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mlzoo.errors import LogUnusable, StorageFailed
+from mlzoo.events.recovery import NO_SPACE
 from mlzoo.events.segments import FORMAT
 
 if TYPE_CHECKING:
@@ -76,11 +77,14 @@ def locked(path: Path) -> LogUnusable:
 
 def unwritable(path: Path, error: OSError) -> LogUnusable:
     """Return the error for a log that the disk or its permissions keep from being written."""
+    is_full = error.errno in NO_SPACE
     return LogUnusable(
         f"the log {path} cannot be written: {error}",
         reason="unwritable",
         path=str(path),
-        remedy="choose a directory that this user can write to, with --log",
+        remedy="make room on that disk, or choose a directory on another one with --log"
+        if is_full
+        else "choose a directory that this user can write to, with --log",
     )
 
 

@@ -46,6 +46,9 @@ async def repair(world: World, path: Path) -> tuple[str, ...]:
             lost.append(await _cut(groups, first, offset))
         for first, offset in aside_cuts:
             lost.append(await _cut(asides, first, offset))
+        if cuts and not _holds_records(Segments(world.disk, groups.directory)):
+            kept = groups.directory / "*.cut-*"
+            lost.append(f"the log is EMPTY now: no record is left in it; all that it held was cut, and lies in {kept}")
         return tuple(lost)
     finally:
         lock.release()
@@ -56,6 +59,10 @@ def _has_identity(world: World, path: Path) -> bool:
         return read_identity(world, path) is not None
     except LogUnusable:
         return False
+
+
+def _holds_records(segments: Segments) -> bool:
+    return any(segments.scan(first).last_seq >= first for first in segments.firsts)
 
 
 def _damage(segments: Segments, *, ordered: bool) -> list[tuple[int, int]]:

@@ -221,6 +221,48 @@ def test_repair_cuts_at_the_damage_keeps_what_it_cut_and_changes_the_id(path, ca
     assert trio.run(reopen, path) == (2, ())
 
 
+def test_repair_says_plainly_that_nothing_is_left_and_where_it_lies(path, capsys):
+    whole = segment(path).read_bytes()
+    flip(segment(path), 30)
+    damaged = segment(path).read_bytes()
+    assert main(["log", "repair", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "the log is EMPTY now: no record is left in it" in said
+    assert said.endswith(f"lies in {path / 'segments' / '*.cut-*'}\n")
+    (kept,) = (path / "segments").glob("*.cut-*")
+    assert kept.read_bytes() == damaged != whole
+    assert main(["log", "verify", str(path)]) == 0
+    assert "no records in 0 segments, 4 asides, 0 blobs: all whole" in capsys.readouterr().out
+    assert trio.run(reopen, path)[0] == 0
+
+
+def test_repair_does_not_call_a_log_empty_that_still_holds_records(path, capsys):
+    flip(segment(path), len(segment(path).read_bytes()) - 20)
+    assert main(["log", "repair", str(path)]) == 0
+    assert "EMPTY" not in capsys.readouterr().out
+
+
+def test_a_recording_that_cannot_be_written_is_not_blamed_on_the_log(path, tmp_path, capsys):
+    output = tmp_path / "none" / "x.ndjson"
+    assert main(["log", "export", str(path), "-o", str(output)]) == 3
+    told = capsys.readouterr().err
+    assert told == f"mlzoo: the recording {output} cannot be written: No such file or directory\n"
+
+
+def test_a_log_that_cannot_be_written_is_said_to_be_that_by_repair(path, capsys):
+    (path / "lock").unlink(missing_ok=True)
+    (path / "lock").mkdir()
+    assert main(["log", "repair", str(path)]) == 3
+    assert f"mlzoo: the log {path} cannot be repaired: " in capsys.readouterr().err
+
+
+def test_a_log_that_cannot_be_read_is_said_to_be_that_by_export(path, tmp_path, capsys):
+    (path / "log.json").unlink()
+    (path / "log.json").mkdir()
+    assert main(["log", "export", str(path), "-o", str(tmp_path / "x.ndjson")]) == 3
+    assert f"mlzoo: the log {path} cannot be read: " in capsys.readouterr().err
+
+
 def test_repair_leaves_a_whole_log_as_it_is(path, capsys):
     before = (path / "log.json").read_bytes()
     assert main(["log", "repair", str(path)]) == 0
