@@ -18,7 +18,7 @@ import trio
 from mlzoo.actors.messages import Order
 from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events import types as ev
-from mlzoo.events.answers import KeptAnswer
+from mlzoo.events.answers import PART_BYTES, KeptAnswer
 from mlzoo.events.commands import ReportKeysFiled
 from mlzoo.views import Delta, Refusal, RequestView, Result
 
@@ -102,39 +102,62 @@ class KeyFiler:
 
     async def _copy_what_is_wanted(self) -> None:
         ledger, log = self._ledger, self._ledger.log
-        log.answers.expire(self._ended_after_ms())
         while True:
+            if log.failed is None:
+                wanted_seq = self._wanted_seq  # More may be wanted by the time that this much is copied.
+                async with log.forgetter.lock:
+                    try:
+                        log.answers.expire(self._ended_after_ms())
+                        ledger.copied_seq = max(ledger.copied_seq, await self._copy_up_to(wanted_seq))
+                    except OSError as error:
+                        log.fail(error)
             await self._pressed.wait()
             self._pressed = trio.Event()
-            if log.failed is not None:
-                continue
-            async with log.forgetter.lock:
-                try:
-                    log.answers.expire(self._ended_after_ms())
-                    copies = await self._copies(max(log.oldest_seq, ledger.copied_seq), self._wanted_seq)
-                    await log.answers.put(copies)
-                except OSError as error:
-                    log.fail(error)
-            ledger.copied_seq = max(ledger.copied_seq, self._wanted_seq)
 
     def _ended_after_ms(self) -> int:
         """Return the moment after which a request must have ended for its result to be kept."""
         return self._ledger.now_ms() - self._ledger.state.bounds.key_ms
 
-    async def _copies(self, first_seq: int, end_seq: int) -> list[KeptAnswer]:
-        """Return what keys stand for whose requests were accepted between two places, where nothing is live."""
-        log, copies, after_seq = self._ledger.log, [], first_seq - 1
+    async def _copy_up_to(self, end_seq: int) -> int:
+        """Copy what keys stand for whose requests were accepted before a place, where nothing is live.
+
+        Returns:
+            Up to where that was done: nothing before is needed for a key.
+        """
+        ledger, log = self._ledger, self._ledger.log
+        next_seq = max(ledger.copied_seq, min(ledger.kept_from(), end_seq), log.oldest_seq)
+        copies: list[KeptAnswer] = []
+        size_bytes = 0
+        while next_seq < end_seq:
+            try:
+                groups = log.read(next_seq - 1, TURN_GROUPS)
+            except OutOfRange:  # Retention has dropped meanwhile what no key needs.
+                next_seq = max(next_seq + 1, log.oldest_seq)
+                continue
+            except LogUnusable:  # What is damaged can be shown to nobody; it ends with its segment at the latest.
+                next_seq = log.segment_after(next_seq) or end_seq
+                continue
+            if not groups:
+                break
+            for event, seq in _accepted(groups):
+                copy = await self._whole_copy(event, seq) if next_seq <= seq < end_seq else None
+                if copy is not None:
+                    copies.append(copy)
+                    size_bytes += sum(len(str(piece)) for piece in copy.pieces)
+            if size_bytes >= PART_BYTES:
+                await log.answers.put(copies)
+                copies, size_bytes = [], 0
+            next_seq = groups[-1].last_seq + 1
+            await trio.lowlevel.checkpoint()
+        await log.answers.put(copies)
+        return min(next_seq, end_seq)
+
+    async def _whole_copy(self, event: ev.RequestAccepted, accepted_seq: int) -> KeptAnswer | None:
+        """Return a copy; None also where what it would hold is damaged or gone: then it can be shown to nobody."""
         try:
-            while after_seq < end_seq - 1 and (groups := log.read(after_seq, TURN_GROUPS)):
-                for event, seq in _accepted(groups):
-                    copy = await self._copy(event, seq) if seq < end_seq else None
-                    if copy is not None:
-                        copies.append(copy)
-                after_seq = groups[-1].last_seq
-                await trio.lowlevel.checkpoint()
+            return await self._copy(event, accepted_seq)
         except (LogUnusable, OutOfRange):
-            pass  # What is damaged can be shown to nobody; what has gone meanwhile nobody needed.
-        return copies
+            return None
 
     async def _copy(self, event: ev.RequestAccepted, accepted_seq: int) -> KeptAnswer | None:
         """Return the result of a request as its host hears it; None where nobody will ask for it, or it is there."""

@@ -67,6 +67,7 @@ class Log:
         self._tail = Tail(settings.tail_bytes)
         self._index = RequestIndex()
         self._reader = GroupReader(self._segments, self._tail, self._index)
+        self.segment_after = self._reader.segment_after  # for who reads on behind what is damaged
         self.answers = KeptAnswers(world.disk, path / "keys")
         self.claims = Claims(self._index, settings.budget_bytes)
         self._retention = Retention(world, self._segments, self._asides.segments, self._blobs, settings, self.claims)

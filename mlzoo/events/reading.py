@@ -55,6 +55,10 @@ class GroupReader:
             yield found
             seq = found.last_seq
 
+    def segment_after(self, seq: int) -> int | None:
+        """Return where the first segment begins that begins after a log_seq; None where there is none."""
+        return next((first for first in self._segments.sizes if first > seq), None)
+
     def whole_segment(self, first: int, last_seq: int) -> Iterator[Group]:
         """Yield the groups of a segment up to last_seq; it is verified as a whole before the first.
 
