@@ -1,18 +1,21 @@
-"""What a host may be told: what the log has, as durably as it was promised, and what a model said. Parts of I4."""
+"""What a host may be told: what the log has, as durably as it was promised, and what a model said.
+
+Parts of I1, I4 and I18.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlzoo.simulation.evidence import TERMINAL, TRANSIENT
+from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, saying
 from mlzoo.simulation.workers import is_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlzoo.simulation.evidence import Evidence, Heard, JsonObject, Record
+    from mlzoo.simulation.evidence import Evidence, Heard, JsonObject, Record, Request
 
-SUSPENDED, EXPIRED = 1008, 1013
+SUSPENDED, UNKNOWN, EXPIRED = 1008, 1012, 1013
 UNRECORDABLE = {1014, 1015}  # what the log itself cannot take
 
 
@@ -22,19 +25,54 @@ def is_shown_early(record: Record, evidence: Evidence) -> bool:
     return waits and evidence.durability == "disk" and not record.is_durable(evidence.disk)
 
 
+def end_of(request: Request) -> Record | None:
+    """Return how a request ended, in this life or an earlier one."""
+    ends = request.terminals or (request.elder.terminals if request.elder is not None else [])
+    return ends[-1] if ends else None
+
+
+def is_piece_recorded(request: Request, said: tuple[int, str], evidence: Evidence) -> bool:
+    """Whether a piece is one of a request's, in the log or in what an earlier life had there."""
+    if said in request.pieces or (request.elder is not None and said in request.elder.pieces):
+        return True
+    return (said[0], None) in request.pieces and evidence.may_be_gone(request)
+
+
+def not_the_first(host: Heard, message: JsonObject, evidence: Evidence) -> Iterator[str]:
+    """Yield where a key answers otherwise than with what became of its request. I18."""
+    words = evidence.calls.get(message["id"], "") if message["id"] is not None else ""
+    if not words.startswith(saying("key-")) or host.asked_often.get(message["id"]) != 1:
+        return
+    log, error = evidence.log, message.get("error")
+    own = log.by_rpc.get(message["id"])
+    decided = end_of(own) if own is not None else None
+    for first in {**log.elders, **log.requests}.values():
+        if evidence.calls.get(first.rpc or "") != words or not first.accepted or evidence.may_be_gone(first):
+            continue
+        end = end_of(first)
+        if end is None or decided is None or decided.data["log_seq"] < end.data["log_seq"]:
+            continue  # It was decided before that, and is told late.
+        data = error.get("data", {}) if error is not None else {}
+        is_expired = error is not None and error["code"] == EXPIRED and data.get("type") != "ahead"
+        if is_expired or (error is not None and error["code"] == UNKNOWN and data.get("what") == "key"):
+            yield f"{first.id} has ended under a key, and nothing is known of it: {error}"
+        elif error is None and message["result"].get("id", first.id) != first.id:
+            yield f"{first.id} has ended under a key, and {message['result']['id']} is told"
+
+
 def is_answer_recorded(message: JsonObject, evidence: Evidence) -> bool:
     """Whether an answer is in the log, as the end of its request or beside it, durable where that was promised."""
     rpc, error = message["id"], message.get("error")
     if error is not None and error["code"] in UNRECORDABLE:
         return True
     request = evidence.log.by_rpc.get(rpc) if rpc is not None else None
-    if request is not None and request.terminals:
-        end = request.terminals[-1]
+    end = end_of(request) if request is not None else None
+    if request is not None and end is not None:
         fits = (error is None) == (end.data["type"] in {"RequestCompleted", "RequestReplied"})
-        if fits and (evidence.durability == "process" or end.is_durable(evidence.disk)):
+        if fits and (evidence.durability == "process" or end.is_durable(evidence.disk) or evidence.is_copied(request)):
             return True
     if request is not None and error is not None and error["code"] == EXPIRED:
-        return request.ephemeral or evidence.forgets > 0  # Its end is there, and its text is not.
+        return evidence.may_be_gone(request)  # Its end is there, and its text is not.
     if request is not None and error is not None and error["code"] == SUSPENDED:
         return any(evidence.durability == "process" or s.is_durable(evidence.disk) for s in request.suspensions)
     asides = [aside.data for aside in evidence.log.asides.get(rpc, ())]
@@ -59,3 +97,19 @@ def wrong_text(host: Heard, message: JsonObject, evidence: Evidence) -> Iterator
     told = "".join(delta["delta"]["content"] for delta in host.deltas.get(message["id"], ()))
     if asked["stream"] and told != text:
         yield f"the pieces of {asked['prompt']} were {told!r}"
+
+
+def unanswered(host: Heard, evidence: Evidence) -> Iterator[str]:
+    """Yield what was not answered once.
+
+    What others than the first asked when the sidecar was leaving need not have been let in, nor what anybody asked
+    after a shutdown; and it waits for a while only for them to read, but for the first, which closed its end, as long
+    as that takes.
+    """
+    log, is_patient = evidence.log, host.first and not evidence.shut_down
+    for rpc, times in host.asked_often.items():
+        answers = len(host.answers.get(rpc, ()))
+        let_in = is_patient or (rpc in log.by_rpc and log.by_rpc[rpc].accepted)
+        is_owed = let_in and not host.deaf and (is_patient or not host.late)
+        if answers > times or (answers < times and is_owed):
+            yield f"{host.name} asked {rpc} {times} times and was answered {answers} times"

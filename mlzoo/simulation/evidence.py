@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
@@ -17,14 +19,14 @@ from mlzoo.core.state import State
 from mlzoo.events import types as ev
 from mlzoo.events.records import is_gone
 from mlzoo.simulation.disk import Inode, SimulatedDisk
-from mlzoo.simulation.histories import ASIDES, GROUPS
+from mlzoo.simulation.histories import ASIDES, GROUPS, LOG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import PurePath
 
 
 JsonObject = dict[str, Any]
+KEYS = PurePath(LOG / "keys")
 TRANSIENT = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TRANSIENT", False)}
 TERMINAL = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TERMINAL", False)}
 
@@ -69,6 +71,7 @@ class Request:
     params_digest: str = ""
     suspensions: list[Record] = attrs.field(factory=list)
     ephemeral: bool = False
+    elder: Request | None = None  # the same as it ended in an earlier life: its records may have gone since
 
 
 @attrs.define
@@ -100,13 +103,32 @@ class Log:
     by_rpc: dict[str | int, Request] = attrs.field(factory=dict)  # the last one under an id
     last_at_ms: int = 0
     loads: int = 0
+    elders: dict[str, Request] = attrs.field(factory=dict)  # with a key, and ended before this life
 
     def request(self, name: str) -> Request:
         """Return what is known of a request."""
         found = self.requests.get(name)
         if found is None:
             found = self.requests[name] = Request(name)
+            elder = found.elder = self.elders.get(name)
+            if elder is not None:  # What its acceptance said holds, though that may be dropped.
+                found.rpc, found.key, found.params_digest = elder.rpc, elder.key, elder.params_digest
+                found.kind, found.ephemeral = elder.kind, elder.ephemeral
+                found.accepted_at_ms, found.deadline_at_ms = elder.accepted_at_ms, elder.deadline_at_ms
         return found
+
+    def begin_again(self) -> Log:
+        """Return an empty one, which knows what has ended under keys, since that outlives its records."""
+        ended = {name: r for name, r in self.requests.items() if r.key and r.accepted and r.terminals}
+        return Log(elders={**ended, **self.elders})
+
+    def lose(self, last_seq: int) -> None:
+        """Note that a crash has left nothing after a log_seq."""
+        lost = [name for name, r in self.elders.items() if r.terminals[-1].data["log_seq"] > last_seq]
+        for name in lost:
+            del self.elders[name]
+            if name in self.requests:
+                self.requests[name].elder = None
 
 
 @attrs.define
@@ -135,7 +157,8 @@ class Evidence:
     said: dict[str, list[str | int]] = attrs.field(factory=dict)  # words -> the calls that said them in this life
     ephemeral: set[str] = attrs.field(factory=set)  # words that nobody may find on the disk, ever
     forgotten: set[str] = attrs.field(factory=set)  # words that nobody may find there any more
-    forgets: int = 0  # how often anybody has asked for that
+    forgets: Counter[str] = attrs.field(factory=Counter)  # words -> the calls that may have had them forgotten
+    calls: dict[str | int, str] = attrs.field(factory=dict)  # what each call says, or asks for, in all lives
     build: int = 0  # of the workers: another one computes other bits
     began_on: dict[str, int] = attrs.field(factory=dict)  # request -> the build that computed its first words
     trace: Any = attrs.field(factory=lambda: hashlib.blake2b(digest_size=8))
@@ -147,13 +170,14 @@ class Evidence:
     def say(self, words: str, call: str | int, *, ephemeral: bool) -> None:
         """Note that a host says words, which may be on the disk again from now on."""
         self.said.setdefault(words, []).append(call)
+        self.calls[call] = words
         self.forgotten.discard(words)
         if ephemeral:
             self.ephemeral.add(words)
 
     def about_to_forget(self, words: str) -> JsonObject:
         """Return what is to be known of a call that has words forgotten, when it is answered."""
-        self.forgets += 1
+        self.forgets[words] += 1
         calls = self.said.get(words, [])
         is_all_recorded = all(call in self.log.by_rpc for call in calls)
         return {"forgets": words, "said": len(calls) if is_all_recorded else -1}
@@ -162,6 +186,20 @@ class Evidence:
         """Note that words were forgotten, unless somebody has said them since."""
         if asked["said"] == len(self.said.get(asked["forgets"], [])):
             self.forgotten.add(asked["forgets"])
+
+    def not_forgotten(self, asked: JsonObject) -> None:
+        """Note that a call has found nothing to forget."""
+        self.forgets[asked["forgets"]] -= 1
+
+    def may_be_gone(self, request: Request | None) -> bool:
+        """Whether the text of a request may have gone because somebody wanted that."""
+        return request is not None and (request.ephemeral or self.forgets[self.calls.get(request.rpc or "", "")] > 0)
+
+    def is_copied(self, request: Request) -> bool:
+        """Whether a power cut would leave a copy of what became of a request, beside the records."""
+        mark = b'"answer":"%b"' % request.id.encode()
+        files = self.disk.durable_files.get(KEYS, {})
+        return any(name.endswith(".answers") and mark in inode.durable for name, inode in files.items())
 
     def on_disk(self, words: set[str]) -> Iterator[str]:
         """Yield where words stand, as prompt or as a piece of an answer, in any file there is, or may come back."""
@@ -179,22 +217,28 @@ def saying(name: object) -> str:
     return f"say-{name}"
 
 
-def is_same_but_forgotten(kept: bytes, found: bytes) -> bool:
-    """Whether two lines are one record, of which either may have lost its text on purpose."""
+def is_same_but_forgotten(kept: bytes, found: bytes, evidence: Evidence) -> bool:
+    """Whether two lines are one record, of which either may have lost text that somebody wanted forgotten."""
     if kept == found:
         return True
+    log = evidence.log
     was, now = orjson.loads(kept), orjson.loads(found)
     texts = was.pop("text", None), now.pop("text", None)
     for record in (was, now):
         record.pop("crc")
         record.pop("blobs", None)
-    return bool(was == now and _is_same_text(*texts))
-
-
-def _is_same_text(was: Any, now: Any) -> bool:
-    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
-        return all(_is_same_text(row, other) for row, other in zip(was, now, strict=True))
-    return was == now or is_gone(was) or is_gone(now)
+    data = was["data"]
+    if was["type"] == "ReportStep" and all(isinstance(text, list) for text in texts):
+        names, pairs = [row["request"] for row in data["rows"]], list(zip(*texts, strict=True))
+    else:
+        names, pairs = [data.get("request"), data.get("target")], [texts]
+    may_be_gone = [evidence.may_be_gone(log.requests.get(name) or log.elders.get(name)) for name in names]
+    if len(pairs) != len(names):
+        may_be_gone = [any(may_be_gone)]
+    return was == now and all(
+        text == other or (gone and (is_gone(text) or is_gone(other)))
+        for (text, other), gone in zip(pairs, may_be_gone, strict=True)
+    )
 
 
 class Mirror:
@@ -242,14 +286,14 @@ class Mirror:
         for _ in (*self.new_groups(), *self.new_asides()):
             pass
 
-    def follow_replaced(self) -> None:
-        """Note that a file of groups was put in the place of another one: the same records, perhaps without text."""
+    def follow_replaced(self) -> Iterator[tuple[bytes, bytes]]:
+        """Note that a file of groups was put in the place of another one; yield each line that was, and that is."""
         for name, inode in self._disk.files.get(GROUPS, {}).items():
             known = self._names.get((GROUPS, name), inode)
             if known is not inode:
-                self._follow(name, known, inode)
+                yield from self._follow(name, known, inode)
 
-    def _follow(self, name: str, known: Inode, inode: Inode) -> None:
+    def _follow(self, name: str, known: Inode, inode: Inode) -> Iterator[tuple[bytes, bytes]]:
         self._names[GROUPS, name] = inode
         self._inodes.append(inode)
         self._offsets[id(inode)] = self._offsets[id(known)]
@@ -259,6 +303,8 @@ class Mirror:
             end += len(line)
             record = here.get(end)
             if record is not None:
+                if record.line != line:
+                    yield record.line, line
                 record.line, record.inode, record.before, record.data = line, inode, known, orjson.loads(line)
 
     def _new(self, directory: PurePath) -> list[Record]:

@@ -151,6 +151,7 @@ class Host:
             message["params"] = {**ask.params, **given, **({"key": ask.key} if ask.key else {})}
         elif ask.method == "resume":
             heard.asked[id_] = {"after": ask.params["after"]}
+            self._evidence.calls[id_] = saying(ask.params["key"])
         elif ask.method == "forget" and "key" in ask.params:
             heard.asked[id_] = self._evidence.about_to_forget(saying(ask.params["key"]))
         elif ask.method == "shutdown":

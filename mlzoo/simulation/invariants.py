@@ -1,4 +1,4 @@
-"""What must hold at every moment of every story: I1 to I17, one function each.
+"""What must hold at every moment of every story: I1 to I18, one function each.
 
 Each is given what has just happened, and what is known so far (``evidence``), and yields what is wrong, one sentence
 each. A function sees only the steps that it names, since there are many. What an invariant cannot see while a story is
@@ -14,7 +14,16 @@ import attrs
 import orjson
 
 from mlzoo.core.state import State
-from mlzoo.simulation.answers import EXPIRED, UNRECORDABLE, is_answer_recorded, is_shown_early, wrong_text
+from mlzoo.simulation.answers import (
+    EXPIRED,
+    UNRECORDABLE,
+    is_answer_recorded,
+    is_piece_recorded,
+    is_shown_early,
+    not_the_first,
+    unanswered,
+    wrong_text,
+)
 from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, Heard, JsonObject, Record, is_same_but_forgotten
 
 if TYPE_CHECKING:
@@ -33,6 +42,14 @@ class Recorded:
     """A record of a group was written."""
 
     record: Record
+
+
+@attrs.frozen
+class Rewritten:
+    """A line of a file of groups was replaced by another one."""
+
+    was: bytes
+    now: bytes
 
 
 @attrs.frozen
@@ -81,9 +98,11 @@ class Ended:
     open_requests: int
 
 
-Step = Recorded | Told | Emitted | Spawned | Recovered | Ended
+Step = Recorded | Rewritten | Told | Emitted | Spawned | Recovered | Ended
 Check = Callable[[Any, "Evidence"], Iterator[str]]
-CHECKS: dict[type, dict[str, Check]] = {kind: {} for kind in (Recorded, Told, Emitted, Spawned, Recovered, Ended)}
+CHECKS: dict[type, dict[str, Check]] = {
+    kind: {} for kind in (Recorded, Rewritten, Told, Emitted, Spawned, Recovered, Ended)
+}
 
 
 def sees(*steps: type) -> Callable[[Check], Check]:
@@ -120,28 +139,16 @@ def I1(step: Recorded | Ended, evidence: Evidence) -> Iterator[str]:  # noqa: N8
                 if r.accepted and not r.terminals and not (r.key and r.suspensions)  # Else it went, with its end.
             )
             for host in evidence.hosts:
-                yield from _unanswered(host, evidence)
+                yield from unanswered(host, evidence)
 
 
-def _unanswered(host: Heard, evidence: Evidence) -> Iterator[str]:
-    """Yield what was not answered once.
-
-    What others than the first asked when the sidecar was leaving need not have been let in, nor what anybody asked
-    after a shutdown; and it waits for a while only for them to read, but for the first, which closed its end, as long
-    as that takes.
-    """
-    log, is_patient = evidence.log, host.first and not evidence.shut_down
-    for rpc, times in host.asked_often.items():
-        answers = len(host.answers.get(rpc, ()))
-        let_in = is_patient or (rpc in log.by_rpc and log.by_rpc[rpc].accepted)
-        is_owed = let_in and not host.deaf and (is_patient or not host.late)
-        if answers > times or (answers < times and is_owed):
-            yield f"{host.name} asked {rpc} {times} times and was answered {answers} times"
-
-
-@sees(Recovered)
-def I2(step: Recovered, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+@sees(Recovered, Rewritten)
+def I2(step: Recovered | Rewritten, evidence: Evidence) -> Iterator[str]:  # noqa: N802
     """No acknowledged event is lost."""
+    if isinstance(step, Rewritten):
+        if not is_same_but_forgotten(step.was, step.now, evidence):
+            yield f"nobody wanted that forgotten: {step.was!r}"
+        return
     kept, groups = evidence.kept, evidence.log.groups
     found = [record.line for record in groups]
     if kept and groups:
@@ -149,7 +156,7 @@ def I2(step: Recovered, evidence: Evidence) -> Iterator[str]:  # noqa: N802
         found = found[max(0, orjson.loads(kept[0])["log_seq"] - groups[0].data["log_seq"]) :]
     if found[: len(kept)] != kept:
         pairs = zip(kept, found, strict=False)
-        if len(found) < len(kept) or not evidence.forgets or not all(is_same_but_forgotten(*pair) for pair in pairs):
+        if len(found) < len(kept) or not all(is_same_but_forgotten(*pair, evidence) for pair in pairs):
             yield f"a crash had to leave {len(kept)} records, not all of them are among the {len(found)} found"
     if step.state is not None and groups and groups[-1].data["log_seq"] != step.last_seq:
         yield f"the log ends at {step.last_seq} and its files at {groups[-1].data['log_seq']}"
@@ -188,7 +195,7 @@ def I4(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
             params = message["params"]
             request = evidence.log.by_rpc.get(params["request"])
             said = params["seq"], params["delta"]["content"]
-            if request is None or not (said in request.pieces or (said[0], None) in request.pieces):
+            if request is None or not is_piece_recorded(request, said, evidence):
                 yield f"a piece is not in the log: {params}"
         case "event":
             params = message["params"]
@@ -236,7 +243,7 @@ def I6(step: Recorded, evidence: Evidence) -> Iterator[str]:  # noqa: N802
     data, log = step.record.data, evidence.log
     fields = data["data"]
     if data["type"] == "RequestAccepted" and fields.get("key"):
-        ran = [request.id for request in log.requests.values() if request.key == fields["key"]]
+        ran = [r.id for r in {**log.elders, **log.requests}.values() if r.key == fields["key"]]
         if len(ran) > 1:
             yield f"{fields['key']} runs as {ran}"
     if data["type"] == "RequestAttached":
@@ -380,6 +387,13 @@ def I17(step: Told | Ended | Recovered, evidence: Evidence) -> Iterator[str]:  #
         return
     yield from (f"though forgotten, there is {place}" for place in evidence.on_disk(evidence.forgotten))
     yield from (f"though ephemeral, there is {place}" for place in evidence.on_disk(evidence.ephemeral))
+
+
+@sees(Told)
+def I18(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """What has ended under a key, and is neither forgotten nor ephemeral, is told whenever it is asked for."""
+    if "method" not in step.message:
+        yield from not_the_first(step.host, step.message, evidence)
 
 
 assert {"RequestStreamed"} <= TRANSIENT, "tokens wait for no sync"

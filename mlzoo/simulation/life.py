@@ -20,7 +20,7 @@ from mlzoo.config import Config
 from mlzoo.config.schema import Defaults, Licence, Limits, LogConfig, ModelEntry
 from mlzoo.devices import Device
 from mlzoo.simulation import faults, invariants
-from mlzoo.simulation.answers import UNRECORDABLE
+from mlzoo.simulation.answers import UNKNOWN, UNRECORDABLE
 from mlzoo.simulation.evidence import Heard, Mirror
 from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.hosts import Host
@@ -199,7 +199,8 @@ class Life:
         if step == "write":
             self._look()
         elif step == "replace":
-            self._mirror.follow_replaced()
+            for was, now in self._mirror.follow_replaced():
+                self._check(invariants.Rewritten(was, now))
         self.count(POINTS.get(step))
 
     def _look(self) -> None:
@@ -247,9 +248,12 @@ class Life:
                 heard.nameless += 1
             heard.answers.setdefault(message["id"], []).append(message)
             asked = heard.asked.get(message["id"]) if message["id"] is not None else None
+            code = message.get("error", {}).get("code")
             if asked and "forgets" in asked and "result" in message:
                 self.evidence.forget(asked)
-            if message.get("error", {}).get("code") in UNRECORDABLE:
+            elif asked and "forgets" in asked and code == UNKNOWN:
+                self.evidence.not_forgotten(asked)
+            if code in UNRECORDABLE:
                 self.evidence.storage_failed = True
         self._check(invariants.Told(heard, message))
 

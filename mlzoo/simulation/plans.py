@@ -188,6 +188,8 @@ def draw(seed: int) -> StoryPlan:
     durability: Literal["disk", "process"] = "process" if random.random() < 0.15 else "disk"
     count = random.choice((1, 2, 2, 3))
     lives = tuple(_life(random, durability, last=number == count - 1) for number in range(count))
+    if random.random() < 0.06:  # What a key stands for outlives its records: rare by chance.
+        lives = (*lives[:-1], _outliving(random, lives[-1]))
     return StoryPlan(seed, lives, durability)
 
 
@@ -204,6 +206,27 @@ def _life(random: Random, durability: str, *, last: bool) -> LifePlan:
     sync_s, small = random.choice((0.0, 0.0, 0.01, 2.0)), random.random() < 0.3
     keep_s = random.choice((0.4, 40.0)) if small and random.random() < 0.5 else None
     return LifePlan(tuple(hosts), struck, None if last else crash, sync_s, small, keep_s)
+
+
+def _outliving(random: Random, life: LifePlan) -> LifePlan:
+    """Return a life whose first host asks again under a key when the segment of its request has gone by its age."""
+    keyed = _keyed(random, random.choice((0, 1, 2, 3)))
+    again = random.choice((keyed, Ask("resume", {"key": keyed.key, "after": -1})))
+    filling = [Ask("chat", {"model": "toy", "stream": True}, pieces=9) for _ in range(3)]
+    scene: tuple[Action, ...] = (
+        keyed,
+        Settle(),
+        *filling,
+        Settle(),
+        Pause(3.0),
+        *filling,
+        Settle(),
+        Pause(3.0),
+        again,
+        Settle(),
+    )
+    first = attrs.evolve(life.hosts[0], actions=scene + life.hosts[0].actions, room_bytes=1 << 18)
+    return attrs.evolve(life, hosts=(first, *life.hosts[1:]), small_segments=True, keep_s=0.4)
 
 
 def _host(random: Random) -> HostPlan:

@@ -23,7 +23,6 @@ from mlzoo.simulation import invariants, schedule
 from mlzoo.simulation.byte_disk import ByteDisk, at_once
 from mlzoo.simulation.disk import SimulatedDisk
 from mlzoo.simulation.evidence import Evidence, Mirror
-from mlzoo.simulation.evidence import Log as LogSeen
 from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.life import Life, Violation, config_of
 from mlzoo.simulation.plans import StoryPlan, draw
@@ -83,7 +82,7 @@ def _live(
 ) -> tuple[SimulatedDisk, list[Violation], int]:
     """Live one life; return the disk that it left, what was violated, and how many steps were checked."""
     evidence.disk = disk
-    evidence.log, evidence.hosts, evidence.spawned, evidence.incidents = LogSeen(), [], 0, []
+    evidence.log, evidence.hosts, evidence.spawned, evidence.incidents = evidence.log.begin_again(), [], 0, []
     evidence.began_ms = evidence.began_at_ms = 0
     evidence.said, evidence.shut_down, evidence.drops = {}, False, plan.keep_s is not None
     life = Life(number, plan, seed, disk, evidence, ids)
@@ -111,7 +110,7 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
     )
     evidence.disk = disk
     bytes_disk = ByteDisk(image)
-    evidence.log = LogSeen()
+    evidence.log = evidence.log.begin_again()
     oldest_seq, last_seq, state, whole, again = 1, 0, None, None, True
     faults: tuple[str, ...] = ()
     try:
@@ -128,6 +127,7 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
         faults = (f"a crash alone made the log unusable: {error.message}",)
     except orjson.JSONDecodeError as error:
         faults = (f"recovery left a record that is none: {error}",)
+    evidence.log.lose(last_seq)
     left = [record.line for record in evidence.log.groups]
     step = invariants.Recovered(oldest_seq, last_seq, state, whole, again, faults)
     evidence.note("recovered", last_seq)

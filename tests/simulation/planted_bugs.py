@@ -12,8 +12,9 @@ from mlzoo.actors.worker import Worker
 from mlzoo.core import keys, schedule
 from mlzoo.core.state import State
 from mlzoo.events import commands as cmd
-from mlzoo.events import framing, recovery
+from mlzoo.events import forgetting, framing, recovery
 from mlzoo.events import types as ev
+from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.durability import Durability
 from mlzoo.events.forgetting import Forgetter
 from mlzoo.events.log import Log
@@ -234,6 +235,22 @@ def forgetting_forgets_nothing(patch):
     patch.setattr(Forgetter, "forget", forget)
 
 
+def forgetting_takes_the_text_of_others(patch):
+    without_rows = forgetting._without_rows
+
+    def without_all(line, start, rows, which):
+        return without_rows(line, start, rows, [True] * len(which))
+
+    patch.setattr(forgetting, "_without_rows", without_all)
+
+
+def what_keys_stand_for_is_not_copied(patch):
+    async def put(self, _answers):
+        return
+
+    patch.setattr(KeptAnswers, "put", put)
+
+
 def subscribers_miss_commands(patch):
     params = cursors.event_params
 
@@ -254,6 +271,8 @@ def whatever_goes_on_is_prefilled(patch):
 APP_BUGS = {
     ephemeral_text_is_recorded: {"I17"},
     forgetting_forgets_nothing: {"I17"},
+    forgetting_takes_the_text_of_others: {"I2"},
+    what_keys_stand_for_is_not_copied: {"I18"},
     subscribers_miss_commands: {"I3", "I4"},
     keys_are_forgotten: {"I6"},
     other_params_are_taken_for_the_same: {"I6"},
