@@ -15,7 +15,7 @@ from mlzoo.actors.messages import Order
 from mlzoo.core.apply import Folding
 from mlzoo.core.state import WorkerState, needed_from, under_key
 from mlzoo.errors import Failure, LogUnusable, StorageFailed
-from mlzoo.events.commands import Start
+from mlzoo.events.commands import Start, Submit
 from mlzoo.events.identity import unwritable
 from mlzoo.events.records import CORE_VERSION, Group, is_terminal, request_of
 from mlzoo.events.segments import newer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlzoo.core.state import State
-    from mlzoo.events.commands import JsonObject, KeyFacts, Resume, Submit
+    from mlzoo.events.commands import JsonObject, KeyFacts, Resume
     from mlzoo.events.keys import KeyIndex
     from mlzoo.events.log import Log
     from mlzoo.world import Clock
@@ -91,7 +91,8 @@ class Ledger:
         except LogUnusable as error:  # Nobody can say whether it is free, or what it stands for.
             return attrs.evolve(command, known=filed, kept_from=self.log.last_seq + 1, refused=error.failure())
         refused = command.refused
-        if ended is None and filed is None and self.log.claims.keys_are_full():
+        is_new = isinstance(command, Submit) and ended is None and filed is None  # A resume binds no key.
+        if is_new and self.log.claims.keys_are_full():
             refused = _keys_are_full()
         return attrs.evolve(command, known=filed, kept_from=kept_from, refused=refused)
 

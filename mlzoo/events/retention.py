@@ -80,8 +80,11 @@ class Claims:
             self._unread[connection] = first
 
     def keys_are_full(self) -> bool:
-        """Whether there is no room for what a new key will stand for."""
-        return self.keys_bytes() > self._budget_bytes // 2
+        """Whether there is no room for what a new key will stand for; then what has expired is looked for."""
+        full = self.keys_bytes() > self._budget_bytes // 2
+        if full:
+            self.press(0)
+        return full
 
     def needs(self, aside_end: int) -> Needs:
         """Return what is to be spared now; no aside is numbered aside_end yet."""

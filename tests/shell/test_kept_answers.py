@@ -148,7 +148,27 @@ async def test_where_keys_fill_their_part_of_the_budget_new_ones_are_refused_and
         error = await sidecar.host.refused("chat", {**asked, "key": "new"})
         assert (error["code"], error["data"]["reason"], error["data"]["retryable"]) == (1014, "keys_full", True)
         assert await sidecar.host.call("chat", asked) == first
+        assert (await sidecar.host.refused("resume", {"key": "new"}))["code"] == 1012, "it was never bound"
         assert (await sidecar.host.result(say(sidecar, "hello")))["message"]["content"] == "hello"
+
+
+async def test_where_keys_fill_their_part_of_the_budget_a_new_one_has_what_expired_go(small, autojump_clock):
+    small.limit(key_days=0.5)
+    async with small.begin(leave=False) as sidecar:
+        await sidecar.host.result(say(sidecar, SECRET, key="k"))
+        await fill(sidecar)
+        kept_bytes = sidecar.services.log.answers.size_bytes()
+        assert kept_bytes
+        sidecar.services.log.claims.keys_bytes = lambda: (
+            SMALL.budget_bytes * sidecar.services.log.answers.size_bytes() // kept_bytes
+        )
+        await sidecar.sleep_h(13)
+        ask = {"model": "toy", "messages": [{"role": "user", "content": "hello"}], "key": "new"}
+        assert (await sidecar.host.refused("chat", ask))["data"]["reason"] == "keys_full"
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await sidecar.host.call("chat", ask))["message"]["content"] == "hello"
+        assert files_with(small, SECRET) == []
+        await sidecar.leave()
 
 
 async def test_a_host_that_is_slow_to_hear_an_answer_again_hears_it_whole_though_its_records_go(small, autojump_clock):
