@@ -59,10 +59,12 @@ def models_that_fit(device: Device, settings: Config, store: Store) -> dict[str,
 
 
 def _shown(device: Device, fits: dict[str, bool]) -> str:
-    from mlzoo.cli.columns import size
+    from mlzoo.cli.columns import size_or_dash
 
     lines = [f"{device.name}: {device.description}"]
-    lines.append(f"  memory  {size(device.memory_free_bytes)} free of {size(device.memory_total_bytes)}")
+    lines.append(
+        f"  memory  {size_or_dash(device.memory_free_bytes)} free of {size_or_dash(device.memory_total_bytes)}"
+    )
     lines.append(f"  dtypes  {', '.join(device.dtypes)}")
     answers: list[tuple[str, Any]] = [
         ("fits", ", ".join(name for name, does in fits.items() if does)),

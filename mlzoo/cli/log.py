@@ -102,9 +102,10 @@ def run(args: Namespace) -> int:
         if not is_log(RealDisk(), args.directory):
             print(f"mlzoo log: there is no log in {args.directory}", file=sys.stderr)
             return 2
+        if args.log_command not in ("verify", "repair"):  # which look deeper, at each record
+            _refuse_newer(args.directory)
         match args.log_command:
             case "stat":
-                _refuse_newer(args.directory)
                 return _stat(args.directory)
             case "verify":
                 return _verify(args.directory)
@@ -113,10 +114,8 @@ def run(args: Namespace) -> int:
             case "export":
                 return _export(args)
             case "cat":
-                _refuse_newer(args.directory)
                 return _cat(args.directory, as_json=_as_json(args))
             case _:
-                _refuse_newer(args.directory)
                 return _tail(args.directory, args.lines, follow=args.follow, as_json=_as_json(args))
     except OSError as error:  # Of the log, of a recording, or of stdout: that last is for the program to find out.
         raise StorageFailed(_unusable(args, error), reason="failed") from error

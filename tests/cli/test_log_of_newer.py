@@ -83,6 +83,13 @@ def test_a_segment_of_a_newer_version_is_refused_and_left_alone(path, capsys, di
     assert "a segment was written with" in capsys.readouterr().err
 
 
+def test_no_recording_is_made_of_a_log_with_a_newer_segment(path, tmp_path, capsys):
+    rewrite(segment(path, "asides"), 0, format=9)
+    assert main(["log", "export", str(path), "-o", str(tmp_path / "x.ndjson")]) == 3
+    assert "a segment was written with format 9" in capsys.readouterr().err
+    assert not (tmp_path / "x.ndjson").exists()
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
