@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mlzoo.simulation.pipe import Pipe
 
 PATIENCE_S = 60.0  # of virtual time, that the sidecar may be later than it was
+DAY_MS = 24 * 3600 * 1000
 NOT_AGAIN = frozenset({"models.pull", "models.remove"})
 """Methods that change the machine and not only the log."""
 
@@ -47,7 +48,7 @@ class Stage:
     Attributes:
         is_real: with real weights, processes and time.
         refuse: says why a line of a host's cannot be sent again; None where it can.
-        prepare: called once the first life has begun, with its sidecar; what it raises ends the run.
+        prepare: called once a life has begun, with its sidecar; what it raises ends the run.
     """
 
     config: Config
@@ -66,6 +67,7 @@ class Again:
         heard: what was heard: connection and number of the line -> that.
         skipped: which lines were not sent, and why.
         unplaced: what of the recorded model's answers nobody waited for.
+        world: the one around the latest life.
     """
 
     def __init__(self, found: Recording, stage: Stage) -> None:
@@ -79,18 +81,20 @@ class Again:
         self.news = trio.Event()
         self.lives = 0
         self.requests: set[str | None] = set()
-        self._world = attrs.evolve(stage.world, ids=self.drawn, seeds=DrawnSeeds(self.drawn))
+        self.world = attrs.evolve(stage.world, ids=self.drawn, seeds=DrawnSeeds(self.drawn))
         answered = {(line["sidecar"], line.get("for")): line["result"] for line in found.lines if "result" in line}
         self._answers = answered
 
     async def run(self, lives: tuple[Life, ...]) -> None:
         """Run all lives."""
         self.requests = {item.request for life in lives for item in life.inputs if isinstance(item, Said)}
+        bounds = next((life.bounds for life in lives if life.bounds is not None), None)
         for life in lives:
             self.lives += 1
-            await _Living(self, life, self._world).live()
-            if life.crashed and isinstance(self._world.disk, SimulatedDisk):
-                self._world = attrs.evolve(self._world, disk=self._world.disk.copy())
+            bounds = life.bounds or bounds
+            await _Living(self, life, self.world, limited(self.stage.config, bounds)).live()
+            if life.crashed and isinstance(self.world.disk, SimulatedDisk):
+                self.world = attrs.evolve(self.world, disk=self.world.disk.copy())
 
     def heard(self) -> dict[tuple[str, int], Heard]:
         """Return what was heard of each line that was sent."""
@@ -134,7 +138,7 @@ class Again:
 class _Living:
     """One life."""
 
-    def __init__(self, again: Again, life: Life, world: World) -> None:
+    def __init__(self, again: Again, life: Life, world: World, config: Config) -> None:
         self._again = again
         self._life = life
         self._stage = again.stage
@@ -148,7 +152,7 @@ class _Living:
         self._began_s = trio.current_time()
         is_real = self._stage.is_real
         self._app = mlzoo.app.Sidecar(
-            self._stage.config,
+            config,
             world,
             stderr=again.stderr,
             spawn=None if is_real else self._spawn,
@@ -172,7 +176,7 @@ class _Living:
     async def _tell(self, nursery: trio.Nursery, stdio: Pipe) -> None:
         while getattr(self._app, "_services", None) is None:  # noqa: ASYNC110 - nothing tells of it
             await trio.sleep(0.001)  # The log is being opened.
-        if self._stage.prepare is not None and self._again.lives == 1:
+        if self._stage.prepare is not None:
             await self._stage.prepare(self._app)
         for item in self._life.inputs:
             if isinstance(item, Said):
@@ -182,6 +186,9 @@ class _Living:
                 await self._turn_of(item)
                 await self._report(item)
         await self._turn_of(None)
+        if not self._stage.is_real:  # What it decided by the clock alone is to happen again too.
+            await trio.sleep_until(self._began_s + (self._life.took_ms + 1) / 1000)
+            await trio.testing.wait_all_tasks_blocked()
         if self._life.crashed:
             self._scope.cancel()
             return
@@ -255,6 +262,8 @@ class _Living:
             raise OSError(first.data["failure"].get("data", {}).get("reason", ""))
         loads = {report.data["model"] for report in coming if report.command in ("ReportLoaded", "ReportLoadFailed")}
         models: Mapping[str, Line] = self._again.found.header.get("models", {})
+        if self._life.bounds is not None and self._again.found.header.get("folds", True):
+            models = {}  # Every load of this life is in the recording; one that is not came to nothing.
         facts = {name: known for name, known in models.items() if name not in loads}
         says_up = first is None or first.command != "ReportWorkerUp"
         worker = RecordedWorker(device, facts, self._again.notify, says_up=says_up)
@@ -322,3 +331,17 @@ class _Living:
 
 def _is_not_started(report: Reported) -> bool:
     return report.command == "ReportLoadFailed" and report.data["failure"]["message"].startswith(NOT_STARTED)
+
+
+def limited(config: Config, bounds: Line | None) -> Config:
+    """Return a configuration with the limits that a life had; of an unknown life, with those of its own."""
+    limits = attrs.evolve(config.limits, disk_reserve_bytes=0)
+    if bounds is not None:
+        limits = attrs.evolve(
+            limits,
+            max_queued=bounds["max_queued"],
+            max_running=bounds["max_running"],
+            drain_s=bounds["drain_ms"] / 1000,
+            key_days=(bounds.get("key_ms") or 7 * DAY_MS) / DAY_MS,
+        )
+    return attrs.evolve(config, limits=limits)

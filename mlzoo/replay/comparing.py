@@ -17,7 +17,7 @@ from mlzoo.replay.differences import Difference, differences
 from mlzoo.replay.volatile import UNCOMPARED, steady
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from mlzoo.events.recording import Recording
     from mlzoo.replay.stand_ins import Heard
@@ -44,7 +44,10 @@ class Verdict:
 
 
 def verdicts(
-    recorded: Recording, heard: Mapping[tuple[str, int], Heard], tokens: tuple[Tokens, Tokens] | None = None
+    recorded: Recording,
+    heard: Mapping[tuple[str, int], Heard],
+    tokens: tuple[Tokens, Tokens] | None = None,
+    unheard: Collection[tuple[str, int]] = (),
 ) -> list[Verdict]:
     """Compare every line that was sent again.
 
@@ -52,6 +55,7 @@ def verdicts(
         recorded: what was heard then.
         heard: what was heard again; lines that are missing here were not sent.
         tokens: with real weights: the token ids of then and of now.
+        unheard: calls whose host was gone when they came to their end.
     """
     pieces, answers = _recorded(recorded)
     result = []
@@ -60,7 +64,8 @@ def verdicts(
         again = heard.get(key)
         if again is None or "id" not in line:
             continue
-        before = (pieces.get(key, []), answers.get(key))
+        is_unheard = key in unheard and again.answer is None
+        before = (pieces.get(key, []), None if is_unheard else answers.get(key))
         if tokens is not None and line.get("method") in GENERATES:
             found, allowed = _of_weights(line, before, again, [ids.get((key[0], line["id"])) for ids in tokens])
         else:

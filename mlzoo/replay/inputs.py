@@ -16,6 +16,8 @@ import attrs
 from mlzoo.events.recording import Line
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from mlzoo.events.recording import Recording
 
 FROM_WORKERS = frozenset(
@@ -75,6 +77,7 @@ class Life:
         stdio: the connection to the host that spawned it, where it said anything.
         bounds: the limits that were in force, where the recording has its start.
         probes: what each look at the devices found.
+        took_ms: how long it lived, by its last decision.
         crashed: whether the next life began before this one had ended.
     """
 
@@ -82,6 +85,7 @@ class Life:
     stdio: str | None
     bounds: Line | None
     probes: tuple[Line, ...]
+    took_ms: int
     crashed: bool
 
 
@@ -121,6 +125,7 @@ def _life(number: int, inputs: list[Said | Reported], groups: list[Line], number
         stdio=next(iter(connections), None),
         bounds=next((data["bounds"] for kind, _, data in commands if kind == "Start"), None),
         probes=tuple([data for kind, _, data in commands if kind == "ReportDevices"]),
+        took_ms=own[-1]["at_ms"] - own[0]["at_ms"] if own else 0,
         crashed=number < max(numbers, default=0) and not _has_stopped(own),
     )
 
@@ -134,6 +139,47 @@ def _lives(groups: list[Line]) -> list[int]:
 
 def _has_stopped(groups: list[Line]) -> bool:
     return any(event[0] == "SidecarStopped" for group in groups[-1:] for event in group["events"])
+
+
+def taken_up(groups: Iterable[Line], requests: Collection[str | None]) -> list[dict[str, Line]]:
+    """Return what became of requests when a life took up what the one before had left: one mapping for each start."""
+    return [
+        {
+            event["request"]: {"event": kind, **{name: value for name, value in event.items() if name != "caller"}}
+            for kind, _, event in group["events"]
+            if "request" in event and event["request"] in requests
+        }
+        for group in groups
+        if group["command"][0] == "Start"
+    ]
+
+
+def unheard(found: Recording, lives: Iterable[Life]) -> frozenset[tuple[str, int]]:
+    """Return the calls, as connection and line, that were under way when their sidecar crashed.
+
+    The recording has the answer that the next life gave them in its log; their host was gone by then.
+    """
+    ended: set[str] = set()
+    for left in taken_up(found.groups(), _requests(found)):
+        ended |= left.keys()
+    for group in found.groups():
+        ended |= {
+            event["request"] for kind, _, event in group["events"] if kind == _ATTACHED and event["target"] in ended
+        }
+    return frozenset(
+        (item.connection, item.line["n"])
+        for life in lives
+        if life.crashed
+        for item in life.inputs
+        if isinstance(item, Said) and item.request in ended
+    )
+
+
+_ATTACHED = "RequestAttached"
+
+
+def _requests(found: Recording) -> frozenset[str]:
+    return frozenset(data["request"] for group in found.groups() if (data := group["command"][2]).get("request"))
 
 
 def placed(lines: list[Line], groups: list[Line]) -> list[tuple[int, Line, Line | None]]:

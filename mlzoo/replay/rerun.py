@@ -22,9 +22,10 @@ from mlzoo.events.records import CORE_VERSION
 from mlzoo.replay import weights
 from mlzoo.replay.again import NOT_AGAIN, Again, Stage
 from mlzoo.replay.comparing import Verdict, verdicts
-from mlzoo.replay.differences import SHOWN_DIFFERENCES
-from mlzoo.replay.inputs import lives_of
+from mlzoo.replay.differences import SHOWN_DIFFERENCES, differences
+from mlzoo.replay.inputs import lives_of, taken_up, unheard
 from mlzoo.replay.recorded_model import RecordedStore
+from mlzoo.replay.telling import Told, line_of, tell
 from mlzoo.simulation import schedule
 from mlzoo.simulation.disk import SimulatedDisk
 from mlzoo.simulation.weights import weights_in_memory
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 LOG = Path("/log")
 TURNS_PER_LINE = 200  # of the scheduler, after which something goes round in a circle
 LONGER_S = 3600.0  # of virtual time, that a session may take longer than it took
-DAY_MS = 24 * 3600 * 1000
 
 
 @attrs.frozen(kw_only=True)
@@ -89,20 +89,20 @@ def rerun(found: Recording, config: Config) -> Rerun:
         ConfigError: There is nothing in it that could be run.
     """
     lives = _lives(found)
-    stage = Stage(
-        config=config_for(found, lives, config), world=simulated_world(0, SimulatedDisk()), log=LOG, refuse=refusal
-    )
+    stage = Stage(config=config_for(found, config), world=simulated_world(0, SimulatedDisk()), log=LOG, refuse=refusal)
     again = Again(found, stage)
-    digests = {name: facts.get("digest", "") for name, facts in found.header.get("models", {}).items()}
+    digests = {facts["name"]: facts["digest"] for facts in _asked_for(found) if facts.get("digest")}
+    digests |= {name: facts.get("digest", "") for name, facts in found.header.get("models", {}).items()}
     notes, faults = _versions(found.header), []
     with weights_in_memory(RecordedStore(Path("/store"), digests)):
         try:
             turns = TURNS_PER_LINE * (len(found.lines) + 100)
-            took_s = sum(life.inputs[-1].at_ms for life in lives if life.inputs) / 1000
+            took_s = sum(max(life.took_ms, *[item.at_ms for item in life.inputs[-1:]], 0) for life in lives) / 1000
             schedule.run(0, again.run, lives, turns=turns, watchdog_s=took_s + LONGER_S)
         except schedule.Deadlock as error:
             faults.append(f"the sidecar came to no end: {error}")
-    return _rerun(again, verdicts(found, again.heard()), notes, faults)
+    faults += _taken_up_otherwise(found, again)
+    return _rerun(again, verdicts(found, again.heard(), unheard=unheard(found, lives)), notes, faults)
 
 
 def rerun_with_weights(found: Recording, config: Config, *, allow_other: bool, timeout_s: float) -> Rerun:
@@ -119,7 +119,7 @@ def rerun_with_weights(found: Recording, config: Config, *, allow_other: bool, t
         ConfigError: There is nothing in it that could be run.
     """
     lives = _lives(found)
-    config = _limited(config, lives)
+    _refuse_crashes(lives)
     notes = weights.compared(weights.of_store(found.header, config), allow_other=allow_other)
     with tempfile.TemporaryDirectory(prefix="mlzoo-rerun-") as directory:
         log = Path(directory) / "log"
@@ -165,6 +165,35 @@ def _lives(found: Recording) -> tuple[Life, ...]:
     return lives_of(found)
 
 
+def _asked_for(found: Recording) -> list[Line]:
+    """Return the facts of the models that were loaded or were to be, also of those that no worker got to load."""
+    commands = [group["command"] for group in found.groups()]
+    return [data["model"] for kind, _, data in commands if kind in ("Submit", "LoadModel")]
+
+
+def _taken_up_otherwise(found: Recording, again: Again) -> list[str]:
+    """Return what the lives after the first made otherwise of what they found in the log."""
+    log = [line_of(told) for told in tell(again.world.disk, LOG) if isinstance(told, Told)]
+    was, now = taken_up(found.groups(), again.requests), taken_up(log, again.requests)
+    pairs = zip(was[::-1], now[::-1], strict=False)  # A recording may begin after the first start.
+    return [
+        f"life {len(now) - index}, {request}, taken up otherwise: {difference}"
+        for index, (old, new) in enumerate(pairs)
+        for request in {**old, **new}
+        for difference in differences(old.get(request), new.get(request), "event")[:SHOWN_DIFFERENCES]
+    ]
+
+
+def _refuse_crashes(lives: tuple[Life, ...]) -> None:
+    for number, life in enumerate(lives, 2):
+        if life.crashed and life.inputs:
+            raise ConfigError(
+                f"the recording holds {len(lives)} lives, and life {number} began after a crash: how far real weights "
+                "had come when it happened cannot be had again. Run it with recorded model output, or export one "
+                "connection with `mlzoo log export --connection`."
+            )
+
+
 def _versions(header: Line) -> list[str]:
     notes = []
     if header.get("mlzoo") != mlzoo.__version__:
@@ -189,8 +218,8 @@ def _rerun(again: Again, found: list[Verdict], notes: list[str], faults: list[st
 # ------------------------------------------------------------------------------------------------ configuration
 
 
-def config_for(found: Recording, lives: tuple[Life, ...], config: Config) -> Config:
-    """Return a configuration with the limits and the models of the recording in it."""
+def config_for(found: Recording, config: Config) -> Config:
+    """Return a configuration with the models of the recording in it."""
     submits = [group["command"][2] for group in found.groups() if group["command"][0] == "Submit"]
     models, defaults = dict(config.models), {"chat": config.defaults.chat, "embed": config.defaults.embed}
     own = {("host", line["host"], line.get("id")): line.get("params") for line in found.lines if "host" in line}
@@ -209,18 +238,4 @@ def config_for(found: Recording, lives: tuple[Life, ...], config: Config) -> Con
         params = own.get(("host", submit["caller"]["connection"], submit["caller"]["rpc"]))
         if isinstance(params, dict) and params.get("model") is None:
             defaults["embed" if submit["method"] == "embed" else "chat"] = facts["name"]
-    return attrs.evolve(_limited(config, lives), models=models, defaults=attrs.evolve(config.defaults, **defaults))
-
-
-def _limited(config: Config, lives: tuple[Life, ...]) -> Config:
-    bounds = next((life.bounds for life in lives if life.bounds is not None), None)
-    limits = attrs.evolve(config.limits, disk_reserve_bytes=0)
-    if bounds is not None:
-        limits = attrs.evolve(
-            limits,
-            max_queued=bounds["max_queued"],
-            max_running=bounds["max_running"],
-            drain_s=bounds["drain_ms"] / 1000,
-            key_days=(bounds.get("key_ms") or 7 * DAY_MS) / DAY_MS,
-        )
-    return attrs.evolve(config, limits=limits)
+    return attrs.evolve(config, models=models, defaults=attrs.evolve(config.defaults, **defaults))

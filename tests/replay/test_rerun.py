@@ -3,8 +3,11 @@
 from pathlib import Path
 from random import Random
 
+import attrs
 import orjson
 import pytest
+import trio
+import trio.testing
 from running_again import run_again
 from test_random_lives import Chance
 
@@ -29,6 +32,72 @@ async def test_whatever_happened_happens_again(lives, recorded, autojump_clock, 
     found = run_again(recorded(), lives.config())
     assert found.holds, "\n".join(found.told())
     assert len(found.verdicts) >= 10
+
+
+async def one_shot(lives):
+    """A whole life for one chat: the host closes stdin at once, and the sidecar drains."""
+    async with lives.begin(leave=False) as sidecar:
+        sidecar.workshop.answer = None
+        sidecar.chat("hello", stream=True)
+        sidecar.host.close()
+        worker = await sidecar.worker()
+        [request] = await worker.given()
+        worker.generate(request, "a", finish=None)
+        await trio.sleep(1)
+        worker.generate(request, "b")
+        await sidecar.ended.wait()
+
+
+async def test_one_life_after_another_is_run_again(lives, recorded, autojump_clock):
+    lives.limit(drain_s=60)
+    for _ in range(3):
+        await one_shot(lives)
+    whole = recorded()
+    assert [line["host"] for line in whole.lines if "eof" in line] == ["con-1", "con-2", "con-3"]
+    found = run_again(whole, lives.config())
+    assert found.told() == ["3 calls run again, 3 the same: all as recorded"]
+
+
+async def test_an_end_that_is_told_again_in_a_later_life_ends_nothing(lives, recorded, autojump_clock):
+    lives.limit(drain_s=60)
+    for _ in range(2):
+        await one_shot(lives)
+    whole = recorded()
+    place = next(i for i, line in enumerate(whole.lines) if line.get("host") == "con-2" and "eof" in line)
+    again = {**whole.lines[place], "host": "con-1", "n": 3}
+    lines = (*whole.lines[:place], again, *whole.lines[place:])
+    assert run_again(attrs.evolve(whole, lines=lines), lives.config()).holds
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_random_lives_that_end_are_run_again(lives, recorded, autojump_clock, seed):
+    for life in range(3):
+        async with lives.begin() as sidecar:
+            chance = Chance(sidecar, seed * 10 + life)
+            sidecar.workshop.answer = None
+            for _ in range(25):
+                await chance.act()
+            sidecar.host.read_on()
+            await sidecar.leave()
+    found = run_again(recorded(), lives.config())
+    assert found.holds, "\n".join(found.told())
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_random_lives_that_are_killed_are_run_again(lives, recorded, autojump_clock, seed):
+    for life in range(3):
+        async with lives.begin(leave=False) as sidecar:
+            await sidecar.host.call("ping")
+            chance = Chance(sidecar, seed * 10 + life)
+            sidecar.workshop.answer = None
+            for _ in range(25):
+                await chance.act()
+            await trio.testing.wait_all_tasks_blocked()  # What is run again knows no kill amid a decision.
+        lives.disk = lives.disk.copy()  # Killed: what was written is there, locks are not.
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(sidecar.chat("still here"))
+    found = run_again(recorded(), lives.config())
+    assert found.holds, "\n".join(found.told())
 
 
 CHAT = recording.read(Path(__file__).parent.parent.parent / "replay" / "cancel.ndjson")
