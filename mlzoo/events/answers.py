@@ -59,6 +59,7 @@ class KeptAnswers:
         self._disk = disk
         self._directory = directory
         self._parts: list[Part] = []
+        self._has_removed = False  # what a power cut may still take back
 
     def open(self, *, tidy: bool = True) -> None:
         """Find the parts, and remove what a crash has left, unless another process owns them (tidy)."""
@@ -149,6 +150,13 @@ class KeptAnswers:
             if part.newest_at_ms <= ended_after_ms:
                 self._disk.remove(self._directory / part.name)
                 self._parts.remove(part)
+                self._has_removed = True
+
+    async def sync_removed(self) -> None:
+        """Return once what had expired and was removed stays so, whatever happens."""
+        if self._has_removed:
+            self._has_removed = False
+            await self._disk.sync_dir(self._directory)
 
     def _lines(self, part: Part) -> list[bytes]:
         """Return the lines of a part without their newlines; one that was cut short is one too."""

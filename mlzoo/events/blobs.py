@@ -61,6 +61,7 @@ class Blobs:
         self._held: dict[str, bytes] = {}
         self._held_bytes = held_bytes
         self._coming: set[Path] = set()  # that are being written
+        self._removed_from: set[Path] = set()  # directories whose removals a power cut may still take back
         self._made: set[str] | None = set()  # by this process, as long as others are looked for
 
     def path(self, name: str) -> Path:
@@ -133,6 +134,12 @@ class Blobs:
         except FileNotFoundError:
             return
         self._disk.remove(self.path(name))
+        self._removed_from.add(self.path(name).parent)
+
+    async def sync_removed(self) -> None:
+        """Return once what was removed stays so, whatever happens."""
+        while self._removed_from:
+            await self._disk.sync_dir(self._removed_from.pop())
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Yield the name and size of each blob; there may be many."""

@@ -241,7 +241,10 @@ class Forgetter:
                 await self._durability.flush(seals=True)
                 count = await self._forget_before(self._writer.first, target)
                 count += await self._answers.forget(target.request)
-                await self._durability.flush()  # What retention has dropped meanwhile goes before anybody is told.
+                await self._durability.flush()  # What retention has dropped meanwhile goes before anybody is told,
+                await self._segments.disk.sync_dir(self._segments.directory)  # and no power cut brings it back.
+                await self._blobs.sync_removed()
+                await self._answers.sync_removed()
         return count
 
     @contextmanager

@@ -114,6 +114,20 @@ async def test_what_is_kept_can_be_forgotten_by_key_and_by_name(small, autojump_
         assert resumed["message"]["content"] == f"{SECRET}2"
 
 
+async def test_what_was_forgotten_is_not_brought_back_by_a_power_cut(small, autojump_clock):
+    async with small.begin(leave=False) as sidecar:
+        await sidecar.host.call("embed", {"model": "vec", "input": ["a", "bcd"], "key": "e"})
+        await sidecar.host.result(say(sidecar, SECRET, key="k"))
+        await fill(sidecar)
+        for key in ("e", "k"):
+            await sidecar.host.call("forget", {"key": key})
+        disk = small.disk
+        kept = {path: set(names) for path, names in disk.files.items() if path != LOG / "asides"}
+        assert {path: set(names) for path, names in disk.durable_files.items() if path in kept} == kept
+        assert not any(name.endswith(".bin") for names in disk.durable_files.values() for name in names)
+        await sidecar.leave()
+
+
 async def test_what_was_ephemeral_is_not_copied_though_memory_has_it(small, autojump_clock):
     small.log = attrs.evolve(SMALL, tail_bytes=64 * KIB * KIB)
     async with small.begin(leave=False) as sidecar:
