@@ -103,6 +103,8 @@ class RequestView:
     @property
     def text(self) -> str:
         """What has been said so far."""
+        if self._content:
+            self._content = ["".join(self._content)]  # A long text is not held twice.
         return "".join(self._content)
 
     def read(self, group: Group) -> Iterator[Piece]:

@@ -201,6 +201,7 @@ class Outbox:
                     await self._stream.send_all(lines)
                 else:
                     await trio.lowlevel.checkpoint()  # Much may have been read of which nothing is wanted.
+                del lines  # The end of a long answer is long: it is not held while the next one is read.
             if not self._opened and not self._news.is_set():
                 self._drained.set()
         await self._stream.flush()

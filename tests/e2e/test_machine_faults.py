@@ -162,8 +162,8 @@ def test_a_worker_without_memory_fails_what_needs_it_and_the_next_chat_works(log
         events = await client.call("events.read", {"types": ["WorkerWentUp"]})
         worker = psutil.Process(events["events"][0]["data"]["pid"])
         limits = worker.rlimit(resource.RLIMIT_AS)
-        worker.rlimit(resource.RLIMIT_AS, (worker.memory_info().vms + (8 << 20), limits[1]))
-        long = {**GREEDY, "messages": user("sea " * 6000)}
+        worker.rlimit(resource.RLIMIT_AS, (worker.memory_info().vms, limits[1]))
+        long = {**GREEDY, "messages": user("sea " * 4000)}
         with pytest.raises(RemoteError) as caught:
             await client.call("chat", long)
         assert await client.call("ping") == {}
