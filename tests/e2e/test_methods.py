@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import anyio
+import attrs
 import psutil
 import pytest
 from conftest import RawSidecar, call, hosting, is_whole, mlzoo, user, wait_until_gone
 
 from mlzoo.client import serve_command as client_command
 from mlzoo.client import spawn
+from mlzoo.events.segments import decode_header, encode_header
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,27 @@ def test_a_log_that_is_damaged_in_its_middle_is_1015_until_it_is_repaired(log):
     assert is_whole(log)
     with RawSidecar("--log", log) as fourth:
         assert "result" in fourth.ask(call("models.list"))
+
+
+def test_a_log_that_a_newer_version_wrote_is_1015_and_no_command_touches_it(log):
+    with RawSidecar("--log", log) as first:
+        assert "result" in first.ask(call("models.list"))
+        first.leave()
+    segment = min((log / "segments").iterdir())
+    header, rest = segment.read_bytes().split(b"\n", 1)
+    read = decode_header(header)
+    segment.write_bytes(encode_header(attrs.evolve(read, core_version=read.core_version + 1)) + rest)
+    before = segment.read_bytes()
+    with RawSidecar("--log", log) as second:
+        assert second.ping()
+        error = second.ask(call("models.list"))["error"]
+        assert (error["code"], error["data"]["reason"]) == (1015, "newer")
+        second.leave()
+    doctor = mlzoo("doctor", "--log", log)
+    assert doctor.returncode == 1
+    assert error["data"]["remedy"].encode() in doctor.stdout
+    assert mlzoo("log", "repair", log).returncode != 0
+    assert segment.read_bytes() == before
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root writes everywhere")
