@@ -66,7 +66,7 @@ class Again:
     Attributes:
         heard: what was heard: connection and number of the line -> that.
         skipped: which lines were not sent, and why.
-        unplaced: what of the recorded model's answers nobody waited for.
+        unplaced: what of the recorded model's answers nobody waited for, by their kinds.
         world: the one around the latest life.
     """
 
@@ -75,7 +75,7 @@ class Again:
         self.stage = stage
         self.hosts: dict[str, Host] = {}
         self.skipped: dict[tuple[str, int], str] = {}
-        self.unplaced: list[str] = []
+        self.unplaced: dict[str, list[str]] = {}
         self.stderr = Silent()
         self.drawn = Drawn(stage.world.ids, stage.world.seeds)
         self.news = trio.Event()
@@ -212,7 +212,7 @@ class _Living:
         if waited.cancelled_caught:
             line = "the end" if item is None else f"{item.connection} line {item.line['n']}"
             late = f"what was heard before {line} did not come within {self._stage.timeout_s:.0f} s"
-            self._again.unplaced.append(late)
+            self._again.unplaced.setdefault("late", []).append(late)
 
     def _is_heard(self, key: tuple[str, int], pieces: int, is_answered: bool) -> bool:
         heard = self._again.host(key[0]).heard.get(key[1])
@@ -325,7 +325,8 @@ class _Living:
                         return worker
                 await self._again.news.wait()
         what = "" if asked is None else f" of {asked[1]}"
-        self._again.unplaced.append(f"log_seq {item.seq}, {item.command}{what}: no worker was asked for it this time")
+        lost = f"log_seq {item.seq}, {item.command}{what}: no worker was asked for it this time"
+        self._again.unplaced.setdefault(item.command, []).append(lost)
         return None
 
 

@@ -27,6 +27,9 @@ Tokens = dict[tuple[str, str | int], list[int]]
 GENERATES = frozenset({"chat", "complete"})
 INTERRUPTED = frozenset({-32800, 1002, 1008, 1009})
 """Errors after which a text is as long as there was time for it."""
+BY_THE_CLOCK = frozenset({1002, 1008})
+"""Errors whose moment is the clock's: a deadline has passed, or the time to drain."""
+CLOCK = "the recorded end depended on the clock, and what was said up to there is the same"
 
 
 @attrs.frozen(kw_only=True)
@@ -92,7 +95,13 @@ def _of_bytes(
     pieces, answer = before
     heard = again.pieces if answer is not None else again.pieces[: len(pieces)]
     if line["method"] == "resume" and is_real:
-        pieces, heard = [{"content": _text(pieces)}], [{"content": _text(heard)}]
+        old, new = _text(pieces), _text(heard)
+        if again.answer is not None and _is_by_the_clock(answer):
+            old, new = old[: len(new)], new[: len(old)]
+        pieces, heard = [{"content": old}], [{"content": new}]
+    if is_real and again.answer is not None and _is_by_the_clock(answer):
+        heard = again.pieces[: len(pieces)] if line["method"] != "resume" else heard
+        return _ended_by_the_clock(answer, again, differences(pieces, heard, "stream"))
     found = differences(pieces, heard, "stream")
     if answer is None:
         return found, ""  # The recording ends before it: what came afterwards nobody can say.
@@ -136,10 +145,24 @@ def _of_weights(
         found = differences(old, new, "text")
     if not found and answer is not None and not is_cut:
         found = _of_answers(line["method"], answer, again.answer)
+    what = "determinism fast promises no equal tokens"
+    if again.answer is not None and _is_by_the_clock(answer):
+        return (found, "" if is_exact else what) if found else _ended_by_the_clock(answer, again, [])
     if not found and is_cut and answer is not None and (again.answer is None or _is_other(ends)):
         found = differences(_ending(answer), _ending(again.answer), "its end")
-    what = "determinism fast promises no equal tokens"
     return found, "" if is_exact or not found or _is_other(ends) else what
+
+
+def _is_by_the_clock(answer: Line | None) -> bool:
+    return answer is not None and answer.get("error", {}).get("code") in BY_THE_CLOCK
+
+
+def _ended_by_the_clock(answer: Line | None, again: Heard, found: list[Difference]) -> tuple[list[Difference], str]:
+    """Tell another end as what it is, no fault, where nothing that was said before it differs."""
+    if found:
+        return found, ""
+    found = differences(_ending(answer), _ending(again.answer), "its end")
+    return found, CLOCK if found else ""
 
 
 def _ending(answer: Line | None) -> Line | None:

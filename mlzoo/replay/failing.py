@@ -101,7 +101,8 @@ class Trial:
                 raise Enough from None
             return None
         except OSError as error:
-            raise ConfigError(f"{words[0]} cannot be run: {error}") from error
+            shell = "no shell is used; for what only a shell understands give sh -c '...', with {} for the recording"
+            raise ConfigError(f"{words[0]} cannot be run: {error}; {shell}") from error
         if self._whole_s is None:
             self._whole_s = time.monotonic() - began_s
         return done.returncode

@@ -165,6 +165,11 @@ def _lives(found: Recording) -> tuple[Life, ...]:
     return lives_of(found)
 
 
+def _first_of(lost: list[str]) -> str:
+    more = len(lost) - 1
+    return f"{lost[0]}; and {more} more of the kind" if more else lost[0]
+
+
 def _asked_for(found: Recording) -> list[Line]:
     """Return the facts of the models that were loaded or were to be, also of those that no worker got to load."""
     commands = [group["command"] for group in found.groups()]
@@ -210,7 +215,7 @@ def _rerun(again: Again, found: list[Verdict], notes: list[str], faults: list[st
     return Rerun(
         verdicts=tuple(found),
         skipped=tuple(skipped),
-        faults=(*faults, *again.unplaced, *incidents),
+        faults=(*faults, *incidents, *map(_first_of, again.unplaced.values())),
         notes=tuple(notes),
     )
 
