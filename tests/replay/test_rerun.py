@@ -11,9 +11,10 @@ from running_again import run_again
 from test_random_lives import Chance
 
 from mlzoo.config import Config
+from mlzoo.errors import ConfigError
 from mlzoo.events import recording
 from mlzoo.replay.comparing import verdicts
-from mlzoo.replay.rerun import rerun
+from mlzoo.replay.rerun import rerun, rerun_with_weights
 from mlzoo.replay.stand_ins import Heard
 from mlzoo.replay.weights import WeightsDiffer, compared
 
@@ -98,6 +99,16 @@ async def test_random_lives_that_are_killed_are_run_again(lives, recorded, autoj
         await sidecar.host.result(sidecar.chat("still here"))
     found = run_again(recorded(), lives.config())
     assert found.holds, "\n".join(found.told())
+
+
+async def test_with_real_weights_a_crash_is_refused_in_one_sentence(lives, recorded, autojump_clock):
+    async with lives.begin(leave=False) as sidecar:
+        await sidecar.host.result(sidecar.chat("hello"))
+    lives.disk = lives.disk.copy()
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(sidecar.chat("still here"))
+    with pytest.raises(ConfigError, match="holds 2 lives, and life 2 began after a crash"):
+        rerun_with_weights(recorded(), lives.config(), allow_other=False, timeout_s=1)
 
 
 CHAT = recording.read(Path(__file__).parent.parent.parent / "replay" / "cancel.ndjson")
