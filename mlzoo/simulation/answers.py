@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mlzoo.simulation.evidence import Evidence, Heard, JsonObject, Record, Request
 
-SUSPENDED, UNKNOWN, EXPIRED = 1008, 1012, 1013
+SUSPENDED, TOO_LARGE, UNKNOWN, EXPIRED = 1008, 1011, 1012, 1013
 UNRECORDABLE = {1014, 1015}  # what the log itself cannot take
 
 
@@ -71,6 +71,8 @@ def is_answer_recorded(message: JsonObject, evidence: Evidence) -> bool:
         fits = (error is None) == (end.data["type"] in {"RequestCompleted", "RequestReplied"})
         if fits and (evidence.durability == "process" or end.is_durable(evidence.disk) or evidence.is_copied(request)):
             return True
+    if error is not None and error["code"] == TOO_LARGE and (end is not None or evidence.log.asides.get(rpc)):
+        return True  # The log has the answer, which does not fit into a line, or into that of its batch.
     if request is not None and error is not None and error["code"] == EXPIRED:
         return evidence.may_be_gone(request)  # Its end is there, and its text is not.
     if request is not None and error is not None and error["code"] == SUSPENDED:

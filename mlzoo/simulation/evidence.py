@@ -203,13 +203,21 @@ class Evidence:
 
     def on_disk(self, words: set[str]) -> Iterator[str]:
         """Yield where words stand, as prompt or as a piece of an answer, in any file there is, or may come back."""
+        # A file that has two names is one, and what is durable of it mostly is how it begins: nothing is read twice.
+        named = (
+            (f"{path}/{file}", inode)
+            for files in (self.disk.files, self.disk.durable_files)
+            for path, names in files.items()
+            for file, inode in names.items()
+        )
+        places = {id(inode): (place, inode) for place, inode in named} if words else {}
         for name in sorted(words):
             marks = (f"{name}:".encode(), f"{name}/".encode(), f"{name}+".encode())
-            for files in (self.disk.files, self.disk.durable_files):
-                for path, names in files.items():
-                    for file, inode in names.items():
-                        if any(mark in data for mark in marks for data in (inode.data, inode.durable)):
-                            yield f"{name} in {path}/{file}"
+            for place, inode in places.values():
+                is_begun = inode.data.startswith(inode.durable)
+                versions = (inode.data,) if is_begun else (inode.data, inode.durable)
+                if any(mark in data for mark in marks for data in versions):
+                    yield f"{name} in {place}"
 
 
 def saying(name: object) -> str:
@@ -310,10 +318,12 @@ class Mirror:
     def _new(self, directory: PurePath) -> list[Record]:
         found: list[Record] = []
         names = self._disk.files.get(directory, {})
-        for name in sorted(names):
+        offsets = self._offsets
+        changed = [name for name, inode in names.items() if offsets.get(id(inode)) != len(inode.data)]
+        for name in sorted(changed):
             inode = names[name]
             size = len(inode.data)
-            seen = self._offsets.get(id(inode))
+            seen = offsets.get(id(inode))
             if seen is None:
                 self._inodes.append(inode)
                 self._names[directory, name] = inode
@@ -333,7 +343,7 @@ class Mirror:
                     # Of asides, what a crash left in full segments may be anything.
                     if directory != ASIDES and not self._evidence.damaged:
                         raise
-            self._offsets[id(inode)] = seen
+            offsets[id(inode)] = seen
         return found
 
 
