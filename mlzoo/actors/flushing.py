@@ -32,7 +32,9 @@ class Flushing:
     def __init__(self, late: Callable[[], None]) -> None:
         self._late = late
         self._patient = False
+        self._syncing = False  # whether the log's sync is being waited for, or was
         self._reading = False  # whether the time to read has begun
+        self._sync = trio.CancelScope()  # of the log, which a disk that hangs may keep up for ever
         self._own = trio.CancelScope()
         self._others = trio.CancelScope()
 
@@ -41,8 +43,10 @@ class Flushing:
         self._patient = True
 
     def hurry(self) -> None:
-        """Bound the wait for that host too: whoever wants the end of the process now is not that host."""
+        """Bound the waits for that host and for the disk: whoever wants the end of the process now is neither."""
         self._patient = False
+        if self._syncing:
+            self._sync.deadline = min(self._sync.deadline, trio.current_time() + FLUSH_S)
         if self._reading:
             self._own.deadline = min(self._own.deadline, trio.current_time() + FLUSH_S)
 
@@ -53,7 +57,9 @@ class Flushing:
             services: whose connections these are.
             own: the host on stdio, if it is still there.
         """
-        await services.hub.wait_shown()
+        self._syncing = True
+        with self._sync:
+            await services.hub.wait_shown()
         until = trio.current_time() + FLUSH_S
         self._reading = True
         self._others.deadline = until

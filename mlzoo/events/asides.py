@@ -41,6 +41,7 @@ class AsideLog:
 
     async def open(self) -> None:
         """Find the end, cut what a crash left behind it, and open the last segment; the first one waits for need."""
+        self.segments.drop_beginnings()
         found = await recover(self.segments, strict=False)
         if found is not None:
             self.last_seq = found.last_seq

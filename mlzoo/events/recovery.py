@@ -125,9 +125,10 @@ async def _rewrite(segments: Segments, path: Path, size_bytes: int) -> None:
     try:
         await segments.disk.replace(path, segments.disk.read(path, 0, size_bytes))
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in NO_SPACE and not isinstance(error, PermissionError):
             raise
-        await segments.disk.truncate(path, size_bytes)  # A full disk must not keep a log from being opened.
+        # A full disk must not keep a log from being opened, nor, on Windows, whoever else has the file open.
+        await segments.disk.truncate(path, size_bytes)
 
 
 def _end(segments: Segments, first: int, found: framing.Scan) -> tuple[int, str]:

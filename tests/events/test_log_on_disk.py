@@ -179,3 +179,32 @@ async def test_the_real_disk_does_what_its_protocol_says(tmp_path):
     assert again is not None
     again.release()
     assert disk.free_bytes(directory) > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX's")
+async def test_a_file_that_the_disk_would_not_take_whole_leaves_nothing_behind(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        await RealDisk().replace(tmp_path / "kept", b"as it was")
+        with pytest.raises(OSError, match="too large"):
+            await RealDisk().replace(tmp_path / "kept", bytes(20_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").read_bytes() == b"as it was"
+
+
+async def test_what_a_crash_left_of_asides_that_were_to_be_put_in_their_place_goes_at_the_start(tmp_path):
+    log = await open_log(real_world(), tmp_path / "log")
+    log.aside("con-1", "ping", 1)
+    log.commit_asides()
+    await log.close()
+    [segment] = (tmp_path / "log" / "asides").iterdir()
+    beginning = segment.with_name(f"{segment.name}.new")
+    beginning.write_bytes(b"half of it")
+    again = await open_log(real_world(), tmp_path / "log")
+    assert not beginning.exists()
+    await again.close()
