@@ -271,7 +271,7 @@ class Cursors:
                 self._read_events(subscription, lines)
             except MlzooError as error:  # As above; nothing more can come of it, and the host hears so.
                 self.unsubscribe(subscription.name)
-                failure = (self._log.failed or error).failure()  # One that has failed does not reach what was asked for.
+                failure = (self._log.failed or error).failure()  # One that failed ends before what was asked for.
                 shown = {"code": failure.code, "message": failure.message, "data": failure.data}
                 params = {"subscription": subscription.name, "error": shown}
                 lines.append(jsonrpc.notification_line("subscription_ended", params))
