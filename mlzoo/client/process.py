@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -121,12 +122,14 @@ class SidecarProcess:
         if sys.platform == "win32":
             self._kill_tree()
         else:
-            os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # The event loop has reaped it, and has yet to say so.
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _terminate(self) -> None:
         """Ask the sidecar alone to leave: what it started it needs for that, and ends itself."""
         if self.status is None and sys.platform != "win32":
-            self._process.terminate()
+            with suppress(ProcessLookupError):  # As in kill.
+                self._process.terminate()
         # Windows knows no such request for a process without a console. The end of stdin was the request.
 
     if sys.platform == "win32":
