@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
