@@ -90,6 +90,7 @@ class Connection:
         except* trio.BrokenResourceError:
             pass  # The host no longer reads: nobody is left to tell.
         finally:
+            self._none_slow.set()  # They were cancelled: whoever waits for what is due waits for nothing any more.
             self.outbox.close()
 
     async def drain(self) -> None:

@@ -9,6 +9,7 @@ from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.plans import (
     Ask,
     Cancel,
+    CloseOutput,
     Crash,
     EndInput,
     FaultPlan,
@@ -93,3 +94,23 @@ def test_lives_begin_on_a_log_of_an_old_version():
     for seed in range(25):
         plan = draw(seed)
         assert tell(attrs.evolve(plan, durability="disk"), image).violations == ()
+
+
+def test_a_host_that_is_gone_with_a_slow_call_open_is_not_waited_for():
+    """It asks to forget something, which waits for a sync, and closes its end of stdout; then its input ends."""
+    said = Ask("chat", {"model": "toy", "stream": False})
+    actions = (
+        said,
+        Settle(),
+        Forget(0),
+        Cancel(1, notify=True),
+        CloseOutput(),
+        Pause(0.7),
+        CHAT,
+        Cancel(3, notify=True),
+    )
+    host = HostPlan(actions, room_bytes=1024)
+    for seed in (7464743449250500541, *range(8)):
+        lived = LifePlan((host,), (), Crash("fsync", 25, power=True), sync_s=2.0, small_segments=False)
+        plan = StoryPlan(seed, (lived,), "disk")
+        assert not tell(plan).violations
