@@ -6,20 +6,17 @@ only note, so that it can be seen whether an answer is wanted.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import orjson
-import trio
 
 from mlzoo import frames
 from mlzoo.devices import Device
-from mlzoo.frames_codec import decode, encode
+from mlzoo.simulation.memory_worker import SIGKILL, MemoryWorker
 from mlzoo.store import Installed, Store
-from mlzoo.transport.ndjson import LineReader, TooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,15 +25,13 @@ if TYPE_CHECKING:
     from mlzoo.events.recording import Line
     from mlzoo.replay.inputs import Reported
 
-SIGKILL = -9
-FRAME_BYTES = 1 << 30
 GIB = 1 << 30
 MEMORY_CODE = 1005
 NOT_STARTED = "The worker process could not be started"
 _STATUS = re.compile(r"was ended by signal (\d+)|ended with status (-?\d+)")
 
 
-class RecordedWorker:
+class RecordedWorker(MemoryWorker):
     """One worker process, as its actor sees it.
 
     Args:
@@ -46,60 +41,23 @@ class RecordedWorker:
         says_up: whether it says at once that it has started.
     """
 
-    pid = 1
-
     def __init__(self, device: str, facts: Mapping[str, Line], notify: Callable[[], None], *, says_up: bool) -> None:
+        super().__init__(pid=1)
         self.device = device
-        self.status: int | None = None
         self.asked: set[tuple[str, str]] = set()  # ("load", model) or ("work", request)
         self._notify = notify
         self._facts = facts
         self._turn = 0
-        self._say, self._said = trio.open_memory_channel[bytes](math.inf)
-        self._lines = LineReader(FRAME_BYTES)
-        self._ended = trio.Event()
         if says_up:
             self.say(frames.Up(pid=self.pid, device=device, versions={}, threads=1, wait_policy="passive"))
 
-    async def receive_some(self) -> bytes:
-        """See ``WorkerProcess``."""
-        try:
-            return await self._said.receive()
-        except trio.EndOfChannel:
-            return b""
-
     async def send_all(self, data: bytes) -> None:
         """See ``WorkerProcess``."""
-        await trio.lowlevel.checkpoint()
-        if self._ended.is_set():
-            raise trio.BrokenResourceError("the process has ended")
-        for line in self._lines.feed(data):
-            assert not isinstance(line, TooLong)
-            self._hear(decode(line))
+        await super().send_all(data)
         self._notify()
 
-    async def wait(self) -> int:
-        """See ``WorkerProcess``."""
-        await self._ended.wait()
-        return self.status or 0
-
-    def kill(self) -> None:
-        """See ``WorkerProcess``."""
-        self.end(SIGKILL)
-
-    def end(self, status: int) -> None:
-        """End, if it has not ended."""
-        if self.status is None:
-            self.status = status
-            self._say.close()
-            self._ended.set()
-
-    def say(self, frame: frames.FromWorker) -> None:
-        """Send a frame, as long as it lives."""
-        if self.status is None:
-            self._say.send_nowait(encode(frame))
-
-    def _hear(self, frame: object) -> None:
+    def hear(self, frame: object) -> None:
+        """Note what is asked; answer what needs no recording."""
         match frame:
             case frames.Beat():
                 self._turn += 1

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from mlzoo.simulation.histories import ASIDES, GROUPS
-from mlzoo.simulation.workers import SIGKILL
+from mlzoo.simulation.memory_worker import SIGKILL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,22 +7,20 @@ one. What may go wrong with a worker is one flag each, set by the fault menu.
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
 
 from mlzoo import frames
-from mlzoo.frames_codec import decode, encode
-from mlzoo.transport.ndjson import LineReader, TooLong
+from mlzoo.simulation.memory_worker import MemoryWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
 RAISED = "the step raised an error"
-SIGKILL, SIGSEGV = -9, -11
+SIGSEGV = -11
 
 
 def pieces_of(prompt: str) -> list[str]:
@@ -58,18 +56,14 @@ class Mood:
     fails_work: bool = False  # an exception for each request
 
 
-class SimulatedWorker:
+class SimulatedWorker(MemoryWorker):
     """One process, as its actor sees it."""
 
     def __init__(self, shop: WorkerShop, device: str, pid: int) -> None:
-        self.pid = pid
+        super().__init__(pid)
         self.device = device
-        self.status: int | None = None
         self._shop = shop
         self._build = shop.builds.build
-        self._say, self._said = trio.open_memory_channel[bytes](math.inf)
-        self._lines = LineReader(1 << 30)
-        self._ended = trio.Event()
         self._work = trio.Event()
         self._rows: dict[str, list[str]] = {}  # request -> the pieces that are still to come
         self._whole: list[frames.FromWorker] = []  # answers that come in one frame, with the next step
@@ -81,52 +75,23 @@ class SimulatedWorker:
 
     # ------------------------------------------------------------------------------------------ as a WorkerProcess
 
-    async def receive_some(self) -> bytes:
-        """See ``WorkerProcess``."""
-        try:
-            return await self._said.receive()
-        except trio.EndOfChannel:
-            return b""
-
     async def send_all(self, data: bytes) -> None:
         """See ``WorkerProcess``."""
-        await trio.lowlevel.checkpoint()
         if self._shop.mood.deaf:
             await self._ended.wait()
-        if self._ended.is_set():
-            raise trio.BrokenResourceError("the process has ended")
-        for line in self._lines.feed(data):
-            assert not isinstance(line, TooLong)
-            self._hear(decode(line))
-
-    async def wait(self) -> int:
-        """See ``WorkerProcess``."""
-        await self._ended.wait()
-        return self.status or 0
-
-    def kill(self) -> None:
-        """See ``WorkerProcess``."""
-        self.end(SIGKILL)
+        await super().send_all(data)
 
     # ------------------------------------------------------------------------------------------ as a process
 
     def end(self, status: int) -> None:
         """End, if it has not ended."""
-        if self.status is None:
-            self.status = status
-            self._say.close()
-            self._ended.set()
-            self._work.set()
+        super().end(status)
+        self._work.set()
 
     def say(self, frame: frames.FromWorker) -> None:
         """Send a frame, unless it hangs."""
-        if self.status is None and not self._shop.mood.hangs:
-            self._say.send_nowait(encode(frame))
-
-    def babble(self, data: bytes) -> None:
-        """Send what is no frame."""
-        if self.status is None:
-            self._say.send_nowait(data)
+        if not self._shop.mood.hangs:
+            super().say(frame)
 
     async def run(self) -> None:
         """Work, a step at a time, until the end."""
@@ -157,7 +122,8 @@ class SimulatedWorker:
             request=request, content=content, tokens=(7,), prompt_tokens=prompt_tokens, finish_reason=finish
         )
 
-    def _hear(self, frame: object) -> None:
+    def hear(self, frame: object) -> None:
+        """Do as a frame says, as far as the mood lets it."""
         match frame:
             case frames.Beat():
                 self._turn += 1
