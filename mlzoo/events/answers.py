@@ -155,8 +155,8 @@ class KeptAnswers:
     async def sync_removed(self) -> None:
         """Return once what had expired and was removed stays so, whatever happens."""
         if self._has_removed:
-            self._has_removed = False
             await self._disk.sync_dir(self._directory)
+            self._has_removed = False
 
     def _lines(self, part: Part) -> list[bytes]:
         """Return the lines of a part without their newlines; one that was cut short is one too."""

@@ -139,7 +139,10 @@ class Blobs:
     async def sync_removed(self) -> None:
         """Return once what was removed stays so, whatever happens."""
         while self._removed_from:
-            await self._disk.sync_dir(self._removed_from.pop())
+            owed = frozenset(self._removed_from)  # It stays owed where a sync is broken off or fails.
+            for directory in sorted(owed):
+                await self._disk.sync_dir(directory)
+            self._removed_from -= owed
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Yield the name and size of each blob; there may be many."""
