@@ -1,7 +1,7 @@
 """What is known of a story from outside: what the log's files hold, and what each host was told.
 
-The files are read as bytes and parsed as JSON, without the log's own code, each record once, in the moment in which it
-is written. Invariants (``invariants``) are checked against this; knows nothing of them, nor of actors.
+The invariants (``invariants``) are checked against this. Knows nothing of them, nor of actors, nor of how the files are
+read (``mirror``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlzoo.core.state import State
 from mlzoo.events import types as ev
 from mlzoo.events.records import is_gone
 from mlzoo.simulation.disk import Inode, SimulatedDisk
-from mlzoo.simulation.histories import ASIDES, GROUPS, LOG
+from mlzoo.simulation.histories import GROUPS, LOG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,147 +247,3 @@ def is_same_but_forgotten(kept: bytes, found: bytes, evidence: Evidence) -> bool
         text == other or (gone and (is_gone(text) or is_gone(other)))
         for (text, other), gone in zip(pairs, may_be_gone, strict=True)
     )
-
-
-class Mirror:
-    """Reads what is new in the log's files on a disk.
-
-    Args:
-        disk: where they are.
-        evidence: where it goes.
-    """
-
-    def __init__(self, disk: SimulatedDisk, evidence: Evidence) -> None:
-        self._disk = disk
-        self._evidence = evidence
-        self._offsets: dict[int, int] = {}
-        self._inodes: list[Inode] = []  # whose identity the offsets go by
-        self._names: dict[tuple[PurePath, str], Inode] = {}
-
-    def kept(self, *, power: bool) -> list[bytes]:
-        """Return the lines of records that a crash now must leave: those of groups that are there as a whole."""
-        there = [r for r in self._evidence.log.groups if r.is_named(self._disk)]
-        records = [r for r in there if not power or r.is_durable(self._disk)]
-        while records and records[-1].data["log_seq"] != sum(records[-1].data["group"]) - 1:
-            records.pop()
-        return [record.line for record in records]
-
-    def new_groups(self) -> Iterator[Record]:
-        """Yield the records of groups that were written since the last call, each as soon as what it says is noted."""
-        for record in self._new(GROUPS):
-            try:
-                _note(self._evidence.log, record)
-            except (KeyError, IndexError, TypeError):
-                if not self._evidence.damaged:
-                    raise
-                continue  # One bit makes another name of a field's.
-            yield record
-
-    def new_asides(self) -> Iterator[Record]:
-        """Yield the same of asides."""
-        for record in self._new(ASIDES):
-            self._evidence.log.asides.setdefault(record.data["rpc"], []).append(record)
-            yield record
-
-    def read_all(self) -> None:
-        """Note everything that there is."""
-        for _ in (*self.new_groups(), *self.new_asides()):
-            pass
-
-    def follow_replaced(self) -> Iterator[tuple[bytes, bytes]]:
-        """Note that a file of groups was put in the place of another one; yield each line that was, and that is."""
-        for name, inode in self._disk.files.get(GROUPS, {}).items():
-            known = self._names.get((GROUPS, name), inode)
-            if known is not inode:
-                yield from self._follow(name, known, inode)
-
-    def _follow(self, name: str, known: Inode, inode: Inode) -> Iterator[tuple[bytes, bytes]]:
-        self._names[GROUPS, name] = inode
-        self._inodes.append(inode)
-        self._offsets[id(inode)] = self._offsets[id(known)]
-        here = {record.end: record for record in self._evidence.log.groups if record.inode is known}
-        end = 0
-        for line in bytes(inode.data).splitlines(keepends=True):
-            end += len(line)
-            record = here.get(end)
-            if record is not None:
-                if record.line != line:
-                    yield record.line, line
-                record.line, record.inode, record.before, record.data = line, inode, known, orjson.loads(line)
-
-    def _new(self, directory: PurePath) -> list[Record]:
-        found: list[Record] = []
-        names = self._disk.files.get(directory, {})
-        offsets = self._offsets
-        changed = [name for name, inode in names.items() if offsets.get(id(inode)) != len(inode.data)]
-        for name in sorted(changed):
-            inode = names[name]
-            size = len(inode.data)
-            seen = offsets.get(id(inode))
-            if seen is None:
-                self._inodes.append(inode)
-                self._names[directory, name] = inode
-                seen = 0
-            if size == seen or not name.endswith(".ndjson"):
-                continue
-            end = inode.data.rfind(b"\n", seen) + 1
-            if not end:
-                continue
-            for line in bytes(inode.data[seen:end]).splitlines(keepends=True):
-                seen += len(line)
-                if line.startswith(b'"segment":', 36):
-                    continue
-                try:
-                    found.append(Record(orjson.loads(line), line, inode, seen))
-                except orjson.JSONDecodeError:
-                    # Of asides, what a crash left in full segments may be anything.
-                    if directory != ASIDES and not self._evidence.damaged:
-                        raise
-            offsets[id(inode)] = seen
-        return found
-
-
-def _note(log: Log, record: Record) -> None:
-    data = record.data
-    log.groups.append(record)
-    log.by_seq[data["log_seq"]] = record
-    if data["kind"] == "command":
-        return
-    fields = data["data"]
-    match data["type"]:
-        case "RequestAccepted":
-            request = log.request(fields["request"])
-            request.accepted += 1
-            request.kind = fields["kind"]
-            request.accepted_at_ms = data["at_ms"]
-            request.deadline_at_ms = fields.get("deadline_at_ms")
-            request.key = fields.get("key", "")
-            request.params_digest = fields.get("params_digest", "")
-            request.ephemeral = fields.get("ephemeral", False)
-            _named(log, request, fields)
-        case "RequestStreamed":
-            request = log.request(fields["request"])
-            row = log.by_seq[data["group"][0]].data["text"][fields["row"]]
-            request.pieces.append((fields["seq"], None if is_gone(row) else row.get("content", "")))
-        case "RequestDispatched":
-            log.request(fields["request"]).device = fields["device"]
-        case "RequestSuspended":
-            log.request(fields["request"]).suspensions.append(record)
-        case "ModelLoadStarted":
-            log.loads += 1
-        case str(kind) if kind in TERMINAL:
-            request = log.request(fields["request"])
-            request.terminals.append(record)
-            request.cancelled = kind == "RequestCancelled"
-            _named(log, request, fields)
-            if kind == "RequestAttached":  # What its caller hears is the story of the target.
-                log.by_rpc[fields["caller"]["rpc"]] = log.request(fields["target"])
-        case _:
-            return
-
-
-def _named(log: Log, request: Request, fields: JsonObject) -> None:
-    caller = fields.get("caller")
-    if caller is not None:
-        request.rpc = caller["rpc"]
-        log.by_rpc[caller["rpc"]] = request

@@ -21,9 +21,10 @@ from mlzoo.config.schema import Defaults, Licence, Limits, LogConfig, ModelEntry
 from mlzoo.devices import Device
 from mlzoo.simulation import faults, invariants
 from mlzoo.simulation.answers import UNKNOWN, UNRECORDABLE
-from mlzoo.simulation.evidence import Heard, Mirror
+from mlzoo.simulation.evidence import Heard
 from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.hosts import Host
+from mlzoo.simulation.mirror import Mirror
 from mlzoo.simulation.pipe import Pipe
 from mlzoo.simulation.workers import RAISED, WorkerShop
 from mlzoo.simulation.world import SimulatedClock, simulated_world

@@ -7,7 +7,6 @@ and fold to what the sidecar had in memory.
 from __future__ import annotations
 
 from itertools import count
-from pathlib import PurePath
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -23,9 +22,10 @@ from mlzoo.events.log import Log
 from mlzoo.simulation import invariants, schedule
 from mlzoo.simulation.byte_disk import ByteDisk, at_once
 from mlzoo.simulation.disk import SimulatedDisk
-from mlzoo.simulation.evidence import Evidence, Mirror
-from mlzoo.simulation.histories import GROUPS, LOG
+from mlzoo.simulation.evidence import Evidence
+from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.life import Life, Violation, config_of
+from mlzoo.simulation.mirror import Mirror
 from mlzoo.simulation.plans import StoryPlan, draw
 from mlzoo.simulation.weights import weights_in_memory
 from mlzoo.simulation.world import simulated_world
@@ -122,8 +122,7 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
         again = _opened(bytes_disk, evidence).last_seq == last_seq and bytes_disk.image() == settled
         recovered = SimulatedDisk()
         for path, data in settled:
-            if not _has_gone(path, oldest_seq):
-                recovered.put(path, data)
+            recovered.put(path, data)
         Mirror(recovered, evidence).read_all()
     except LogUnusable as error:
         faults = (f"a crash alone made the log unusable: {error.message}",)
@@ -137,12 +136,6 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
     evidence.kept = left
     evidence.states = {seq: live for seq, live in evidence.states.items() if seq <= last_seq}
     return found
-
-
-def _has_gone(path: str, oldest_seq: int) -> bool:
-    """Whether a segment was removed: a power cut may have brought it back, without some that stood beside it."""
-    place = PurePath(path)
-    return place.parent == GROUPS and place.suffix == ".ndjson" and int(place.stem) < oldest_seq
 
 
 def _opened(disk: ByteDisk, evidence: Evidence) -> Log:
