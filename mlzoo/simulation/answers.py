@@ -71,6 +71,8 @@ def is_answer_recorded(message: JsonObject, evidence: Evidence) -> bool:
         fits = (error is None) == (end.data["type"] in {"RequestCompleted", "RequestReplied"})
         if fits and (evidence.durability == "process" or end.is_durable(evidence.disk) or evidence.is_copied(request)):
             return True
+        if fits and evidence.may_be_gone(request) and not end.is_named(evidence.disk):
+            return True  # It was copied and dropped, and the copy was forgotten, while this was on its way.
     if error is not None and error["code"] == TOO_LARGE and (end is not None or evidence.log.asides.get(rpc)):
         return True  # The log has the answer, which does not fit into a line, or into that of its batch.
     if request is not None and error is not None and error["code"] == EXPIRED:
