@@ -22,6 +22,7 @@ from mlzoo.client import ProtocolViolation, RemoteError, SidecarDied, serve_comm
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Mapping
+    from types import FrameType
 
     from anyio.from_thread import BlockingPortal
 
@@ -181,12 +182,15 @@ class _Asking:
             finally:
                 ended.set()
 
-        future = self._portal.start_task_soon(do)
+        future: concurrent.futures.Future[Any] | None = None
         try:
+            with _ctrl_c_held_back():  # Else it could begin and nobody would know it, to cancel it.
+                future = self._portal.start_task_soon(do)
             return _wait(future)
         except KeyboardInterrupt:
-            future.cancel()  # Here and thereby in the sidecar, which else would finish it before it leaves.
-            ended.wait(_CLEANING_UP_S)  # What it shows goes before anything else is written.
+            if future is not None:
+                future.cancel()  # Here and thereby in the sidecar, which else would finish it before it leaves.
+                ended.wait(_CLEANING_UP_S)  # What it shows goes before anything else is written.
             raise
 
     def _obey(self, line: str) -> None:
@@ -229,6 +233,19 @@ class _Asking:
         if most is not None and tokens >= most:
             return f"--max-tokens {most} allows no more"
         return "what was said fills the model's context; a new talk has room again"
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Have a Ctrl-C do what it does once this is done, and not in the middle of it."""
+    pressed: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed and callable(before):  # It is not where the program was started to ignore it.
+            before(*pressed[0])
 
 
 Interruptible = Callable[[], AbstractContextManager[None]]
