@@ -57,7 +57,8 @@ async def _target(services: Services, ledger: Ledger, params: ForgetParams) -> T
     if params.request is not None:
         live = ledger.state.requests.get(params.request)
         found = Target(live.id, live.key) if live is not None else None
-        return found or await services.log.forgetter.target_of(params.request)
+        found = found or await services.log.forgetter.target_of(params.request)
+        return found or Target(params.request, await _key_of(ledger, params.request))
     key = _digest(params.key or "")
     live = under_key(ledger.state, key)
     if live is not None:
@@ -66,6 +67,12 @@ async def _target(services: Services, ledger: Ledger, params: ForgetParams) -> T
     if known is None:
         raise _not_found("key", params.key or "")
     return Target(known.request, key)
+
+
+async def _key_of(ledger: Ledger, request: str) -> str:
+    """Return the key of a request whose acceptance was dropped: calls that came with it may have left text since."""
+    of_late = next((key for key, facts in ledger.state.keys.items() if facts.request == request), None)
+    return of_late or await ledger.keys.key_of(request) or ""
 
 
 def _not_found(what: str, name: str) -> errors.NotFound:

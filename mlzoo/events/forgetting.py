@@ -214,8 +214,11 @@ class Forgetter:
         self._seal = seal
         self.lock = trio.Lock()  # also of who copies answers: what is copied meanwhile would come back
 
-    async def target_of(self, request: str) -> Target:
-        """Return what is forgotten with a request, or a call that heard of one; fails as ``forget`` does."""
+    async def target_of(self, request: str) -> Target | None:
+        """Return what is forgotten with a request, or a call that heard of one; None where the log has dropped it.
+
+        Fails as ``forget`` does.
+        """
         wanted = Target(request)
         self._commit()
         with self._final():
@@ -225,7 +228,7 @@ class Forgetter:
                 found = target_in(data, request) if wanted.is_named(data) else None
                 if found is not None:
                     return found
-        return wanted
+        return None
 
     async def forget(self, target: Target) -> int:
         """Forget an ended request and its key for good; return how many groups were about it.

@@ -33,6 +33,7 @@ FAN_IN = 8  # runs of one size that become one of the next
 MOST_FILINGS = FAN_IN**4  # in one run, which is merged no more
 _CRC, _DIGEST, _REQUEST, _NUMBER = 8, 64, 40, 20
 _KEY = slice(_CRC + 1, _CRC + 1 + _DIGEST)
+_BOUND_TO = slice(_CRC + 2 * (1 + _DIGEST) + 1, _CRC + 2 * (1 + _DIGEST) + 1 + _REQUEST)
 WIDTH_BYTES = _CRC + 2 * (1 + _DIGEST) + 1 + _REQUEST + 4 * (1 + _NUMBER) + 1
 _LINES = 32  # that are read at once where a key may lie
 _RANK_DIGITS = 12  # of a key, that say how far down a run it lies
@@ -121,6 +122,26 @@ class KeyIndex:
             found = self._find(run, wanted)
             if found is not None:
                 return found
+        return None
+
+    async def key_of(self, request: str) -> str | None:
+        """Return the key of a request; all is read for that, since keys are found by themselves alone.
+
+        Raises:
+            LogUnusable: A part of the index is damaged, so that nobody can say whether it has one.
+        """
+        if self.faults:
+            raise self._damaged(self.faults[0])
+        wanted, read = request.encode(), set[Run]()
+        while (run := next((run for run in self._runs if run not in read), None)) is not None:
+            read.add(run)
+            for start in range(0, run.count, _SLICE_LINES):
+                if run not in self._runs:
+                    break  # It was merged meanwhile, and the greater one is read as well.
+                for line in self._lines(run, start, min(run.count, start + _SLICE_LINES)):
+                    if line[_BOUND_TO].rstrip() == wanted:
+                        return line[_KEY].decode()
+                await trio.lowlevel.checkpoint()
         return None
 
     def _find(self, run: Run, wanted: bytes) -> KeyFacts | None:

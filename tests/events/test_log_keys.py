@@ -54,6 +54,25 @@ async def filed(disk, filings, each=3):
     return index
 
 
+async def test_the_key_of_a_request_is_found_by_its_name_while_runs_are_merged(nursery):
+    disk = SimulatedDisk()
+    index = await filed(disk, FAN_IN - 1, each=600)
+    nursery.start_soon(index.file, entries(range(600 * (FAN_IN - 1), 600 * FAN_IN)))
+    for number in (0, 2999, 600 * (FAN_IN - 1) - 1):
+        assert await index.key_of(f"req-{number}") == digest(f"key {number}")
+    for name in ("req-", "req-5000", "req-1 ", ""):
+        assert await index.key_of(name) is None
+    assert len(disk.names(DIRECTORY)) == 1, "it was merged meanwhile"
+
+
+async def test_the_name_of_a_request_is_not_called_free_of_a_key_where_the_index_is_damaged():
+    disk = SimulatedDisk()
+    index = await filed(disk, 1)
+    disk.corrupt(DIRECTORY / disk.names(DIRECTORY)[0], 9)
+    with pytest.raises(LogUnusable, match="damaged"):
+        await index.key_of("req-2")
+
+
 async def test_a_key_that_was_filed_is_found_and_one_that_was_not_is_not():
     disk = SimulatedDisk()
     index = await filed(disk, 1, each=200)

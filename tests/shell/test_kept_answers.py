@@ -114,6 +114,22 @@ async def test_what_is_kept_can_be_forgotten_by_key_and_by_name(small, autojump_
         assert resumed["message"]["content"] == f"{SECRET}2"
 
 
+@pytest.mark.parametrize("filed_at_once", [1, 64], ids=["filed", "in the state"])
+@pytest.mark.parametrize("retention", ["keep", "ephemeral"], ids=["copied", "not copied"])
+async def test_a_request_that_is_not_in_the_log_any_more_goes_with_the_calls_that_were_refused_under_its_key(
+    small, autojump_clock, monkeypatch, retention, filed_at_once
+):
+    monkeypatch.setattr("mlzoo.actors.keys.FILED_AT_ONCE", filed_at_once)
+    small.log = attrs.evolve(SMALL, tail_bytes=64 * KIB * KIB)
+    async with small.begin(leave=False) as sidecar:
+        name = (await sidecar.host.result(say(sidecar, "first", key="k", retention=retention)))["id"]
+        await fill(sidecar)
+        await sidecar.host.error(say(sidecar, f"other {SECRET}", key="k"))
+        assert files_with(small, SECRET) != []
+        assert (await sidecar.host.call("forget", {"request": name}))["request"] == name
+        assert files_with(small, SECRET) == []
+
+
 async def test_what_was_forgotten_is_not_brought_back_by_a_power_cut(small, autojump_clock):
     async with small.begin(leave=False) as sidecar:
         await sidecar.host.call("embed", {"model": "vec", "input": ["a", "bcd"], "key": "e"})
