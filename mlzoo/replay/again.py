@@ -1,8 +1,9 @@
 """A recorded session is run again: the sidecar's own code, in this process, gets what it got then.
 
 With recorded model output the worker processes, the weights and the devices are those of the recording, the disk is in
-memory, and time is virtual: each input comes when it came, once everything before it has been done. With real weights
-all of that is real, and a line of a host's is sent once as much has been heard as had been when it was sent.
+memory, and time is virtual: each input comes when it came, in the recorded order, also with what the clock had decided
+in the same millisecond, and once everything before it has been done. With real weights all of that is real, and a line
+of a host's is sent once as much has been heard as had been when it was sent.
 
 Knows what was said and heard; what of it differs is for ``comparing`` to say.
 """
@@ -148,6 +149,7 @@ class _Living:
         self._reports = deque(item for item in life.inputs if not isinstance(item, Said))
         self._probes = deque(life.probes)
         self._workers: list[RecordedWorker] = []
+        self._done = 0  # inputs
         self._scope = trio.CancelScope()
         self._began_s = trio.current_time()
         is_real = self._stage.is_real
@@ -174,20 +176,22 @@ class _Living:
             nursery.cancel_scope.cancel()
 
     async def _tell(self, nursery: trio.Nursery, stdio: Pipe) -> None:
+        pause_s = 0.001 if self._stage.is_real else 0  # Else all deadlines would be later than they were.
         while getattr(self._app, "_services", None) is None:  # noqa: ASYNC110 - nothing tells of it
-            await trio.sleep(0.001)  # The log is being opened.
+            await trio.sleep(pause_s)  # The log is being opened.
         if self._stage.prepare is not None:
             await self._stage.prepare(self._app)
-        for item in self._life.inputs:
+        for number, item in enumerate(self._life.inputs):
+            self._done = number
+            await self._turn_of(item)
             if isinstance(item, Said):
-                await self._turn_of(item)
                 await self._say(item, nursery)
             else:
-                await self._turn_of(item)
                 await self._report(item)
         await self._turn_of(None)
-        if not self._stage.is_real:  # What it decided by the clock alone is to happen again too.
-            await trio.sleep_until(self._began_s + (self._life.took_ms + 1) / 1000)
+        if not self._stage.is_real:  # What it decided by the clock alone is to happen again too, and no more than that.
+            more_ms = 1 if self._life.ends_by_clock or not self._life.crashed else -0.5
+            await trio.sleep_until(self._began_s + (self._life.took_ms + more_ms) / 1000)
             await trio.testing.wait_all_tasks_blocked()
         if self._life.crashed:
             self._scope.cancel()
@@ -200,7 +204,7 @@ class _Living:
         """Wait until it is an input's turn, or, for None, for all that is left to be heard."""
         if not self._stage.is_real:
             if item is not None:
-                await trio.sleep_until(self._began_s + item.at_ms / 1000)
+                await trio.sleep_until(self._began_s + self._moment_ms(item) / 1000)
             await trio.testing.wait_all_tasks_blocked()
             return
         if item is not None and not isinstance(item, Said):
@@ -213,6 +217,15 @@ class _Living:
             line = "the end" if item is None else f"{item.connection} line {item.line['n']}"
             late = f"what was heard before {line} did not come within {self._stage.timeout_s:.0f} s"
             self._again.unplaced.setdefault("late", []).append(late)
+
+    def _moment_ms(self, item: Said | Reported) -> float:
+        """Return when an input comes, before or after what the clock has decided in its millisecond, as it was then.
+
+        A deadline lies whole milliseconds after the input that set it. So each input comes further from the full
+        millisecond than all before it: so it stays on its side of all deadlines that those set.
+        """
+        aside_ms = 0.05 + 0.4 * self._done / len(self._life.inputs)
+        return item.at_ms + (aside_ms if item.after_clock else -aside_ms)
 
     def _is_heard(self, key: tuple[str, int], pieces: int, is_answered: bool) -> bool:
         heard = self._again.host(key[0]).heard.get(key[1])
@@ -295,6 +308,10 @@ class _Living:
         worker = await self._worker(data.get("device"), asked, item)
         frame = frame_of(item, self._vectors)
         if worker is not None and frame is not None:
+            if (
+                asked is not None and asked[0] == "load"
+            ):  # The next load of this model is answered when it is asked for.
+                worker.asked.discard(asked)
             worker.say(frame)
 
     async def _step(self, item: Reported) -> None:

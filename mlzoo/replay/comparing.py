@@ -17,7 +17,7 @@ from mlzoo.replay.differences import Difference, differences
 from mlzoo.replay.volatile import UNCOMPARED, steady
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from mlzoo.events.recording import Recording
     from mlzoo.replay.stand_ins import Heard
@@ -50,7 +50,7 @@ def verdicts(
     recorded: Recording,
     heard: Mapping[tuple[str, int], Heard],
     tokens: tuple[Tokens, Tokens] | None = None,
-    unheard: Collection[tuple[str, int]] = (),
+    unheard: Mapping[tuple[str, int], int] | None = None,
 ) -> list[Verdict]:
     """Compare every line that was sent again.
 
@@ -58,17 +58,16 @@ def verdicts(
         recorded: what was heard then.
         heard: what was heard again; lines that are missing here were not sent.
         tokens: with real weights: the token ids of then and of now.
-        unheard: calls whose host was gone when they came to their end.
+        unheard: calls whose host was gone when they came to their end, and when the life began that ended them.
     """
-    pieces, answers = _recorded(recorded)
+    pieces, answers = _recorded(recorded, unheard or {})
     result = []
     for line in recorded.lines:
         key = (line.get("host", ""), line.get("n", 0))
         again = heard.get(key)
         if again is None or "id" not in line:
             continue
-        is_unheard = key in unheard and again.answer is None
-        before = (pieces.get(key, []), None if is_unheard else answers.get(key))
+        before = (pieces.get(key, []), answers.get(key))
         if tokens is not None and line.get("method") in GENERATES:
             found, allowed = _of_weights(line, before, again, [ids.get((key[0], line["id"])) for ids in tokens])
         else:
@@ -77,11 +76,15 @@ def verdicts(
     return result
 
 
-def _recorded(recorded: Recording) -> tuple[dict[tuple[str, int], list[Line]], dict[tuple[str, int], Line]]:
+def _recorded(
+    recorded: Recording, unheard: Mapping[tuple[str, int], int]
+) -> tuple[dict[tuple[str, int], list[Line]], dict[tuple[str, int], Line]]:
     pieces: dict[tuple[str, int], list[Line]] = {}
     answers: dict[tuple[str, int], Line] = {}
     for line in recorded.lines:
         key = (line.get("sidecar", ""), line.get("for", 0))
+        if key in unheard and line["ms"] >= unheard[key]:
+            continue
         if "stream" in line:
             pieces.setdefault(key, []).append(line["stream"])
         elif "result" in line or "error" in line:

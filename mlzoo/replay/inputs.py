@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -31,6 +31,8 @@ FROM_WORKERS = frozenset(
         "ReportFailure",
     }
 )
+CLOCK = "Strike"
+"""What the sidecar's own clock has it decide."""
 _METHODS = {
     "Resume": "resume",
     "Cancel": "cancel",
@@ -49,6 +51,7 @@ class Said:
     Attributes:
         request: what the sidecar called it, where it became a request.
         seed: what was drawn for it.
+        after_clock: whether, within its millisecond, the clock had had something decided before it came.
     """
 
     at_ms: int
@@ -56,6 +59,7 @@ class Said:
     line: Line
     request: str | None = None
     seed: int | None = None
+    after_clock: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -67,6 +71,7 @@ class Reported:
     command: str
     data: Line
     text: Any = None
+    after_clock: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -78,6 +83,7 @@ class Life:
         bounds: the limits that were in force, where the recording has its start.
         probes: what each look at the devices found.
         took_ms: how long it lived, by its last decision.
+        ends_by_clock: whether the clock had something decided in the last of those milliseconds.
         crashed: whether the next life began before this one had ended.
     """
 
@@ -86,6 +92,7 @@ class Life:
     bounds: Line | None
     probes: tuple[Line, ...]
     took_ms: int
+    ends_by_clock: bool
     crashed: bool
 
 
@@ -103,14 +110,21 @@ def lives_of(found: Recording) -> tuple[Life, ...]:
         while waiting and waiting[0][0] <= index:
             place, line, own = waiting.popleft()
             life = homes[line["host"]]
-            inputs[life].append(_said(line, own, max(0, _at_ms(groups, place) - begins[life])))
+            said_at_ms = max(0, _at_ms(groups, place) - begins[life])
+            inputs[life].append(_said(line, own, said_at_ms, _is_after_clock(groups, place)))
         if group is None:
             break
         command, _, data = group["command"]
-        if command in FROM_WORKERS or (command == "Shutdown" and data.get("reason") in ("signal", "parent")):
-            at_ms = max(0, group["at_ms"] - begins[numbers[index]])
-            text = group.get("text")
-            report = Reported(at_ms=at_ms, seq=group["group"], command=command, data=data, text=text)
+        is_signal = command == "Shutdown" and data.get("reason") in ("signal", "parent")
+        if command in FROM_WORKERS or is_signal:
+            report = Reported(
+                at_ms=max(0, group["at_ms"] - begins[numbers[index]]),
+                seq=group["group"],
+                command=command,
+                data=data,
+                text=group.get("text"),
+                after_clock=_is_after_clock(groups, index),
+            )
             inputs[numbers[index]].append(report)
     return tuple([_life(number, inputs[number], groups, numbers) for number in range(count)])
 
@@ -126,6 +140,7 @@ def _life(number: int, inputs: list[Said | Reported], groups: list[Line], number
         bounds=next((data["bounds"] for kind, _, data in commands if kind == "Start"), None),
         probes=tuple([data for kind, _, data in commands if kind == "ReportDevices"]),
         took_ms=own[-1]["at_ms"] - own[0]["at_ms"] if own else 0,
+        ends_by_clock=_is_after_clock([*own, *own[-1:]], len(own)),
         crashed=number < max(numbers, default=0) and not _has_stopped(own),
     )
 
@@ -154,32 +169,30 @@ def taken_up(groups: Iterable[Line], requests: Collection[str | None]) -> list[d
     ]
 
 
-def unheard(found: Recording, lives: Iterable[Life]) -> frozenset[tuple[str, int]]:
-    """Return the calls, as connection and line, that were under way when their sidecar crashed.
+def unheard(found: Recording, lives: Iterable[Life]) -> dict[tuple[str, int], int]:
+    """Return the calls, as connection and line, under which their sidecar crashed, and when the next life began.
 
     The recording has the answer that the next life gave them in its log; their host was gone by then.
     """
-    ended: set[str] = set()
-    for left in taken_up(found.groups(), _requests(found)):
-        ended |= left.keys()
-    for group in found.groups():
-        ended |= {
-            event["request"] for kind, _, event in group["events"] if kind == _ATTACHED and event["target"] in ended
-        }
-    return frozenset(
-        (item.connection, item.line["n"])
-        for life in lives
-        if life.crashed
-        for item in life.inputs
-        if isinstance(item, Said) and item.request in ended
-    )
+    groups = list(found.groups())
+    numbers = _lives(groups)
+    begins = {life: group["ms"] for group, life in zip(reversed(groups), reversed(numbers), strict=True)}
+    calls: dict[tuple[str, int], int] = {}
+    for number, life in enumerate(lives):
+        if not life.crashed:
+            continue
+        own = [group for group, at in zip(groups, numbers, strict=True) if at == number]
+        events = [(kind, event) for group in own for kind, _, event in group["events"]]
+        ended = {event["request"] for kind, event in events if kind in _ENDS}
+        ended |= {event["request"] for kind, event in events if kind == _ATTACHED and event["target"] in ended}
+        for item in life.inputs:
+            if isinstance(item, Said) and item.request is not None and item.request not in ended:
+                calls[item.connection, item.line["n"]] = begins[number + 1]
+    return calls
 
 
+_ENDS = frozenset({"RequestCompleted", "RequestFailed", "RequestCancelled", "RequestReplied", "RequestRefused"})
 _ATTACHED = "RequestAttached"
-
-
-def _requests(found: Recording) -> frozenset[str]:
-    return frozenset(data["request"] for group in found.groups() if (data := group["command"][2]).get("request"))
 
 
 def placed(lines: list[Line], groups: list[Line]) -> list[tuple[int, Line, Line | None]]:
@@ -254,7 +267,19 @@ def _at_ms(groups: list[Line], place: int) -> int:
     return int(groups[min(place, len(groups) - 1)]["at_ms"]) if groups else 0
 
 
-def _said(line: Line, own: Line | None, at_ms: int) -> Said:
-    sampling = (own or {}).get("sampling") or {}
-    request = (own or {}).get("request")
-    return Said(at_ms=at_ms, connection=line["host"], line=line, request=request, seed=sampling.get("seed"))
+def _is_after_clock(groups: list[Line], place: int) -> bool:
+    """Whether the clock had something decided in the millisecond of a place, and before it."""
+    at_ms = _at_ms(groups, place)
+    before = takewhile(lambda group: group["at_ms"] == at_ms, reversed(groups[:place]))
+    return any(group["command"][0] == CLOCK for group in before)
+
+
+def _said(line: Line, own: Line | None, at_ms: int, after_clock: bool) -> Said:
+    return Said(
+        at_ms=at_ms,
+        connection=line["host"],
+        line=line,
+        request=(own or {}).get("request"),
+        seed=((own or {}).get("sampling") or {}).get("seed"),
+        after_clock=after_clock,
+    )

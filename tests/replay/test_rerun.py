@@ -69,7 +69,7 @@ async def test_an_end_that_is_told_again_in_a_later_life_ends_nothing(lives, rec
     assert run_again(attrs.evolve(whole, lines=lines), lives.config()).holds
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 4])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4])
 async def test_random_lives_that_end_are_run_again(lives, recorded, autojump_clock, seed):
     for life in range(3):
         async with lives.begin() as sidecar:
@@ -77,14 +77,14 @@ async def test_random_lives_that_end_are_run_again(lives, recorded, autojump_clo
             sidecar.workshop.answer = None
             for _ in range(25):
                 await chance.act()
-                await trio.sleep(0.01)  # Of what happens in one moment a recording has no more than the order.
+                await trio.sleep(0.01)
             sidecar.host.read_on()
             await sidecar.leave()
     found = run_again(recorded(), lives.config())
     assert found.holds, "\n".join(found.told())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 4])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 6, 17])
 async def test_random_lives_that_are_killed_are_run_again(lives, recorded, autojump_clock, seed):
     for life in range(3):
         async with lives.begin(leave=False) as sidecar:
@@ -93,12 +93,40 @@ async def test_random_lives_that_are_killed_are_run_again(lives, recorded, autoj
             sidecar.workshop.answer = None
             for _ in range(25):
                 await chance.act()
-                await trio.sleep(0.01)  # as above; and no kill in the middle of a decision
+                await trio.sleep(0.01)
         lives.disk = lives.disk.copy()  # Killed: what was written is there, locks are not.
     async with lives.begin() as sidecar:
         await sidecar.host.result(sidecar.chat("still here"))
     found = run_again(recorded(), lives.config())
     assert found.holds, "\n".join(found.told())
+
+
+@pytest.mark.parametrize("seed", [4, 18])
+async def test_what_happened_within_one_moment_happens_in_its_order_again(lives, recorded, autojump_clock, seed):
+    for life in range(3):
+        async with lives.begin() as sidecar:
+            chance = Chance(sidecar, seed * 10 + life)
+            sidecar.workshop.answer = None
+            for _ in range(25):
+                await chance.act()
+            sidecar.host.read_on()
+            await sidecar.leave()
+    found = run_again(recorded(), lives.config())
+    assert found.holds, "\n".join(found.told())
+
+
+@pytest.mark.parametrize("said_s", [2.9995, 3.0, 3.0005])
+async def test_an_answer_falls_on_the_side_of_its_deadline_on_which_it_fell(lives, recorded, autojump_clock, said_s):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        chat = sidecar.chat("hello", stream=True, deadline_ms=3000)
+        worker = await sidecar.worker()
+        [request] = await worker.given()
+        await trio.sleep_until(said_s)
+        worker.generate(request, "late")
+        await sidecar.host.response(chat)
+    found = run_again(recorded(), lives.config())
+    assert found.told() == ["1 calls run again, 1 the same: all as recorded"]
 
 
 async def test_with_real_weights_a_crash_is_refused_in_one_sentence(lives, recorded, autojump_clock):
