@@ -71,13 +71,15 @@ def serve(
     return trio.run(partial(sidecar.run, claimed, log=log, parent_pid=parent_pid, socket=socket))
 
 
-async def probe_devices() -> tuple[Device, ...]:
+async def probe_devices(cpu_workers: int = 1) -> tuple[Device, ...]:
     """Look at the devices; in a thread, since drivers take their time, and one that hangs is left to itself."""
     from mlzoo import devices  # noqa: PLC0415 (not on the way to the first ping)
 
     with trio.move_on_after(PROBE_S):
-        return await trio.to_thread.run_sync(devices.probe, abandon_on_cancel=True, limiter=_PROBING)
-    return await trio.to_thread.run_sync(devices.without_drivers, f"its driver did not answer within {PROBE_S:.0f} s")
+        probe = partial(devices.probe, cpu_workers=cpu_workers)
+        return await trio.to_thread.run_sync(probe, abandon_on_cancel=True, limiter=_PROBING)
+    silent = f"its driver did not answer within {PROBE_S:.0f} s"
+    return await trio.to_thread.run_sync(devices.without_drivers, silent, cpu_workers)
 
 
 _PROBING = trio.CapacityLimiter(PROBES)
@@ -89,7 +91,7 @@ class Sidecar:
     Args:
         config: how it is to work.
         world: clock, ids, seeds and disk.
-        probe: looks at the devices.
+        probe: looks at the devices; without it at the real ones.
         spawn: starts worker processes; without it the real ones.
         stderr: where it tells of itself; without it the process's stderr.
     """
@@ -99,13 +101,13 @@ class Sidecar:
         config: Config,
         world: World,
         *,
-        probe: ProbeDevices = probe_devices,
+        probe: ProbeDevices | None = None,
         spawn: Spawn | None = None,
         stderr: StderrLog | None = None,
     ) -> None:
         self._config = config
         self._world = world
-        self._probe = probe
+        self._probe = partial(probe_devices, config.devices.cpu_workers) if probe is None else probe
         self._spawn = spawn
         self._engine: Mailbox[EngineMessage] = Mailbox("engine", Backpressure(ENGINE_ORDERS))
         self._stderr = StderrLog() if stderr is None else stderr
@@ -354,7 +356,7 @@ class Sidecar:
                     break
                 await self._shut_down("signal")
                 async for _again in signals:
-                    self._flushing.hurry()
+                    self._flushing.insist()
                     break
                 break
         self._leaving.set()

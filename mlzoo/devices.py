@@ -10,6 +10,7 @@ set: NVIDIA's library counts by bus, CUDA by speed unless told otherwise.
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import platform
 import re
@@ -40,7 +41,7 @@ class Device:
     """A piece of hardware that could run models."""
 
     name: str
-    """As torch names it: cuda:0, mps, cpu."""
+    """As torch names it: cuda:0, mps, cpu; cpu:0 and on are shares of the CPU, each with a worker of its own."""
     kind: Kind
     description: str
     memory_total_bytes: int
@@ -63,15 +64,15 @@ class TorchBuild:
     """Version of CUDA that it was built with."""
 
 
-def probe(environ: Mapping[str, str] = os.environ) -> tuple[Device, ...]:
-    """Return every device of this machine, the unusable ones too; the CPU is always there and last."""
+def probe(environ: Mapping[str, str] = os.environ, cpu_workers: int = 1) -> tuple[Device, ...]:
+    """Return every device of this machine, the unusable ones too; the CPU, or its shares, are always there and last."""
     torch = torch_build()
-    return (*cuda_devices(_nvml(), torch, environ), *_mps_devices(torch), cpu_device(torch))
+    return (*cuda_devices(_nvml(), torch, environ), *_mps_devices(torch), *cpu_shares(cpu_device(torch), cpu_workers))
 
 
-def without_drivers(reason: str) -> tuple[Device, ...]:
+def without_drivers(reason: str, cpu_workers: int = 1) -> tuple[Device, ...]:
     """Return what there is where a GPU's driver cannot be asked, and why."""
-    return _silent_gpu("cuda", reason), cpu_device(torch_build())
+    return _silent_gpu("cuda", reason), *cpu_shares(cpu_device(torch_build()), cpu_workers)
 
 
 def _silent_gpu(name: str, reason: str) -> Device:
@@ -265,26 +266,66 @@ def cpu_device(torch: TorchBuild | None) -> Device:
     )
 
 
+def cpu_shares(cpu: Device, workers: int) -> tuple[Device, ...]:
+    """Return the CPU as the devices of so many workers: alone as it is, else an equal share for each."""
+    if workers == 1:
+        return (cpu,)
+    return tuple(
+        attrs.evolve(
+            cpu,
+            name=f"cpu:{share}",
+            description=f"{cpu.description}; share {share + 1} of {workers}",
+            memory_total_bytes=cpu.memory_total_bytes // workers,
+            memory_free_bytes=cpu.memory_free_bytes // workers,
+        )
+        for share in range(workers)
+    )
+
+
 def usable_cores() -> int:
     """Return the physical cores that this process may use, by affinity and quota; a core's second thread is none."""
+    return len(_within_quota(_physical_cores()))
+
+
+def core_shares(workers: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Return for each worker how many threads it may have, and on which processors; none where it cannot be bound."""
     cores = _physical_cores()
+    threads = len(_within_quota(cores))
+    return [(max(1, threads // workers), share) for share in shares_of(cores, workers)]
+
+
+def shares_of(cores: list[tuple[int, ...]], workers: int) -> list[tuple[int, ...]]:
+    """Return each worker's processors: whole cores, where there are enough; what has to be shared is shared evenly."""
+    if len(cores) < workers:
+        cores = [(processor,) for core in cores for processor in core] or [()]
+    if len(cores) < workers:
+        return [cores[worker % len(cores)] for worker in range(workers)]
+    borders = [len(cores) * worker // workers for worker in range(workers + 1)]
+    return [tuple(itertools.chain(*cores[first:last])) for first, last in itertools.pairwise(borders)]
+
+
+def _within_quota(cores: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     quota = cgroup_cpus(_CGROUPS, _OWN_CGROUPS)
-    return max(1, cores if quota is None else min(cores, int(quota)))
+    return cores if quota is None else cores[: max(1, int(quota))]
 
 
 if sys.platform == "linux":
 
-    def _physical_cores() -> int:
-        allowed = os.sched_getaffinity(0)
-        siblings = {_read(_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu) for cpu in allowed}
-        return len(siblings)
+    def _physical_cores() -> list[tuple[int, ...]]:
+        """Return the processors of each core that this process may use."""
+        cores: dict[str, tuple[int, ...]] = {}
+        for processor in sorted(os.sched_getaffinity(0)):
+            core = _read(_CPUS / f"cpu{processor}" / "topology" / "thread_siblings_list") or str(processor)
+            cores[core] = (*cores.get(core, ()), processor)
+        return list(cores.values())
 
 else:
 
-    def _physical_cores() -> int:
+    def _physical_cores() -> list[tuple[int, ...]]:
+        """Return as many cores as there are, without processors: nothing can be bound to them here."""
         import psutil  # noqa: PLC0415
 
-        return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+        return [()] * (psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
 
 
 def cgroup_memory(root: Path, own: Path) -> list[tuple[int, int]]:

@@ -76,7 +76,9 @@ async def build(
     services.metrics = Metrics()
     progress = Progress(ledger, services.world.clock, services.connections)
     if spawn is None:
-        spawn = SpawnWorker(Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy)
+        spawn = SpawnWorker(
+            Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy, config.devices.cpu_workers
+        )
 
     def make_engine() -> Engine:
         return Engine(

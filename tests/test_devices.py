@@ -12,8 +12,10 @@ from mlzoo.devices import (
     cgroup_cpus,
     cgroup_memory,
     cpu_device,
+    cpu_shares,
     cuda_devices,
     probe,
+    shares_of,
     torch_build,
     usable_cores,
     visible_gpus,
@@ -98,7 +100,7 @@ def test_where_a_gpu_is_lost_none_is_used():
 
 async def test_a_driver_that_hangs_leaves_the_cpu(monkeypatch, autojump_clock):
     released = threading.Event()
-    monkeypatch.setattr(mlzoo.devices, "probe", released.wait)
+    monkeypatch.setattr(mlzoo.devices, "probe", lambda cpu_workers: released.wait())
     gpu, cpu = await probe_devices()
     released.set()
     assert (gpu.usable, cpu.name) == (False, "cpu")
@@ -218,3 +220,39 @@ def test_no_control_groups_are_no_limits(tmp_path):
 
 def test_there_is_always_a_core():
     assert usable_cores() >= 1
+
+
+def test_one_worker_has_the_whole_cpu_under_its_name():
+    cpu = cpu_device(CUDA_TORCH)
+    assert cpu_shares(cpu, 1) == (cpu,)
+
+
+def test_several_workers_have_equal_shares_of_the_memory():
+    cpu = cpu_device(CUDA_TORCH)
+    shares = cpu_shares(cpu, 3)
+    assert [(share.name, share.kind) for share in shares] == [("cpu:0", "cpu"), ("cpu:1", "cpu"), ("cpu:2", "cpu")]
+    assert {share.memory_total_bytes for share in shares} == {cpu.memory_total_bytes // 3}
+    assert sum(share.memory_free_bytes for share in shares) <= cpu.memory_free_bytes
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "shares"),
+    [
+        ([(0, 4), (1, 5), (2, 6), (3, 7)], 2, [(0, 4, 1, 5), (2, 6, 3, 7)]),
+        ([(0,), (1,), (2,)], 2, [(0,), (1, 2)]),
+        ([(0, 1)], 2, [(0,), (1,)]),
+        ([(0,)], 2, [(0,), (0,)]),
+        ([(), ()], 2, [(), ()]),
+        ([()], 2, [(), ()]),
+    ],
+    ids=[
+        "whole cores",
+        "uneven",
+        "threads of one core",
+        "one for all",
+        "nothing is bound",
+        "one, and nothing is bound",
+    ],
+)
+def test_workers_share_the_cores(cores, workers, shares):
+    assert shares_of(cores, workers) == shares

@@ -151,15 +151,16 @@ class SpawnWorker:
     spawner: Spawner
     threads: int | None
     wait_policy: str
+    cpu_workers: int = 1
 
     async def __call__(self, device: str) -> SocketWorker:
         """See ``Spawn``."""
+        place = await trio.to_thread.run_sync(self._place, device)
         ours, theirs = socket.socketpair()
         with theirs:
             command = [
-                *(sys.executable, "-m", "mlzoo.inference"),
-                *("--device", device, "--parent-pid", str(os.getpid()), "--wait-policy", self.wait_policy),
-                *(() if self.threads is None else ("--threads", str(self.threads))),
+                *(sys.executable, "-m", "mlzoo.inference", "--parent-pid", str(os.getpid())),
+                *("--wait-policy", self.wait_policy, *place),
             ]
             try:
                 process = await self.spawner.popen(command, theirs)
@@ -168,3 +169,14 @@ class SpawnWorker:
                 raise
         ours.setblocking(False)
         return SocketWorker(process.pid, process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+
+    def _place(self, device: str) -> tuple[str, ...]:
+        """Return what the process is told of where it runs: a share of the CPU is the CPU, on its own processors."""
+        from mlzoo.devices import core_shares  # noqa: PLC0415 (not on the way to the first ping)
+
+        kind, _, number = device.partition(":")
+        if kind != "cpu" or not number:
+            return "--device", device, *(() if self.threads is None else ("--threads", str(self.threads)))
+        threads, processors = core_shares(self.cpu_workers)[int(number)]
+        bound = ",".join(str(processor) for processor in processors)
+        return "--device", kind, "--threads", str(self.threads or threads), *(("--processors", bound) if bound else ())

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = config.load(args.overrides, config_dir=args.config_dir)
     store = open_store(settings)
-    for device in probe():
+    for device in probe(cpu_workers=settings.devices.cpu_workers):
         fits = models_that_fit(device, settings, store)
         if args.json:
             sys.stdout.write(orjson.dumps({**attrs.asdict(device), "fits": fits}).decode() + "\n")

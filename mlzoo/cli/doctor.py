@@ -94,7 +94,7 @@ def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | Non
         )
     for name, why in sorted(settings.broken.items()):
         yield Finding(name, "fault", f"its configuration does not hold: {why}", "correct that file, or remove it")
-    yield from devices()
+    yield from devices(settings.devices.cpu_workers)
     yield from store(settings)
     yield from logs(log, settings.log.budget_bytes, settings.limits.disk_reserve_bytes)
     yield sidecar(overrides, config_dir)
@@ -124,12 +124,12 @@ def installation() -> Iterator[Finding]:
         yield Finding("local models", "ok", ", ".join(found))
 
 
-def devices() -> Iterator[Finding]:
+def devices(cpu_workers: int) -> Iterator[Finding]:
     """Look for hardware, and say why what cannot be used cannot."""
     from mlzoo.cli.columns import size
     from mlzoo.devices import probe
 
-    found = probe()
+    found = probe(cpu_workers=cpu_workers)
     for device in found:
         if device.usable:
             memory = f"{size(device.memory_free_bytes)} of {size(device.memory_total_bytes)} free"

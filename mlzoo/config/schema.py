@@ -18,6 +18,7 @@ ModelKind = Literal["chat", "embed"]
 Durability = Literal["disk", "process"]
 WaitPolicy = Literal["passive", "active"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["auto", "none", "int4"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -97,7 +98,9 @@ class DevicesConfig(_Compared):
     auto: tuple[str, ...] = ("cuda", "mps", "cpu")
     """Kinds of devices in the order in which automatic placement prefers them; a kind that is absent is not used."""
     cpu_threads: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """Threads of a CPU worker; null: the physical cores that this process may use."""
+    """Threads of a CPU worker; null: the physical cores that this process may use, or its share of them."""
+    cpu_workers: int = attrs.field(default=1, validator=[ge(1), le(64)])
+    """Worker processes of the CPU, each with its share of cores and memory; several are devices cpu:0, cpu:1 and on."""
     cpu_wait_policy: WaitPolicy = "passive"
     """How idle OpenMP threads wait. Active ones gain a little alone and lose tenfold beside a busy neighbour."""
     cpu_memory_fraction: float = attrs.field(default=0.8, validator=[gt(0.0), le(1.0)])
@@ -144,6 +147,8 @@ class ModelEntry(_Compared):
     """Patterns of the files that are taken from a hub; empty: weights, configuration and tokenizer."""
     aliases: tuple[str, ...] = ()
     dtype: Dtype = "auto"
+    quantization: Quantization = "auto"
+    """4-bit weights: auto where they lose nothing by it, none, or int4 wherever the device can."""
     context: int = attrs.field(default=0, validator=ge(0))
     """Tokens a request may hold; 0: what the model and a sensible bound allow."""
     slots: int = attrs.field(default=16, validator=ge(1))

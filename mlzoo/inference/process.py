@@ -47,6 +47,15 @@ def prepare(parent_pid: int, threads: int, wait_policy: str) -> None:
     die_with(parent_pid)
 
 
+def bind(processors: tuple[int, ...]) -> None:
+    """Stay on some processors, so that workers beside each other do not run on each other's; none: on all.
+
+    Must run before threads are started. Where the system binds nothing, the number of threads is all there is.
+    """
+    if sys.platform == "linux" and processors:
+        os.sched_setaffinity(0, processors)
+
+
 def usable_processors() -> int:
     """Return how many processors this process may use."""
     count = os.cpu_count() or 1
