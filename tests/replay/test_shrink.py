@@ -1,5 +1,6 @@
 """The smallest recording that still fails."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from mlzoo.cli import main
 from mlzoo.events import recording
 from mlzoo.replay import failing
 from mlzoo.replay.check import check
-from mlzoo.replay.shrink import shrunk
+from mlzoo.replay.shrink import shrunk, size_of
 from mlzoo.world import real_world
 
 RECORDINGS = Path(__file__).parent.parent.parent / "replay"
@@ -56,6 +57,25 @@ def test_a_candidate_that_makes_the_command_hang_does_not_use_up_all_of_the_time
     words = ["replay", "shrink", str(RECORDINGS / "errors.ndjson"), "-o", str(tmp_path / "small.ndjson")]
     assert main([*words, "--check", command, "--runs", "4"]) == 0
     assert "after 4 runs; its time or its runs are used up" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_the_smallest_so_far_and_says_so(tmp_path, capsys, monkeypatch):
+    check_it = failing.Trial.status
+
+    def pressed_at_the_fourth(trial, found):
+        if trial.count == 3:
+            signal.raise_signal(signal.SIGINT)
+        return check_it(trial, found)
+
+    monkeypatch.setattr(failing.Trial, "status", pressed_at_the_fourth)
+    command = f"{sys.executable} -c 'import sys; sys.exit(7)' {{}}"
+    whole, small = RECORDINGS / "errors.ndjson", tmp_path / "small.ndjson"
+    assert main(["replay", "shrink", str(whole), "-o", str(small), "--check", command]) == 130
+    told = capsys.readouterr()
+    left = size_of(recording.read(small))
+    assert left.groups < size_of(recording.read(whole)).groups
+    assert f"run 3: fails as well: {left}" in told.err
+    assert told.out.endswith(f"{left}, of {size_of(recording.read(whole))}, after 3 runs; interrupted\n")
 
 
 # ------------------------------------------------------------------------------------------------ bad input
