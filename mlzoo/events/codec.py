@@ -244,14 +244,13 @@ def decode_group(lines: Sequence[bytes | memoryview]) -> Group:
     Raises:
         LogUnusable: A newer version wrote it (reason newer).
     """
-    record, *events = _parsed(lines)
+    record, *events = parsed(lines)
     return _group(record, events)
 
 
-def _parsed(lines: Sequence[bytes | memoryview]) -> list[Data]:
+def parsed(lines: Sequence[bytes | memoryview]) -> list[Data]:
     """Return lines as data. As one array: a start and a check spend most of their time here."""
-    parsed: list[Data] = orjson.loads(b"[%b]" % b",".join(lines))
-    return parsed
+    return cast("list[Data]", orjson.loads(b"[%b]" % b",".join(lines)))
 
 
 def _group(record: Data, events: list[Data]) -> Group:
@@ -327,7 +326,7 @@ def groups_in(lines: Iterable[bytes | memoryview]) -> Iterator[Group]:
 
 def groups_of(lines: Sequence[bytes]) -> Iterator[Group]:
     """Yield the same of lines that are all there, such as those of a segment: they are parsed many at once."""
-    records = chain.from_iterable(_parsed(lines[at : at + AT_ONCE]) for at in range(0, len(lines), AT_ONCE))
+    records = chain.from_iterable(parsed(lines[at : at + AT_ONCE]) for at in range(0, len(lines), AT_ONCE))
     for record in records:
         count = record["group"][1] - 1
         events = list(islice(records, count))
@@ -341,14 +340,14 @@ def lines_of_groups(lines: Iterable[Line]) -> Iterator[tuple[Line, ...]]:
     wanted = 0
     for line in lines:
         if not pending:
-            wanted = _group_count(line)
+            wanted = group_count(line)
         pending.append(line)
         if len(pending) == wanted:
             yield tuple(pending)
             pending = []
 
 
-def _group_count(line: bytes | memoryview) -> int:
+def group_count(line: bytes | memoryview) -> int:
     """Return how many records the group has whose first line this is."""
     head = bytes(line[:140])
     start = head.index(b'"group":[') + 9

@@ -21,11 +21,12 @@ from mlzoo.core.decide import decide_next
 from mlzoo.core.state import State
 from mlzoo.errors import ConfigError, LogUnusable
 from mlzoo.events import recording
-from mlzoo.events.codec import CODEC, groups_of
+from mlzoo.events.codec import CODEC
 from mlzoo.events.commands import Start
 from mlzoo.events.records import CORE_VERSION
 from mlzoo.events.segments import Segments, damaged
 from mlzoo.events.story import is_log
+from mlzoo.events.unread import Unread, is_written_as, read, unread_groups
 from mlzoo.replay.differences import Difference, differences
 from mlzoo.replay.telling import group_of, told_in
 from mlzoo.state_codec import decode_state
@@ -152,7 +153,7 @@ def _missing(last_seq: int, before_seq: int) -> LogUnusable:
     return LogUnusable(f"what is between {last_seq} and {before_seq + 1} is missing", reason="damaged")
 
 
-def fold(story: Iterator[Base | Group]) -> Checked:
+def fold(story: Iterator[Base | Group | Unread]) -> Checked:
     """Decide everything again, up to the first difference. A story begins with its base."""
     checked = Checked()
     folding, version, last_seq, since = Folding(State()), CORE_VERSION, None, 0
@@ -167,20 +168,23 @@ def fold(story: Iterator[Base | Group]) -> Checked:
             continue
         if last_seq is not None and last_seq != item.first_seq - 1:
             raise _missing(last_seq, item.first_seq - 1)
-        count = len(item.events) + 1
+        count = 1 + (len(item.lines) if isinstance(item, Unread) else len(item.events))
         last_seq = item.first_seq + count - 1
         if isinstance(item.command, Start) and item.command.core_version != version:
             version, since = item.command.core_version, item.first_seq
         if version != CORE_VERSION:
-            folding.add(item)
+            folding.add(_read(item))
             checked.folded += count
             _note_version(checked, since, version)
             continue
         # What is decided is folded at once: where it is what was recorded, that is the state of the next decision.
         events = decide_next(folding, item.command, item.first_seq, item.at_ms)
         checked.compared += count
-        if events != item.events:
-            checked.difference = _departure(item, events)
+        if isinstance(item, Unread) and is_written_as(events, item):
+            continue
+        recorded = _read(item)
+        if events != recorded.events:
+            checked.difference = _departure(recorded, events)
             break
     else:
         if last_seq is not None:
@@ -188,6 +192,10 @@ def fold(story: Iterator[Base | Group]) -> Checked:
         elif checked.begins is not None:
             checked.ends = attrs.evolve(checked.begins, seq=checked.begins.seq - 1)
     return checked
+
+
+def _read(item: Group | Unread) -> Group:
+    return read(item) if isinstance(item, Unread) else item
 
 
 def _note_version(checked: Checked, since: int, version: int) -> None:
@@ -219,7 +227,7 @@ def _plain(state: State) -> dict[str, Any]:
     return attrs.asdict(state)
 
 
-def _of_segment(segments: Segments, first: int) -> Iterator[Base | Group]:
+def _of_segment(segments: Segments, first: int) -> Iterator[Base | Group | Unread]:
     header = segments.header(first)
     found, lines = segments.load(first)
     is_last = first == segments.firsts[-1]
@@ -227,10 +235,10 @@ def _of_segment(segments: Segments, first: int) -> Iterator[Base | Group]:
         raise damaged(segments.path(first), found.whole_bytes)
     if header.state is not None or first == segments.firsts[0]:
         yield Base(seq=first, state=decode_state(header.state), core_version=header.core_version)
-    yield from groups_of(lines)
+    yield from unread_groups(lines)
 
 
-def _of_recording(found: recording.Recording) -> Iterator[Base | Group]:
+def _of_recording(found: recording.Recording) -> Iterator[Base | Group | Unread]:
     groups = found.groups()
     state = decode_state(found.header.get("state"))
     yield Base(seq=1, state=state, core_version=found.header.get("core_version", CORE_VERSION))
