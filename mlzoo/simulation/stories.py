@@ -15,9 +15,10 @@ import orjson
 import trio
 
 from mlzoo.actors.ledger import recover
-from mlzoo.core.apply import apply_group
+from mlzoo.core.apply import Folding
 from mlzoo.core.state import State
 from mlzoo.errors import LogUnusable
+from mlzoo.events.codec import CODEC
 from mlzoo.events.log import Log
 from mlzoo.simulation import invariants, schedule
 from mlzoo.simulation.byte_disk import ByteDisk, at_once
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlzoo.simulation.byte_disk import Image
+    from mlzoo.simulation.evidence import Record
     from mlzoo.simulation.plans import LifePlan
 
 
@@ -117,13 +119,13 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
     try:
         log = _opened(bytes_disk, evidence)
         oldest_seq, last_seq, state = log.oldest_seq, log.last_seq, recover(log)
-        whole = _folded_whole(log)
         settled = bytes_disk.image()
         again = _opened(bytes_disk, evidence).last_seq == last_seq and bytes_disk.image() == settled
         recovered = SimulatedDisk()
         for path, data in settled:
             recovered.put(path, data)
         Mirror(recovered, evidence).read_all()
+        whole = _folded_whole(evidence.log.groups) if oldest_seq == 1 else None
     except LogUnusable as error:
         faults = (f"a crash alone made the log unusable: {error.message}",)
     except orjson.JSONDecodeError as error:
@@ -143,14 +145,15 @@ def _opened(disk: ByteDisk, evidence: Evidence) -> Log:
     return at_once(Log.open(LOG, world, config_of(evidence.durability).log, version="0"))
 
 
-def _folded_whole(log: Log) -> State | None:
-    """Return the state that all groups lead to, where all are kept."""
-    if log.oldest_seq != 1:
-        return None
-    state = State()
-    for group in log.read(0, 1_000_000):
-        state = apply_group(state, group)
-    return state
+def _folded_whole(records: list[Record]) -> State:
+    """Return the state that all records lead to, as they were read without the log's own code."""
+    folding = Folding(State())
+    for record in records:
+        data = record.data
+        if data["kind"] == "event":
+            event = CODEC.decode(data["type"], data["version"], data["data"])
+            folding.take(event, data["log_seq"], data["at_ms"])
+    return folding.state
 
 
 class _TaskSteps(trio.abc.Instrument):
