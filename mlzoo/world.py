@@ -87,7 +87,10 @@ class Disk(Protocol):
         """Open for appending, creating it; the new name is durable only after sync_dir."""
 
     async def sync(self, file: AppendFile) -> None:
-        """Make what was written before this call durable, without stopping the event loop. Never retried on error."""
+        """Make what was written before this call durable, without stopping the event loop. Never retried on error.
+
+        Cancelled, it is not waited for; nobody hears then whether it failed.
+        """
 
     async def sync_dir(self, path: Path) -> None:
         """Make the names in a directory durable."""
@@ -213,7 +216,8 @@ class RealDisk:
     async def sync(self, file: AppendFile) -> None:
         """Make what was written durable: fdatasync on Linux, F_FULLFSYNC on macOS, FlushFileBuffers on Windows."""
         assert isinstance(file, RealFile)
-        await trio.to_thread.run_sync(_sync, file.descriptor)
+        # A disk that hangs keeps its thread for ever; that is a daemon, which holds up no end of the process.
+        await trio.to_thread.run_sync(_sync, file.descriptor, abandon_on_cancel=True)
 
     async def sync_dir(self, path: Path) -> None:
         """Make the names in a directory durable; NTFS journals them itself."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mlzoo.actors.services import Peer, Services
+    from mlzoo.events.log import Log
 
 FLUSH_S = 5.0  # that a host gets to take what is due when the sidecar leaves
 
@@ -32,9 +33,9 @@ class Flushing:
     def __init__(self, late: Callable[[], None]) -> None:
         self._late = late
         self._patient = False
-        self._syncing = False  # whether the log's sync is being waited for, or was
+        self._insisted = False
+        self._log: Log | None = None  # once it has only to sync, which a disk that hangs may keep up for ever
         self._reading = False  # whether the time to read has begun
-        self._sync = trio.CancelScope()  # of the log, which a disk that hangs may keep up for ever
         self._own = trio.CancelScope()
         self._others = trio.CancelScope()
 
@@ -43,12 +44,17 @@ class Flushing:
         self._patient = True
 
     def hurry(self) -> None:
-        """Bound the waits for that host and for the disk: whoever wants the end of the process now is neither."""
+        """Bound the wait for that host, and for the disk where no work is left: others want the end of the process."""
         self._patient = False
-        if self._syncing:
-            self._sync.deadline = min(self._sync.deadline, trio.current_time() + FLUSH_S)
+        if self._log is not None:
+            self._log.bound_syncs(FLUSH_S)
         if self._reading:
             self._own.deadline = min(self._own.deadline, trio.current_time() + FLUSH_S)
+
+    def insist(self) -> None:
+        """Bound the waits for that host and for the disk, whenever they come: the end was asked for twice."""
+        self._insisted = True
+        self.hurry()
 
     async def run(self, services: Services, own: Peer) -> None:
         """Return once all that is due has been taken, or its time is over. Nothing new may come.
@@ -57,9 +63,10 @@ class Flushing:
             services: whose connections these are.
             own: the host on stdio, if it is still there.
         """
-        self._syncing = True
-        with self._sync:
-            await services.hub.wait_shown()
+        self._log = services.log if services.unusable is None else None
+        if self._insisted:
+            self.hurry()
+        await services.hub.wait_shown()
         until = trio.current_time() + FLUSH_S
         self._reading = True
         self._others.deadline = until

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,25 @@ async def test_what_a_crash_left_of_asides_that_were_to_be_put_in_their_place_go
     again = await open_log(real_world(), tmp_path / "log")
     assert not beginning.exists()
     await again.close()
+
+
+async def test_a_sync_that_hangs_is_not_waited_for_by_who_gives_it_up(tmp_path, monkeypatch):
+    began, ended = threading.Event(), threading.Event()
+
+    def hang(_descriptor):
+        began.set()
+        ended.wait()
+
+    monkeypatch.setattr("mlzoo.world._sync", hang)
+    disk = RealDisk()
+    file = disk.open_append(tmp_path / "file")
+    try:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(disk.sync, file)
+                await trio.to_thread.run_sync(began.wait)
+                scope.cancel()
+        assert scope.cancelled_caught
+    finally:
+        ended.set()
+        file.close()

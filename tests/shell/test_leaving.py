@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from mlzoo.app import FLUSH_S
+from mlzoo.app import EXIT_STORAGE_FAILED, FLUSH_S
 
 
 @pytest.mark.parametrize("reason", ["signal", "parent"])
@@ -84,6 +84,29 @@ async def test_the_host_that_closed_stdin_reads_as_late_as_it_likes_and_nobody_e
         await sidecar.ended.wait()
         assert trio.current_time() - began <= FLUSH_S + 1
         assert len(sidecar.host.responses(101_999)) == 1
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["while work goes on", "while only the disk is waited for"])
+async def test_who_asks_twice_for_the_end_gets_it_though_the_disk_hangs(lives, autojump_clock, works):
+    async with lives.begin(leave=False) as sidecar:
+        await sidecar.host.result(sidecar.chat("x"))
+        lives.disk.faults.sync_s = 1e9
+        chat = sidecar.chat("x")
+        await trio.testing.wait_all_tasks_blocked()
+        await sidecar.app._shut_down("signal")
+        if works:
+            sidecar.app._flushing.insist()
+            sidecar.app._leaving.set()
+        else:
+            await trio.sleep(100 * FLUSH_S)
+            assert not sidecar.ended.is_set()
+            sidecar.app._flushing.insist()
+        began = trio.current_time()
+        await sidecar.ended.wait()
+        assert trio.current_time() - began <= 2 * FLUSH_S + 1
+        assert (await sidecar.host.error(chat))["data"]["reason"] == "failed"
+    assert sidecar.status == EXIT_STORAGE_FAILED
+    assert "a sync did not end within 5 s" in sidecar.stderr_text()
 
 
 async def test_whoever_wants_the_end_now_does_not_wait_for_the_host_that_closed_stdin(lives, autojump_clock):
