@@ -134,8 +134,9 @@ def _machine(device: torch.device) -> list[str]:
     found = [platform.platform(), platform.processor(), torch.backends.cpu.get_cpu_capability(), str(device)]
     with contextlib.suppress(OSError):  # Linux alone has it.
         described = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
-        # What the first processor is; its clock rate changes all the time.
-        found += [line for line in described.splitlines() if not line.startswith("cpu MHz")]
+        # What the first processor is; its clock rate changes all the time, and BogoMIPS are measured at each boot.
+        varies = ("cpu mhz", "bogomips")
+        found += [line for line in described.splitlines() if not line.lower().startswith(varies)]
     if device.type == "cuda":
         found.append(repr(torch.cuda.get_device_properties(device)))
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch has no types for it

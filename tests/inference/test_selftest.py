@@ -75,6 +75,17 @@ def test_a_directory_that_cannot_be_made_costs_time_only(tmp_path):
     assert found(None, 1) == (1, True)
 
 
+def test_the_machine_is_the_same_at_another_clock_rate_and_after_another_boot(tmp_path, monkeypatch):
+    described, found = tmp_path / "cpuinfo", []
+    for rate in ("2100.0", "2200.5"):
+        described.write_text(f"model name\t: A\ncpu MHz\t\t: {rate}\nbogomips\t: {rate}\nBogoMIPS\t: {rate}\n\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(selftest, "Path", lambda _: described)
+            found.append(selftest._machine(CPU))
+    assert found[0] == found[1]
+    assert "model name\t: A" in found[0]
+
+
 def test_the_subject_names_model_machine_and_program(tiny_directory, monkeypatch):
     order = load(tiny_directory, digest="d")
     before = selftest.subject(order, CPU, torch.float32)
