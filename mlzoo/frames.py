@@ -47,9 +47,11 @@ class Load:
     path: str
     kind: Literal["chat", "embed"]
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
+    quantization: Literal["auto", "none", "int4"] = "auto"  # auto: where the weights lose nothing by it
     slots: int = 16  # rows that may decode together
     context: int = 0  # tokens of cache a row has; 0: what the model and a sensible bound allow
     trust_remote_code: bool = False
+    speculation: bool = True  # tokens that a text seems to repeat are read ahead; what is answered is the same
     digest: str = ""  # of the weights; empty: not known, so that nothing that was found out about them is remembered
     answer_bytes: int = 16 * 1024 * 1024  # the longest line to a host: what surely makes a longer one is refused
 
@@ -79,6 +81,7 @@ class Generate:
     sampling: Sampling
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None  # None: as many as the context still holds; those of before an interruption count
+    exact: bool = False  # the same bits in every company, at the price of the kernels that give them
     resume: Resumption | None = None  # None: it begins
     tokens: tuple[int, ...] = ()
     said: str = ""

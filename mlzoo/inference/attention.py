@@ -81,6 +81,8 @@ def slot_attention(
     for run in now.runs:
         queries = query[run.rows]
         keys, values = key[run.slots, :, : run.extent], value[run.slots, :, : run.extent]
+        if len(keys) < len(queries):  # of one slot, which all of them read
+            keys, values = (lines.expand(len(queries), -1, -1, -1) for lines in (keys, values))
         mask = None if attention_mask is None else attention_mask[run.rows, ..., : run.extent]
         if softcap is None and s_aux is None:
             parts.append(attend(queries, keys, values, mask, scale, now.grain))

@@ -9,19 +9,25 @@ position takes part in attention with weight 0, and 0 times whatever lay in unin
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 @attrs.frozen
 class Run:
-    """Neighbouring rows in neighbouring slots that see equally far: attention takes them together, without a copy."""
+    """Neighbouring rows that see equally far: attention takes them together, without a copy.
+
+    They stand in neighbouring slots, one in each, or all in the same slot.
+    """
 
     rows: slice
-    slots: slice
+    slots: slice  # as many as rows, or one
     extent: int  # tokens of each slot that attention sees
 
 
@@ -75,11 +81,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         buffer.index_copy_(0, now.lines, new)
         return buffer.view(self.slots, self.size, states.shape[1], -1).transpose(1, 2)
 
-    def clear(self, slot: int, tokens: int) -> None:
-        """Zero the first tokens of a slot."""
+    def clear(self, slot: int, start: int, stop: int) -> None:
+        """Zero some tokens of a slot."""
         if self.is_initialized:
             for buffer in (self.keys, self.values):
-                buffer[slot * self.size : slot * self.size + tokens].zero_()
+                buffer[slot * self.size + start : slot * self.size + stop].zero_()
 
     def size_bytes(self) -> int:
         """Return what the buffers hold."""
@@ -106,14 +112,38 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         self.slots, self.size = slots, size
         super().__init__(layers=[SlotLayer(self.forward, slots, size) for _ in range(layers)])
 
-    def clear(self, slot: int, tokens: int) -> None:
-        """Zero the first tokens of a slot in all layers: what a broken row left must not reach the next."""
+    def clear(self, slot: int, start: int, stop: int) -> None:
+        """Zero some tokens of a slot in all layers: what a broken row left must not reach the next."""
         for layer in self.layers:
-            layer.clear(slot, tokens)
+            layer.clear(slot, start, stop)
+
+    @torch.inference_mode()
+    def copy_out(self, slot: int, start: int, stop: int) -> torch.Tensor:
+        """Return a copy of some lines of a slot, of all layers' keys and values one after the other."""
+        first = slot * self.size
+        return torch.cat([buffer[first + start : first + stop].view(-1) for buffer in self._buffers()])
+
+    @torch.inference_mode()
+    def copy_in(self, slot: int, copies: Sequence[torch.Tensor]) -> None:
+        """Write copies of equally many lines into a slot, one after the other from its first line on."""
+        buffers = self._buffers()
+        lines = len(copies[0]) // sum(buffer.shape[1] for buffer in buffers)
+        parts = [copy.split_with_sizes([lines * buffer.shape[1] for buffer in buffers]) for copy in copies]
+        first = slot * self.size
+        for buffer, *mine in zip(buffers, *parts, strict=True):
+            torch.cat(mine, out=buffer[first : first + lines * len(copies)].view(-1))
+
+    def line_bytes(self) -> int:
+        """Return what one token takes in all layers, once something was written."""
+        return sum(buffer.nbytes for buffer in self._buffers()) // (self.slots * self.size)
 
     def size_bytes(self) -> int:
         """Return what all buffers hold."""
         return sum(layer.size_bytes() for layer in self.layers)
+
+    def _buffers(self) -> list[torch.Tensor]:
+        """Return keys and values of each layer that has its own: some share those of another."""
+        return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]
 
 
 def _zeros(lines: int, states: torch.Tensor) -> torch.Tensor:

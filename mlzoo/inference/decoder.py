@@ -16,6 +16,8 @@ from mlzoo.inference.cache import Run, SlotCache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlzoo.inference.plan import Kernels
+
 EXTENT_GRAIN = 64  # Attention sees a multiple of this many tokens, so that shapes repeat.
 
 
@@ -41,8 +43,22 @@ class Decoder(Protocol):
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
 
-    def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
+    def reads_ahead(self, sequences: int, *, exact: bool) -> bool:
+        """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
+
+    def decode(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, exact: bool = False
+    ) -> torch.Tensor:
+        """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``.
+
+        Where ``reads_ahead`` allows it, a slot may have several rows that follow each other, at the positions that do:
+        each sees the tokens of those before it.
+
+        With exact a row's bits depend on nothing but its own tokens; without, on how many decode together as well.
+        """
+
+    def forget(self, slot: int, start: int, stop: int) -> None:
+        """What a slot has at some positions is broken, and must not reach what follows."""
 
     def release(self, slot: int, tokens: int, *, dirty: bool) -> None:
         """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
@@ -51,17 +67,28 @@ class Decoder(Protocol):
 class SlotDecoder:
     """Many rows in one forward, each at its own position.
 
-    A row's result must not depend on its company. Linear layers may compute a row differently in matrices of
-    different heights, so the number of rows is padded to a multiple of ``grain`` (see ``mlzoo.inference.kernels``),
-    and a prompt is cut into chunks at places that depend on nothing but the prompt.
+    Where a step is to be exact, a row's result does not depend on its company: linear layers may compute a row
+    differently in matrices of different heights, so one family of kernels is kept to, and the number of rows is padded
+    to a multiple of ``grain`` (see ``mlzoo.inference.kernels``). A prompt is always cut into chunks at places that
+    depend on nothing but the prompt.
     """
 
-    def __init__(self, module: Any, slots: int, context: int, *, chunk: int = 128, grain: int = 1) -> None:
+    def __init__(
+        self,
+        module: Any,
+        slots: int,
+        context: int,
+        *,
+        chunk: int = 128,
+        grain: int = 1,
+        kernels: Kernels | None = None,
+    ) -> None:
         module.set_attn_implementation(attention.NAME)
         self.module, self.slots, self.context, self.chunk, self.grain = module, slots, context, chunk, grain
         layers = module.config.get_text_config(decoder=True).num_hidden_layers
         self.cache = SlotCache(layers, slots, context)
-        self.cache.forward.grain = grain
+        self.kernels = kernels
+        self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
         self.few_threads: int | None = None  # for steps of few rows; None: all (see ``mlzoo.inference.threads``)
         self._device = module.device
 
@@ -70,34 +97,59 @@ class SlotDecoder:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
         positions = torch.arange(start, start + len(tokens), device=self._device)[None]
         ids = torch.tensor([tokens], device=self._device)
+        if self.kernels is not None:
+            self.kernels.for_prompt()
         return self._forward(ids, positions, [slot], [start + len(tokens)], keep=1)[0, -1]
 
+    def reads_ahead(self, sequences: int, *, exact: bool) -> bool:
+        """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
+        if exact or not self.ahead:
+            return self.ahead
+        return self.grain == 1 if self.kernels is None else self.kernels.plan.keeps_apart(sequences)
+
     @torch.inference_mode()
-    def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+    def decode(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, exact: bool = False
+    ) -> torch.Tensor:
         """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
+        if self.kernels is not None:
+            self.kernels.for_step(len(set(slots)), exact=exact)
+        grain = self.grain if exact else 1
         ids = torch.tensor(tokens, device=self._device)[:, None]
         places = torch.tensor(positions, device=self._device)[:, None]
         lengths = [position + 1 for position in positions]
         if self.few_threads is None or len(slots) > threads.FEW_ROWS:
-            return self._forward(ids, places, slots, lengths, keep=0)[: len(slots), -1]
+            return self._forward(ids, places, slots, lengths, keep=0, grain=grain)[: len(slots), -1]
         with threads.using(self.few_threads):
-            return self._forward(ids, places, slots, lengths, keep=0)[: len(slots), -1]
+            return self._forward(ids, places, slots, lengths, keep=0, grain=grain)[: len(slots), -1]
 
     @torch.inference_mode()
+    def forget(self, slot: int, start: int, stop: int) -> None:
+        """What a slot has at some positions is broken, and must not reach what follows."""
+        self.cache.clear(slot, start, stop)
+
     def release(self, slot: int, tokens: int, *, dirty: bool) -> None:
         """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
         if dirty:
-            self.cache.clear(slot, tokens)
+            self.forget(slot, 0, tokens)
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, slots: Sequence[int], lengths: Sequence[int], *, keep: int
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        slots: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        keep: int,
+        grain: int = 1,
     ) -> torch.Tensor:
         now = self.cache.forward
+        now.grain = grain
         index = torch.tensor(slots, device=self._device)
         now.positions = positions
         now.lines = (index[:, None] * self.context + positions).reshape(-1)
         now.runs = self._runs(slots, lengths)
-        padding = -len(slots) % self.grain if ids.shape[1] == 1 else 0
+        padding = -len(slots) % grain
         if padding:
             ids = torch.cat([ids, ids.new_zeros(padding, 1)])
             positions = torch.cat([positions, positions.new_zeros(padding, 1)])
@@ -114,11 +166,17 @@ class SlotDecoder:
         for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
             extent = min(-(-length // EXTENT_GRAIN) * EXTENT_GRAIN, self.context)
             last = runs[-1] if runs else None
-            if last is not None and last.extent == extent and last.slots.stop == slot:
+            if last is not None and last.extent == extent and _joins(last, slot):
                 runs[-1] = Run(slice(last.rows.start, row + 1), slice(last.slots.start, slot + 1), extent)
             else:
                 runs.append(Run(slice(row, row + 1), slice(slot, slot + 1), extent))
         return tuple(runs)
+
+
+def _joins(run: Run, slot: int) -> bool:
+    """Return whether a row in a slot goes on with a run: of one slot, or of neighbours."""
+    rows, slots = run.rows.stop - run.rows.start, run.slots.stop - run.slots.start
+    return (slots == 1 and slot == run.slots.start) or (slots == rows and slot == run.slots.stop)
 
 
 class SerialDecoder:
@@ -141,11 +199,25 @@ class SerialDecoder:
             self._ids, self._state = self._ids[:, :0], {"use_cache": True}
         return self._forward(tokens, first=start == 0)
 
-    def decode(self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+    def decode(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        *,
+        exact: bool = False,  # noqa: ARG002 - one row alone is as exact as it gets
+    ) -> torch.Tensor:
         """Read one token; return the logits after it, ``[1, vocabulary]``."""
         assert list(slots) == [0]
         assert positions[0] == self._ids.shape[1]
         return self.prefill(0, tokens, positions[0])[None]
+
+    def reads_ahead(self, sequences: int, *, exact: bool) -> bool:  # noqa: ARG002 - the interface's
+        """Whether the slot may have several rows in a step: a cache that is a model's own takes nothing back."""
+        return False
+
+    def forget(self, slot: int, start: int, stop: int) -> None:
+        """Nothing is read ahead, so that nothing but the whole row is ever broken."""
 
     def release(self, slot: int, tokens: int, *, dirty: bool) -> None:  # noqa: ARG002 - the interface's
         """Drop the row's cache."""

@@ -6,21 +6,24 @@ or of how a model was loaded. A request that fails, ends alone; others go on.
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
 
 from mlzoo.errors import ContextLengthExceeded
 from mlzoo.frames import FromWorker, Generate, Prefilled, Replayed, Row, Stepped, TokenLogprob, WorkFailed
-from mlzoo.inference import threads
+from mlzoo.inference import speculation, threads
+from mlzoo.inference.decoder import SlotDecoder
 from mlzoo.inference.failing import broken
 from mlzoo.inference.memory import is_out_of_memory
+from mlzoo.inference.prefixes import PrefixCache
 from mlzoo.inference.running import Running, begin
 from mlzoo.inference.sampler import Choice, Draw, choose
 from mlzoo.inference.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlzoo.frames import FinishReason
     from mlzoo.inference.loader import ChatModel
@@ -35,7 +38,8 @@ class BatchEngine:
     def __init__(self, model: ChatModel) -> None:
         self._model = model
         self._decoder, self._text = model.decoder, model.text
-        self._scheduler = Scheduler(model.decoder.slots, model.decoder.chunk, model.joined_chunks)
+        self._scheduler = Scheduler(model.decoder.slots, model.decoder.chunk, model.joined_chunks, self._seat)
+        self._prefixes = _prefix_cache(model)
         self._running: dict[str, Running] = {}
 
     @property
@@ -65,7 +69,7 @@ class BatchEngine:
             )
             return [Stepped(rows=(row,))]
         self._running[frame.request] = running
-        self._scheduler.add(frame.request, len(running.to_read))
+        self._scheduler.add(frame.request, running.read)
         return []
 
     def abandon(self, request: str) -> None:
@@ -101,56 +105,139 @@ class BatchEngine:
         """Read a chunk of a prompt; where it is the last, choose the token that follows it."""
         running = self._running[chunk.request]
         to_read = running.to_read
+        tokens = to_read[chunk.start : chunk.stop]
         try:
-            logits = self._decoder.prefill(chunk.slot, to_read[chunk.start : chunk.stop], chunk.start)
+            logits = self._compute(lambda: self._decoder.prefill(chunk.slot, tokens, chunk.start))
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
         except (RuntimeError, IndexError, ValueError) as error:
             return [self._fail(chunk.request, error)]
         if not chunk.last:
             return [Prefilled(request=chunk.request, done=chunk.stop, total=len(to_read))]
+        if not running.is_caught_up:
+            return [_replayed(running)]
         return self._advance([running], logits[None])
 
     def _decode(self, places: Sequence[Place]) -> list[FromWorker]:
-        """Decode one token for every row: the one that was chosen last, or the next of those from before."""
+        """Decode a token for every row: the one that was chosen last, or the next of those from before.
+
+        Where it costs little, what follows it from before, or may follow it by a guess, is decoded in the same step.
+        """
         rows = [self._running[place.request] for place in places]
-        slots = [place.slot for place in places]
+        exact = any(row.frame.exact for row in rows)
+        spare = self._decoder.slots - len(rows) if self._decoder.reads_ahead(len(rows), exact=exact) else 0
+        known = [_known(row, spare // len(rows)) for row in rows]
+        self._guess(rows, known, spare)
+        given = [(*tokens, *row.guessed) for row, tokens in zip(rows, known, strict=True)]
+        slots = [row.slot for row, tokens in zip(rows, given, strict=True) for _ in tokens]
+        positions = [row.next_place + n for row, tokens in zip(rows, given, strict=True) for n in range(len(tokens))]
+        tokens = list(chain.from_iterable(given))
         try:
-            logits = self._decoder.decode(slots, [row.next_token for row in rows], [row.next_place for row in rows])
+            logits = self._compute(lambda: self._decoder.decode(slots, tokens, positions, exact=exact))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             # The youngest makes room; the others' step is done again, and writes what it wrote already.
             return [self._fail(next(reversed(self._running)), error)]
-        for row in rows:
-            row.decoded += 1
-        return self._advance(rows, logits)
+        return self._go_on(rows, known, logits)
+
+    def _guess(self, rows: Sequence[Running], known: Sequence[Sequence[int]], spare: int) -> None:
+        """Guess what follows the last token of each row, as far as that is worth it."""
+        spare -= sum(map(len, known)) - len(rows)
+        share = spare // len(rows) if len(rows) <= speculation.SEQUENCES else 0
+        price = speculation.price(len(rows))
+        for row, tokens in zip(rows, known, strict=True):
+            is_last = row.decoded + len(tokens) == len(row.tokens)
+            row.guessed = row.guess(share, price) if share and is_last else ()
+
+    def _go_on(self, rows: Sequence[Running], known: Sequence[Sequence[int]], logits: torch.Tensor) -> list[FromWorker]:
+        """Choose what follows the tokens of rows that have all of theirs decoded; tell how far the others are."""
+        progress: list[FromWorker] = []
+        ready: list[Running] = []
+        wanted: list[int] = []
+        first = 0
+        for row, tokens in zip(rows, known, strict=True):
+            row.decoded += len(tokens)
+            end = first + len(tokens) + len(row.guessed)
+            if row.is_caught_up:
+                ready.append(row)
+                wanted += range(first + len(tokens) - 1, end)
+            elif row.decoded % REPLAYED_AT_ONCE == 0:
+                progress.append(_replayed(row))
+            first = end
+        if not ready:
+            return progress
+        return [*progress, *self._advance(ready, logits if len(wanted) == len(logits) else logits[wanted])]
+
+    def _compute(self, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return a forward's logits. Where it lacks memory, what is kept of earlier prompts gives way first."""
+        while True:
+            try:
+                return forward()
+            except torch.AcceleratorError:
+                raise  # The device is in an unknown state: nothing that it computes can be trusted.
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self._prefixes is None or not self._prefixes.give_way():
+                    raise
+
+    def _seat(self, request: str, slot: int) -> int:
+        """Put into a request's slot what is kept of its prompt; return how many tokens that is."""
+        running = self._running[request]
+        running.slot = slot
+        if self._prefixes is not None:
+            running.restored = self._prefixes.restore(slot, running.to_read, exact=running.frame.exact)
+        return running.restored.tokens
+
+    def _keep(self, row: Running) -> None:
+        """Keep what a row's slot holds for others, and for the next turn of its conversation."""
+        if self._prefixes is not None:
+            self._prefixes.keep(row.slot, row.to_read, row.read, row.restored)
 
     def _advance(self, rows: Sequence[Running], logits: torch.Tensor) -> list[FromWorker]:
-        """Choose each row's token and say what it brought; rows that end, leave. Those from before say nothing."""
-        behind = [row for row in rows if not row.is_caught_up]
-        if behind:
-            logits = logits[[place for place, row in enumerate(rows) if row.is_caught_up]]
-            rows = [row for row in rows if row.is_caught_up]
-            told = [row for row in behind if row.decoded % REPLAYED_AT_ONCE == 0]
-            progress = [Replayed(request=r.frame.request, done=r.decoded, total=len(r.tokens)) for r in told]
-            return [*progress, *(self._advance(rows, logits) if rows else [])]
-        draws = [Draw(row.frame.sampling, row.position, row.seen) for row in rows]
+        """Choose each row's tokens and say what they brought; rows that end, leave.
+
+        Args:
+            rows: The model has been given all their tokens, and what was guessed.
+            logits: After each row's last token and after each of its guesses, ``[tokens, vocabulary]``.
+        """
+        draws = [row.draws() for row in rows]
+        choices = iter(_choose(logits, list(chain.from_iterable(draws))))
         said: list[Row] = []
         failed: list[FromWorker] = []
-        for row, choice in zip(rows, _choose(logits, draws), strict=True):
-            if isinstance(choice, Exception):
-                failed.append(self._fail(row.frame.request, choice))
-                continue
+        for row, mine in zip(rows, draws, strict=True):
             try:
-                said.append(self._say(row, choice))
+                for one in self._accept(row, list(islice(choices, len(mine)))):
+                    said.append(one)  # noqa: PERF402 - what comes before a failure is said
             except Exception as error:  # noqa: BLE001 - one row's text must not end the others
                 failed.append(self._fail(row.frame.request, error))
         return [Stepped(rows=tuple(said)), *failed] if said else failed
 
+    def _accept(self, row: Running, choices: Sequence[Choice | Exception]) -> Iterator[Row]:
+        """Yield what the chosen tokens bring, up to the first that was guessed otherwise.
+
+        Raises:
+            Exception: One of them could not be chosen.
+        """
+        guessed, row.guessed = row.guessed, ()
+        stop = row.next_place + len(guessed)
+        for choice, guess in zip(choices, (*guessed, None), strict=True):
+            if isinstance(choice, Exception):
+                raise choice
+            said = self._say(row, choice)
+            yield said
+            if said.finish_reason is not None or choice.token != guess:
+                break
+            row.decoded += 1  # What was guessed is in its slot already.
+        if any(isinstance(choice, Exception) for choice in choices):
+            # What was guessed wrong is masked until it is written over; but 0 times NaN is NaN.
+            self._decoder.forget(row.slot, row.next_place, stop)
+
     def _say(self, row: Running, choice: Choice) -> Row:
         """Add a token to a row; return the text that is certain now, and whether the row ends."""
         first = not row.tokens
+        if not row.is_kept:  # Its logits are numbers, so its keys and values are.
+            self._keep(row)
+            row.is_kept = True
         ended = choice.token in self._model.end_tokens
         if ended:
             row.add(choice.token)
@@ -163,6 +250,7 @@ class BatchEngine:
         if finish is not None:
             held_back, finish = row.finish(finish)
             content += held_back
+            self._keep(row)
             self._remove(row.frame.request, dirty=False)
         return Row(
             request=row.frame.request,
@@ -170,6 +258,7 @@ class BatchEngine:
             tokens=(choice.token,),
             logprobs=() if choice.logprob is None else (self._logprob(choice, choice.logprob),),
             prompt_tokens=len(row.prompt) if first else None,
+            cached_tokens=min(row.restored.tokens, len(row.prompt)) if first else 0,
             finish_reason=finish,
         )
 
@@ -186,6 +275,22 @@ class BatchEngine:
         place = self._scheduler.remove(request)
         if place is not None and place.slot >= 0:
             self._decoder.release(place.slot, self._decoder.context, dirty=dirty)
+
+
+def _prefix_cache(model: ChatModel) -> PrefixCache | None:
+    decoder = model.decoder
+    if not isinstance(decoder, SlotDecoder) or not model.prefix_bytes:
+        return None
+    return PrefixCache(decoder.cache, model.prefix_bytes, decoder.chunk, model.device)
+
+
+def _known(row: Running, spare: int) -> list[int]:
+    """Return what a row decodes next of the tokens that it has, no more than up to where that is told."""
+    return row.known(1 + min(spare, REPLAYED_AT_ONCE - 1 - row.decoded % REPLAYED_AT_ONCE))
+
+
+def _replayed(row: Running) -> Replayed:
+    return Replayed(request=row.frame.request, done=row.decoded, total=len(row.tokens))
 
 
 def _choose(logits: torch.Tensor, draws: Sequence[Draw]) -> Sequence[Choice | Exception]:

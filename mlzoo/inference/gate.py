@@ -66,8 +66,22 @@ def disagreement(module: Any, vocabulary: int) -> float:
         rows = decoder.decode([0, 2], [other[step], token], [len(other) + step, len(prompt) + step])
         seen.append(rows[1])
     whole = _prefill(decoder, 1, prompt, None)
-    pairs = zip([*expected, expected[0]], [*seen, whole], strict=True)
-    return fmean(_difference(a, b) for a, b in pairs)
+    return mean_difference([*expected, expected[0]], [*seen, whole])
+
+
+def sample_logits(module: Any, vocabulary: int) -> list[torch.Tensor]:
+    """Return the logits after a prompt and some tokens, in a slot."""
+    decoder = SlotDecoder(module, 1, 64, chunk=CHUNK)
+    prompt = _tokens(vocabulary, PROMPT_TOKENS, seed=1)
+    logits = [_prefill(decoder, 0, prompt, CHUNK)]
+    for step, token in enumerate(_continuation(prompt)):
+        logits.append(decoder.decode([0], [token], [len(prompt) + step])[0])
+    return logits
+
+
+def mean_difference(expected: Sequence[torch.Tensor], seen: Sequence[torch.Tensor]) -> float:
+    """Return how far logits are from others, relative to their spread, a finite number."""
+    return fmean(_difference(a, b) for a, b in zip(expected, seen, strict=True))
 
 
 def reads_in_chunks(module: Any, vocabulary: int) -> bool:

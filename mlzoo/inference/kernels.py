@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 import torch
-from torch.nn import functional
 
 from mlzoo.inference.attention import attend
+from mlzoo.inference.linears import Linear
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GRAINS = (1, 2, 4, 8, 16)
 OUTPUTS = 200_000  # numbers that are compared for each layer and grain
+JOINED_UP_TO = 1024  # tokens of a prompt in which joined chunks are tried; kernels' blocks are half as long at most
 
 
 @attrs.frozen
@@ -45,11 +46,11 @@ def row_grain(module: torch.nn.Module, rows: int, heads: Heads | None) -> int | 
         A member of ``GRAINS``: with the height of each matrix padded to a multiple of it, a row's result is the same
         in every company. None where no grain does.
     """
-    weights = list(_one_of_each_shape(module))
+    layers, like = list(_one_of_each_shape(module)), next(module.parameters())
     for grain in GRAINS:
         heights = range(grain, max(rows, grain) + 1, grain)
-        if all(_rows_are_equal(weight, heights) for weight in weights) and (
-            heads is None or _rows_attend_equally(heads, rows, grain, weights[0])
+        if all(_rows_are_equal(layer, like, heights) for layer in layers) and (
+            heads is None or _rows_attend_equally(heads, rows, grain, like)
         ):
             return grain
     return None
@@ -57,24 +58,32 @@ def row_grain(module: torch.nn.Module, rows: int, heads: Heads | None) -> int | 
 
 @torch.inference_mode()
 def joins_chunks(module: torch.nn.Module, chunk: int, heads: Heads) -> bool:
-    """Return whether two chunks of a prompt may be read as one: whether each of its tokens then has the same result."""
-    for weight in _one_of_each_shape(module):
-        if not _rows_are_equal(weight, range(chunk, 2 * chunk + 1, chunk)):
-            return False
-    generator = torch.Generator().manual_seed(0)
+    """Return whether two chunks of a prompt may be read as one: whether each of its tokens then has the same result.
+
+    Pairs begin at multiples of their length: from elsewhere a kernel may add up its blocks in another order.
+    """
     like = next(module.parameters())
-    dim = heads.dim
+    for layer in _one_of_each_shape(module):
+        if not _rows_are_equal(layer, like, range(chunk, 2 * chunk + 1, chunk)):
+            return False
+    return all(_chunks_attend_equally(heads, chunk, start, like) for start in range(0, JOINED_UP_TO, 2 * chunk))
+
+
+def _chunks_attend_equally(heads: Heads, chunk: int, start: int, like: torch.Tensor) -> bool:
+    """Return whether two chunks from a token on attend as one in the same way as one after the other."""
+    generator = torch.Generator().manual_seed(0)
+    stop, dim = start + 2 * chunk, heads.dim
     query = torch.randn(1, heads.queries, 2 * chunk, dim, generator=generator).to(like)
-    key, value = (torch.randn(1, heads.keys, 2 * chunk, dim, generator=generator).to(like) for _ in range(2))
-    hidden = torch.ones(2 * chunk, 2 * chunk, dtype=torch.bool, device=like.device).triu(1)
+    key, value = (torch.randn(1, heads.keys, stop, dim, generator=generator).to(like) for _ in range(2))
+    hidden = torch.ones(stop, stop, dtype=torch.bool, device=like.device).triu(1)[start:]
     mask = torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, torch.finfo(like.dtype).min)[None, None]
     whole = attend(query, key, value, mask, dim**-0.5)
     parts = [
         attend(
             query[:, :, at : at + chunk],
-            key[:, :, : at + chunk],
-            value[:, :, : at + chunk],
-            mask[:, :, at : at + chunk, : at + chunk],
+            key[:, :, : start + at + chunk],
+            value[:, :, : start + at + chunk],
+            mask[:, :, at : at + chunk, : start + at + chunk],
             dim**-0.5,
         )
         for at in (0, chunk)
@@ -82,27 +91,29 @@ def joins_chunks(module: torch.nn.Module, chunk: int, heads: Heads) -> bool:
     return torch.equal(torch.cat(parts, dim=1), whole)
 
 
-def _one_of_each_shape(module: torch.nn.Module) -> Iterable[torch.Tensor]:
+def _one_of_each_shape(module: torch.nn.Module) -> Iterable[torch.nn.Linear | Linear]:
     shapes = set()
     for layer in module.modules():
-        weight = getattr(layer, "weight", None)
-        if isinstance(layer, torch.nn.Linear) and weight is not None and weight.shape not in shapes:
-            shapes.add(weight.shape)
-            yield weight
+        if isinstance(layer, (torch.nn.Linear, Linear)):
+            # A layer that is computed in another way than those of its shape says so by its kind.
+            shape = layer.in_features, layer.out_features, isinstance(layer, Linear) and layer.takes_int4
+            if shape not in shapes:
+                shapes.add(shape)
+                yield layer
 
 
-def _rows_are_equal(weight: torch.Tensor, heights: range) -> bool:
+def _rows_are_equal(layer: torch.nn.Linear | Linear, like: torch.Tensor, heights: range) -> bool:
     """Return whether rows come out the same in matrices of these heights.
 
     Rounding to 16 bits hides most differences, so that small layers are asked often enough to see some.
     """
     generator = torch.Generator().manual_seed(0)
-    for _ in range(-(-OUTPUTS // (weight.shape[0] * heights[-1]))):
-        rows = torch.randn(heights[-1], weight.shape[1], generator=generator).to(weight)
-        whole = functional.linear(rows, weight)
+    for _ in range(-(-OUTPUTS // (layer.out_features * heights[-1]))):
+        rows = torch.randn(heights[-1], layer.in_features, generator=generator).to(like)
+        whole = layer(rows)
         for height in heights:
             # The rows at the end of a matrix are those that a kernel for the remainder computes.
-            if not torch.equal(functional.linear(rows[-height:], weight), whole[-height:]):
+            if not torch.equal(layer(rows[-height:]), whole[-height:]):
                 return False
     return True
 

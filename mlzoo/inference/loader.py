@@ -13,12 +13,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mlzoo.errors import ModelLoadFailed, OutOfMemory
-from mlzoo.inference import gate, kernels, memory, selftest, sizing, threads, weights
+from mlzoo.inference import gate, kernels, linears, memory, plan, selftest, sizing, speculation, threads, weights
 from mlzoo.inference.decoder import Decoder, SerialDecoder, SlotDecoder
 from mlzoo.inference.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mlzoo.frames import Load
 
@@ -41,6 +41,7 @@ class ChatModel:
     dtype: torch.dtype
     architecture: str
     joined_chunks: int  # chunks of a prompt that may be read as one
+    prefix_bytes: int  # that copies of what was read before may take
     memory_bytes: int
     fingerprint: str  # of all that an answer's bits depend on; empty: they depend on more than can be told
     why: tuple[str, ...]
@@ -58,6 +59,7 @@ class Arrangement:
     decoder: Decoder
     why: list[str]
     joined_chunks: int = 1  # of a prompt that may be read as one
+    prefix_bytes: int = 0  # that copies of what was read before may take
     rows: dict[str, Any] | None = None  # how they are computed; None: their bits depend on their company
 
 
@@ -110,6 +112,7 @@ def load_chat(
         dtype=found.dtype,
         architecture=type(module).__name__,
         joined_chunks=arranged.joined_chunks,
+        prefix_bytes=arranged.prefix_bytes,
         memory_bytes=max(memory.used_bytes(device) - before, 0),
         fingerprint=selftest.fingerprint(subject, arranged.rows) if load.digest and arranged.rows is not None else "",
         why=(
@@ -185,19 +188,25 @@ def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Fin
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
     heads = _heads(module)
-    rows = size.slots
-    grain = findings.ask(f"grain of {rows} rows", lambda: kernels.row_grain(module, rows, heads))
     why = [f"slots: {size.slots} rows in one forward", size.why]
+    chosen = _kernels(module, load, device, size.slots, heads, findings)
+    if chosen is None:
+        grain = findings.ask(f"grain of {size.slots} rows", lambda: kernels.row_grain(module, size.slots, heads))
+        why.append("linear layers: torch's own")
+    else:
+        grain = chosen.plan.grain if chosen.plan.exact is not None else None
+        why += chosen.why
+        chosen.for_prompt()
     if grain is None:
         why.append("a row's last bits may depend on its company: no padding of rows helps on this machine")
     elif grain > 1:
-        why.append(f"rows padded to multiples of {grain}, so that a row's result does not depend on its company")
+        why.append(f"rows of exact requests padded to multiples of {grain}, so that no result depends on its company")
     if _has_experts(module):
         why.append("a row's last bits may depend on its company: experts are computed over all rows that chose them")
     joins = heads is not None and findings.ask(
         f"joins chunks of {CHUNK}", lambda: kernels.joins_chunks(module, CHUNK, heads)
     )
-    decoder = SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1)
+    decoder = SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, kernels=chosen)
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
         why.append(f"{decoder.few_threads} threads for steps of up to {threads.FEW_ROWS} rows: enough to be fast")
@@ -206,11 +215,61 @@ def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Fin
         "chunk": decoder.chunk,
         "joined": joins,
         "grain": grain,
+        "families": None if chosen is None else [chosen.plan.many, chosen.plan.exact],
         # Chosen by a clock among those that compute the same for one token, which is no proof for all.
         "threads of few": decoder.few_threads,
     }
     is_exact = grain is not None and not _has_experts(module)
-    return Arrangement(decoder, why, joined_chunks=2 if joins else 1, rows=rows_are if is_exact else None)
+    decoder.ahead = load.speculation and is_exact
+    why.append(_speculation(load, decoder, is_exact=is_exact))
+    prefix_bytes, prefix_why = sizing.choose_prefixes(size, token_bytes, memory.free_bytes(device))
+    return Arrangement(
+        decoder,
+        [*why, prefix_why],
+        joined_chunks=2 if joins else 1,
+        prefix_bytes=prefix_bytes,
+        rows=rows_are if is_exact else None,
+    )
+
+
+def _kernels(
+    module: Any, load: Load, device: torch.device, rows: int, heads: kernels.Heads | None, findings: selftest.Findings
+) -> plan.Kernels | None:
+    """Put faster linear layers into a model on a processor; None where it keeps its own.
+
+    Raises:
+        ModelLoadFailed: 4 bits were asked for, and cannot be had.
+    """
+    if device.type != "cpu":
+        if load.quantization == "int4":
+            raise ModelLoadFailed(f"4-bit weights are for processors, not for {device}: set quantization to none")
+        return None
+    question = "difference of its kernels"
+    expected = None if findings.knows(question) else gate.sample_logits(module, _vocabulary(module))
+    replaced = linears.replace(module)
+    chosen = plan.choose(module, replaced, rows, heads, load.quantization, findings)
+    # 4 bits that were asked for round as they do; what comes by itself must not.
+    families = () if load.quantization == "int4" else chosen.plan.families()
+    if findings.ask(question, lambda: _difference(module, chosen, families, expected)) <= gate.tolerance(module.dtype):
+        return chosen
+    replaced.undo()
+    return None
+
+
+def _difference(
+    module: Any, chosen: plan.Kernels, families: Sequence[linears.Family], expected: Sequence[torch.Tensor] | None
+) -> float:
+    """Return how far the logits of some families are, at worst, from those of torch's own layers."""
+    assert expected is not None
+    worst = 0.0
+    for family in families:
+        chosen.in_force.family = family
+        try:
+            seen = gate.sample_logits(module, _vocabulary(module))
+        except (RuntimeError, AssertionError, AttributeError, TypeError):
+            return gate.WORST  # Some models reach into their layers, or call them in an order of their own.
+        worst = max(worst, gate.mean_difference(expected, seen))
+    return worst
 
 
 def _serial(module: Any, load: Load, device: torch.device, findings: selftest.Findings, reason: str) -> Arrangement:
@@ -227,7 +286,18 @@ def _serial(module: Any, load: Load, device: torch.device, findings: selftest.Fi
     why = [f"serial, one request at a time: {reason}", size.why]
     if chunk is None:
         why.append("prompts are read whole: its cache does not take them in parts")
+    why.append("no prefix cache: what its own cache held cannot be taken up again")
     return Arrangement(SerialDecoder(module, size.context, chunk=chunk), why)
+
+
+def _speculation(load: Load, decoder: SlotDecoder, *, is_exact: bool) -> str:
+    if not load.speculation:
+        return "no speculation: switched off"
+    if not is_exact or decoder.slots == 1:
+        return f"no speculation: {'one slot has one row' if is_exact else 'rows depend on each other'}"
+    few = range(1, speculation.SEQUENCES + 1)
+    who = "all" if all(decoder.reads_ahead(n, exact=False) for n in few) else "exact"
+    return f"speculation: for {who} requests, while up to {speculation.SEQUENCES} decode, by what their text repeats"
 
 
 def _has_experts(module: Any) -> bool:
@@ -262,6 +332,8 @@ def _longest(module: Any) -> int | None:
 
 def _vocabulary(module: Any) -> int:
     head = module.get_output_embeddings()
+    if isinstance(head, (torch.nn.Linear, linears.Linear)):
+        return head.out_features
     return int(head.weight.shape[0]) if head is not None else int(module.config.get_text_config().vocab_size)
 
 

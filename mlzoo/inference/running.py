@@ -1,7 +1,7 @@
 """One request on its way through the engine: what was asked, what came of it so far, what may be said of it now.
 
 Knows tokens and text; nothing of models, batches or sampling. A request that was interrupted begins with the tokens
-that it had: they are either read as a part of the prompt, or decoded again, one by one, before the next is chosen.
+that it had: they are either read as a part of the prompt, or decoded again before the next is chosen.
 """
 
 from __future__ import annotations
@@ -14,9 +14,14 @@ import torch
 from mlzoo.errors import Interrupted
 from mlzoo.frames import FinishReason, Generate
 from mlzoo.inference.detokenizer import Detokenizer
+from mlzoo.inference.prefixes import Restored
+from mlzoo.inference.sampler import Draw
+from mlzoo.inference.speculation import Speculation
 from mlzoo.inference.stop import StopStrings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlzoo.inference.text import Text
 
 
@@ -32,11 +37,13 @@ class Running:
     seen: torch.Tensor | None  # [vocabulary] bool: tokens of prompt and answer; only with a repetition penalty
     tokens: list[int] = attrs.field(factory=list)
     decoded: int = 0  # how many of the tokens the model has been given; the rest is still to be
+    slot: int = -1
+    restored: Restored = attrs.field(factory=Restored)  # what its slot had from the start
+    read: int = 0  # tokens that are read in chunks, those among them that the slot had
+    is_kept: bool = False  # whether what was read is kept for others already
 
-    @property
-    def position(self) -> int:
-        """Index of the token to be chosen next, in the whole sequence."""
-        return len(self.prompt) + len(self.tokens)
+    guessed: Sequence[int] = ()  # tokens that the model was given beyond those that there are
+    _speculation: Speculation | None = None
 
     @property
     def to_read(self) -> tuple[int, ...]:
@@ -44,13 +51,8 @@ class Running:
         return (*self.prompt, *self.tokens[: self.decoded])
 
     @property
-    def next_token(self) -> int:
-        """The token that the model is given next."""
-        return self.tokens[self.decoded]
-
-    @property
     def next_place(self) -> int:
-        """Index of that token in the whole sequence."""
+        """Index of the token that the model is given next, in the whole sequence."""
         return len(self.prompt) + self.decoded
 
     @property
@@ -63,6 +65,28 @@ class Running:
         """Whether no further token is wanted, or fits."""
         return len(self.tokens) >= self.limit
 
+    def known(self, most: int) -> list[int]:
+        """Return the tokens that the model is given next, of those that there are."""
+        return self.tokens[self.decoded : self.decoded + most]
+
+    def guess(self, most: int, price: float) -> Sequence[int]:
+        """Return what the next tokens may be: at most so many, and none that the answer has no room for."""
+        if self._speculation is None:
+            self._speculation = Speculation((*self.prompt, *self.tokens))
+        # The token that follows the last guess is chosen as well.
+        return self._speculation.guess(min(most, self.limit - len(self.tokens) - 1), price)
+
+    def draws(self) -> list[Draw]:
+        """Return how the next token is chosen, and how those are that follow what was guessed."""
+        first, seen = len(self.prompt) + len(self.tokens), self.seen
+        draws = [Draw(self.frame.sampling, first, seen)]
+        for place, token in enumerate(self.guessed, start=first + 1):
+            if seen is not None:
+                seen = seen.clone()
+                seen[token] = True
+            draws.append(Draw(self.frame.sampling, place, seen))
+        return draws
+
     def take(self, token: int) -> str:
         """Add a token that does not end the answer; return the text that is certain now."""
         self.add(token)
@@ -71,6 +95,8 @@ class Running:
     def add(self, token: int) -> None:
         """Add a token that brings no text."""
         self.tokens.append(token)
+        if self._speculation is not None:
+            self._speculation.add(token)
         if self.seen is not None:
             self.seen[token] = True
 
@@ -88,7 +114,7 @@ def begin(frame: Generate, prompt: tuple[int, ...], limit: int, text: Text, seen
     Raises:
         Interrupted: Its tokens do not mean any more what they meant.
     """
-    running = Running(frame, prompt, limit, Detokenizer(text), StopStrings(frame.stop), seen)
+    running = Running(frame, prompt, limit, Detokenizer(text), StopStrings(frame.stop), seen, read=len(prompt))
     if frame.resume is None:
         return running
     if not all(token < text.size for token in frame.tokens) or frame.said != "".join(map(running.take, frame.tokens)):
@@ -96,5 +122,7 @@ def begin(frame: Generate, prompt: tuple[int, ...], limit: int, text: Text, seen
             f"{frame.model} reads its tokens in another way than when this began: it cannot be continued.",
             resumable=False,
         )
-    running.decoded = len(frame.tokens) if frame.resume == "prefill" else 0
+    if frame.resume == "prefill":
+        running.decoded = len(frame.tokens)
+        running.read += running.decoded
     return running

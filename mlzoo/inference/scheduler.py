@@ -8,8 +8,12 @@ chunk at most.
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BUDGET = 128  # tokens of short prompts that are read in one turn, while rows decode
 
@@ -21,7 +25,7 @@ class Place:
     request: str
     prompt: int  # tokens
     slot: int = -1
-    read: int = 0  # tokens of the prompt that are in the slot
+    read: int = 0  # tokens of the prompt that are in the slot, or are about to be
 
     @property
     def decodes(self) -> bool:
@@ -47,10 +51,18 @@ class Scheduler:
         slots: How many rows there are.
         chunk: Tokens that one forward reads of a prompt at most; None: a prompt is read whole.
         joined: How many chunks may be read as one while no row decodes.
+        seat: Hears that a request gets a slot, and returns how many tokens of its prompt are in it from the start;
+            never all.
     """
 
-    def __init__(self, slots: int, chunk: int | None, joined: int = 1) -> None:
-        self._chunk, self._joined = chunk, joined
+    def __init__(
+        self,
+        slots: int,
+        chunk: int | None,
+        joined: int = 1,
+        seat: Callable[[str, int], int] = lambda _request, _slot: 0,
+    ) -> None:
+        self._chunk, self._joined, self._seat = chunk, joined, seat
         self._free = list(range(slots - 1, -1, -1))
         self._waiting: deque[Place] = deque()
         self._running: dict[str, Place] = {}
@@ -106,18 +118,23 @@ class Scheduler:
             if not self._waiting or not self._free:
                 return None
             place = self._waiting[0]
-        size = self._size(place.prompt - place.read, joined)
+        size = self._size(place, joined)
         if budget < BUDGET and size > budget:
             return None  # The turn's first chunk may be of any size, what follows must fit.
         if place.slot < 0:
             self._waiting.popleft()
             place.slot = self._free.pop()
             self._running[place.request] = place
+            place.read = self._seat(place.request, place.slot)
+            size = self._size(place, joined)
         start, place.read = place.read, place.read + size
         return Chunk(place.request, place.slot, start, place.read, last=place.decodes)
 
-    def _size(self, left: int, joined: int) -> int:
-        if self._chunk is None:
+    def _size(self, place: Place, joined: int) -> int:
+        left, chunk = place.prompt - place.read, self._chunk
+        if chunk is None or left <= chunk:
             return left
+        if place.read % (chunk * joined) and place.read % chunk == 0:
+            return chunk  # Attention may add up a pair that begins at an odd chunk in another order than each alone.
         # Only whole chunks are joined: the rest at the end has the same size in every company.
-        return self._chunk * min(joined, left // self._chunk) if left > self._chunk else left
+        return chunk * min(joined, left // chunk)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mlzoo.frames import Load
 
-    Answer = float | bool | None
+    Answer = float | bool | str | None
 
 # Variables that choose kernels, or say how their threads run.
 # fmt: off
@@ -65,6 +65,10 @@ class Findings:
             self.asked_anew = True
         return self._answers[question]
 
+    def knows(self, question: str) -> bool:
+        """Whether this was asked before."""
+        return question in self._answers
+
     def keep(self) -> None:
         """Write what is new, whole or not at all; where that cannot be done, the next load asks again."""
         if self._place is None or not self.asked_anew:
@@ -91,9 +95,8 @@ class Findings:
         answers = kept.get("answers")
         if not isinstance(answers, dict):
             return {}
-        return {
-            question: answer for question, answer in answers.items() if isinstance(answer, (int, float, type(None)))
-        }
+        known = (int, float, str, type(None))
+        return {question: answer for question, answer in answers.items() if isinstance(answer, known)}
 
 
 def subject(load: Load, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -14,6 +14,7 @@ MOST_CONTEXT = 8192  # tokens of a row, where nothing else is asked for
 LEAST_CONTEXT = 4096  # rows are given up before the context gets shorter than this
 SHORTEST_CONTEXT = 256
 CACHE_SHARE = 0.5  # of the memory that is free after the weights
+PREFIX_SHARE = 0.1  # likewise: for copies of what was read before
 
 
 def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
@@ -85,3 +86,10 @@ def choose_size(slots: int, context: int, longest: int | None, token_bytes: int,
     if size.slots < slots:
         reasons.append(f"{size.slots} rows instead of {slots}: memory")
     return Size(size.slots, size.context, "; ".join(reasons))
+
+
+def choose_prefixes(size: Size, token_bytes: int, free_bytes: int) -> tuple[int, str]:
+    """Return how many bytes copies of what was read before may take, and why: no more than all rows can hold."""
+    tokens = min(int(free_bytes * PREFIX_SHARE) // max(token_bytes, 1), size.slots * size.context)
+    room = tokens * token_bytes
+    return room, f"prefix cache: what was read before is kept, up to {tokens} tokens ({room} bytes), and not read again"

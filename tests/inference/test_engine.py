@@ -154,13 +154,13 @@ def test_a_row_whose_logits_are_not_numbers_fails_alone_and_leaves_nothing_behin
     heard.take(engine.step())
     decode = tiny.decoder.decode
 
-    def poisoned(slots, tokens, positions):
+    def poisoned(slots, tokens, positions, *, exact):
         with torch.inference_mode():
             for layer in tiny.decoder.cache.layers:
                 layer.values[: tiny.decoder.context] = math.nan  # slot 0
-        return decode(slots, tokens, positions)
+        return decode(slots, tokens, positions, exact=exact)
 
-    monkeypatch.setattr(tiny.decoder.__class__, "decode", lambda _self, *rest: poisoned(*rest))
+    monkeypatch.setattr(tiny.decoder.__class__, "decode", lambda _self, *rest, **how: poisoned(*rest, **how))
     heard.take(engine.step())
     monkeypatch.undo()
     (failed,) = heard.others
@@ -200,14 +200,14 @@ def test_want_of_memory_fails_the_request_that_wanted_it(tiny, monkeypatch):
     assert [(frame.request, frame.code) for frame in heard.others] == [("hungry", 1005)]
     assert len(heard.tokens("good")) == 12
     wide = [2]
-    monkeypatch.setattr(decoder, "decode", lambda *a: fail() if len(a[1]) > wide[0] else decode(*a))
+    monkeypatch.setattr(decoder, "decode", lambda *a, **how: fail() if len(a[1]) > wide[0] else decode(*a, **how))
     heard = run(BatchEngine(tiny), ask("a"), ask("b"), ask("youngest"))
     assert [(frame.request, frame.code) for frame in heard.others] == [("youngest", 1005)]
     assert len(heard.tokens("a")) == len(heard.tokens("b")) == 12
 
 
 def test_an_unexpected_failure_of_a_step_is_not_swallowed(tiny, monkeypatch):
-    def fail(*_args):
+    def fail(*_args, **_how):
         raise RuntimeError("kernel broke")
 
     monkeypatch.setattr(tiny.decoder.__class__, "decode", fail)

@@ -58,7 +58,7 @@ def test_another_subject_is_asked_anew(tmp_path, change):
         b'{"subject":',
         orjson.dumps({"subject": {"model": "of another"}, "answers": {"q": 9}}),
         orjson.dumps({"subject": SUBJECT, "answers": [9]}),
-        orjson.dumps({"subject": SUBJECT, "answers": {"q": "nine"}}),
+        orjson.dumps({"subject": SUBJECT, "answers": {"q": ["nine"]}}),
     ],
 )
 def test_what_cannot_be_read_is_found_again_and_replaced(tmp_path, content):

@@ -27,10 +27,10 @@ class Timed(SlotDecoder):
     now_s = 0.0
     flaws = 0.0  # how much a thread more changes the result
 
-    def decode(self, slots, tokens, positions):
+    def decode(self, slots, tokens, positions, *, exact=False):
         first_s, later_s = self.steps_s[self.few_threads]
         self.now_s += first_s if self.left.pop(self.few_threads, None) else later_s
-        return super().decode(slots, tokens, positions) * (1 + self.flaws * self.few_threads)
+        return super().decode(slots, tokens, positions, exact=exact) * (1 + self.flaws * self.few_threads)
 
 
 def choose(decoder, steps_s, flaws=0.0):

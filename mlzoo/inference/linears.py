@@ -1,0 +1,218 @@
+"""A model's linear layers in several kernel families, of which one is in force for each forward.
+
+Knows weights and torch's kernels for them; nothing of requests, rows' owners or how a family is chosen (``kernels``).
+Layers that read the same input, as those of query, key and value, become one matrix product.
+
+Families, all of them for processors:
+    plain: torch's own, the weights as they were loaded.
+    packed: the same 16-bit numbers in the order in which oneDNN's kernel reads them.
+    int4: groups of 32 weights as 4-bit steps between their least and greatest (asymmetric round-to-nearest), which
+        moves a quarter of the memory: what a few rows wait for. Weights that come from a 4-bit file lie on such a grid
+        already and lose next to nothing; ``int4_error`` says how much others would.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+Family = Literal["plain", "packed", "int4"]
+
+GROUP = 32  # weights that share a step and a least value
+STEPS = 15  # between the least and the greatest of a group
+PACKED_FOR_ROWS = 16  # oneDNN orders weights for a height; this order serves smaller ones as well
+WIDTH_GRAIN = 16  # int4's kernel writes blocks of so many columns
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # read the same input, by transformers' names
+
+
+@attrs.define(eq=False)
+class InForce:
+    """The family that all layers of one model compute with now."""
+
+    family: Family = "plain"
+
+
+class Linear(nn.Module):
+    """One or several linear layers over the same input, in the families that were made of them.
+
+    Args:
+        layers: Equal in their inputs; their outputs follow each other.
+        in_force: Of the model; read at each forward.
+        is_head: Whether these are the logits.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], in_force: InForce, *, is_head: bool = False) -> None:
+        super().__init__()
+        first = layers[0]
+        self.in_features, self.out_features = first.in_features, sum(layer.out_features for layer in layers)
+        joined = first.weight.data if len(layers) == 1 else torch.cat([layer.weight.data for layer in layers])
+        self.weight: nn.Parameter | None
+        self.weight = nn.Parameter(joined, requires_grad=False)
+        self.bias = None if first.bias is None else torch.cat([_bias(layer) for layer in layers])
+        self.products: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"plain": self._plain}
+        self._in_force = in_force
+        self.is_head = is_head
+        self.takes_int4 = not is_head and self.in_features % GROUP == 0 and self.out_features % WIDTH_GRAIN == 0
+
+    def make(self, family: Family) -> None:
+        """Have a family at hand, beside those that are. A layer that does not take 4 bits is packed in their stead.
+
+        Raises:
+            RuntimeError: This machine has no such kernel. Torch raises other things as well.
+        """
+        if family in self.products:
+            return
+        assert self.weight is not None, "the plain weights are what others are made of"
+        if family == "int4" and self.takes_int4:
+            self.products[family] = int4(self.weight.data)
+        else:
+            self.products[family] = self.products.get("packed") or packed(self.weight.data)
+
+    def keep(self, families: Iterable[Family]) -> None:
+        """Give the memory of all other families back."""
+        self.products = {name: product for name, product in self.products.items() if name in set(families)}
+        if "plain" not in self.products:
+            self.weight = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``[..., outputs]`` for ``[..., inputs]``, in the family that is in force."""
+        out = self.products[self._in_force.family](x.reshape(-1, self.in_features))
+        if self.bias is not None:
+            out = out + self.bias
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def _plain(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.weight is not None
+        return functional.linear(x, self.weight)
+
+
+class _Shared:
+    """What siblings have in common: the product that the first of them computes for all."""
+
+    def __init__(self, linear: Linear) -> None:
+        self.linear = linear
+        self.out: torch.Tensor | None = None
+
+
+class Sibling(nn.Module):
+    """Stands where one of several joined layers stood; the first computes, each takes its columns."""
+
+    def __init__(self, shared: _Shared, place: int, of: int, columns: slice) -> None:
+        super().__init__()
+        self._shared, self._is_first, self._is_last, self._columns = shared, place == 0, place == of - 1, columns
+        if self._is_first:
+            self.linear = shared.linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the columns of this layer, ``[..., outputs]``."""
+        shared = self._shared
+        if self._is_first:
+            shared.out = shared.linear(x)
+        assert shared.out is not None
+        mine = shared.out[..., self._columns]
+        if self._is_last:
+            shared.out = None
+        return mine
+
+
+@attrs.frozen(eq=False)
+class Replaced:
+    """The layers that stand in a model now, and how to have those from before again."""
+
+    layers: list[Linear]
+    in_force: InForce
+    originals: list[tuple[nn.Module, str, nn.Module]]  # parent, name, layer
+
+    def undo(self) -> None:
+        """Put the layers from before back."""
+        for parent, name, layer in self.originals:
+            setattr(parent, name, layer)
+
+
+def replace(module: nn.Module) -> Replaced:
+    """Put ``Linear`` in the place of all linear layers, plain as yet."""
+    done = Replaced([], InForce(), [])
+    head = getattr(module, "get_output_embeddings", _no_head)()
+    for parent in list(module.modules()):
+        own = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
+        done.originals.extend((parent, name, child) for name, child in own.items())
+        for names in SIBLINGS:
+            siblings = [own[name] for name in names if name in own]
+            if len(siblings) == len(names) and _fit(siblings):
+                done.layers.append(_join(parent, names, siblings, done.in_force))
+                for name in names:
+                    del own[name]
+        for name, child in own.items():
+            done.layers.append(Linear([child], done.in_force, is_head=child is head))
+            setattr(parent, name, done.layers[-1])
+    return done
+
+
+def int4_error(layer: Linear) -> float:
+    """Return the error that 4 bits would bring to a layer's weights, relative to their norm."""
+    assert layer.weight is not None
+    weight = layer.weight.data
+    steps, size, least = to_int4(weight)
+    groups = weight.float().view(*size.shape, GROUP)
+    restored = steps.view_as(groups) * size[..., None] + least[..., None]
+    return float((restored - groups).norm() / groups.norm().clamp_min(1e-12))
+
+
+def packed(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the product with weights ``[outputs, inputs]`` in oneDNN's order."""
+    ordered = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)  # noqa: SLF001 - torch's own compiler uses it
+    product = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+    return lambda x: product(x, ordered, None, "none", [], "")
+
+
+def int4(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the product with weights ``[outputs, inputs]`` in 4 bits."""
+    steps, size, least = to_int4(weight)
+    # The kernel computes (step - 8) * size + zero.
+    scales = torch.stack([size, least + 8 * size], -1).transpose(0, 1).contiguous().to(weight.dtype)
+    ordered = torch.ops.aten._convert_weight_to_int4pack_for_cpu(steps, 1)  # noqa: SLF001 - no public name as yet
+    product = torch.ops.aten._weight_int4pack_mm_for_cpu  # noqa: SLF001
+    return lambda x: product(x, ordered, GROUP, scales)
+
+
+def to_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return weights ``[outputs, inputs]`` as steps (int32, 0 to 15), size of a step and least weight of each group."""
+    groups = weight.float().view(weight.shape[0], -1, GROUP)
+    least, greatest = torch.aminmax(groups, dim=-1)
+    size = ((greatest - least) / STEPS).clamp_min(1e-8)
+    steps = groups.sub(least[..., None]).div_(size[..., None]).round_().clamp_(0, STEPS)
+    return steps.to(torch.int32).view(weight.shape), size, least
+
+
+def _no_head() -> None:
+    """A model without logits."""
+
+
+def _fit(siblings: Sequence[nn.Linear]) -> bool:
+    first = siblings[0]
+    return all(
+        layer.in_features == first.in_features
+        and (layer.bias is None) == (first.bias is None)
+        and layer.weight.dtype == first.weight.dtype
+        for layer in siblings
+    )
+
+
+def _join(parent: nn.Module, names: Sequence[str], siblings: Sequence[nn.Linear], in_force: InForce) -> Linear:
+    linear = Linear(siblings, in_force)
+    shared, at = _Shared(linear), 0
+    for place, (name, layer) in enumerate(zip(names, siblings, strict=True)):
+        setattr(parent, name, Sibling(shared, place, len(names), slice(at, at + layer.out_features)))
+        at += layer.out_features
+    return linear
+
+
+def _bias(layer: nn.Linear) -> torch.Tensor:
+    return layer.bias.detach()

@@ -1,0 +1,292 @@
+"""Which kernels a model computes with: measured once on this machine, by the number of sequences that decode.
+
+Knows families of linear layers (``linears``), a clock, and what was found at earlier loads; nothing of requests. One
+family of 16 or 32 bits is kept, for prompts and for many rows; 4 bits come beside it where they are faster and lose
+next to nothing, or alone where they were asked for. ``exact`` requests have one family for all their tokens, whatever
+the company: the one that is least behind at one row and at all, among those whose rows do not depend on each other.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import torch
+
+from mlzoo.errors import ModelLoadFailed
+from mlzoo.inference import kernels, linears
+from mlzoo.inference.linears import Family, InForce
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mlzoo.inference.linears import Linear, Replaced
+    from mlzoo.inference.selftest import Findings
+
+Quantization = Literal["auto", "none", "int4"]
+Took = dict[tuple[Family, int], float]  # (family, rows) -> milliseconds of the layers that were measured
+
+HEIGHTS = (1, 2, 4, 8, 16)  # rows at which families are measured
+PROMPT = 128  # and tokens of a prompt
+PROMPTS_SHARE = 1 / 6  # chunks that are read for each step of many rows, where answers are as long as prompts
+WORTH = 0.95  # of the other's time, at most, that a second family must take to be kept
+FREE = 0.005  # of a layer's norm: the error of 4 bits that is none, since the weights lay on such a grid
+SAMPLE_BYTES = 64 * 1024 * 1024  # of layers that are measured: more than caches hold
+ROUNDING = 0.05  # of a product's norm at most: what a kernel in 16 bits may differ; 0.01 is usual
+ROUNDS = 3  # in which everybody is measured; the fastest counts, since others use the machine as well
+
+
+@attrs.frozen
+class Plan:
+    """The families of a model.
+
+    Attributes:
+        many: For prompts, and for more sequences than few_rows.
+        few_rows: Up to so many sequences decode in 4 bits.
+        exact: For whoever wants the same bits in every company; None: no family gives them.
+        grain: Rows that a forward in it has a multiple of.
+        apart: In these a row is the same among any number of rows.
+    """
+
+    many: Family = "plain"
+    few_rows: int = 0
+    exact: Family | None = None
+    grain: int = 1
+    apart: tuple[Family, ...] = ()
+
+    def families(self) -> tuple[Family, ...]:
+        """Return what must be at hand."""
+        return (self.many, *(("int4",) if self.few_rows else ()), *((self.exact,) if self.exact is not None else ()))
+
+    def decoding(self, sequences: int, *, exact: bool) -> Family:
+        """Return the family for a step of so many sequences."""
+        if exact and self.exact is not None:
+            return self.exact
+        return "int4" if sequences <= self.few_rows else self.many
+
+    def keeps_apart(self, sequences: int) -> bool:
+        """Whether a row of a fast step is the same among any number of rows of as many sequences."""
+        return self.decoding(sequences, exact=False) in self.apart
+
+
+@attrs.frozen(eq=False)
+class Kernels:
+    """The plan of one model, and the switch that puts its families in force."""
+
+    plan: Plan
+    in_force: InForce
+    why: tuple[str, ...] = ()
+
+    def for_prompt(self) -> None:
+        """Compute with what reads prompts."""
+        self.in_force.family = self.plan.many
+
+    def for_step(self, sequences: int, *, exact: bool) -> None:
+        """Compute with what a step of so many sequences takes."""
+        self.in_force.family = self.plan.decoding(sequences, exact=exact)
+
+
+def choose(
+    module: torch.nn.Module,
+    replaced: Replaced,
+    rows: int,
+    heads: kernels.Heads | None,
+    quantization: Quantization,
+    findings: Findings,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Kernels:
+    """Measure, choose, and make what was chosen; until then the layers are plain.
+
+    Args:
+        module: The model.
+        replaced: Its linear layers.
+        rows: That may decode together.
+        heads: Of its attention, where it is plain.
+        quantization: auto: 4 bits where that is free; int4: everywhere; none: nowhere.
+        findings: Of earlier loads.
+        clock: Seconds that pass.
+
+    Raises:
+        ModelLoadFailed: 4 bits were asked for, and this machine has no kernel for them.
+    """
+    layers = replaced.layers
+    like = next(module.parameters())
+    able = [family for family in _candidates(quantization, like.dtype) if _works(family, layers, like, findings)]
+    if quantization == "int4" and "int4" not in able:
+        raise ModelLoadFailed(
+            f"this machine has no kernel for 4-bit weights beside {like.dtype}; set quantization to none", reason="load"
+        )
+    if "int4" in able and not _mark_int4(layers, quantization, findings):
+        able.remove("int4")
+    heights = sorted({min(height, rows) for height in HEIGHTS})
+    took = _measure(replaced, like, able, heights, findings, clock) if len(able) > 1 else {}
+    plan = fitting(able, took, heights, quantization)
+    candidates = dict.fromkeys(plan.families() if quantization == "int4" else (plan.many, *able[-1:]))
+    plan = _with_exact(plan, candidates, module, replaced, rows, heads, took, findings)
+    for layer in layers:
+        for family in plan.families():
+            layer.make(family)
+        layer.keep(plan.families())
+    return Kernels(plan, replaced.in_force, tuple(_why(plan, took, heights, quantization)))
+
+
+def fitting(able: Sequence[Family], took: Took, heights: Sequence[int], quantization: Quantization) -> Plan:
+    """Return the fastest plan for what was measured; which family is exact is not its business."""
+    if quantization == "int4":
+        return Plan(many="int4", few_rows=heights[-1])
+    whole = [family for family in able if family != "int4"]
+    many = min(whole, key=lambda family: _cost(family, took, heights)) if took else whole[0]
+    few_rows = 0
+    for height in heights if "int4" in able else ():
+        if took["int4", height] > WORTH * took[many, height]:
+            break
+        few_rows = height
+    return Plan(many=many, few_rows=few_rows)
+
+
+def _cost(family: Family, took: Took, heights: Sequence[int]) -> float:
+    return took[family, heights[-1]] + PROMPTS_SHARE * took[family, PROMPT]
+
+
+def _candidates(quantization: Quantization, dtype: torch.dtype) -> tuple[Family, ...]:
+    if quantization == "none" or (quantization == "auto" and dtype == torch.float32):
+        return ("plain", "packed")  # Who asks for 32 bits wants them.
+    return ("plain", "packed", "int4")
+
+
+def _works(family: Family, layers: Sequence[Linear], like: torch.Tensor, findings: Findings) -> bool:
+    """Whether this machine has a family's kernels, and they compute what plain ones do."""
+    if family == "plain":
+        return True
+    return bool(findings.ask(f"computes {family}", lambda: _computes(family, layers, like)))
+
+
+def _computes(family: Family, layers: Sequence[Linear], like: torch.Tensor) -> bool:
+    layer = next((layer for layer in layers if family != "int4" or layer.takes_int4), None)
+    if layer is None or layer.weight is None or like.dtype == torch.float16:
+        return False
+    rows = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0)).to(like)
+    try:
+        out = (linears.int4 if family == "int4" else linears.packed)(layer.weight.data)(rows)
+    except (RuntimeError, AttributeError):
+        return False  # It was built without oneDNN, or for a processor that this kernel is not for.
+    expected = rows.float() @ layer.weight.data.float().T
+    if family == "int4":
+        steps, size, least = linears.to_int4(layer.weight.data)
+        restored = steps.view(*size.shape, linears.GROUP) * size[..., None] + least[..., None]
+        expected = rows.float() @ restored.view(layer.weight.shape).T
+    return float((out.float() - expected).norm() / expected.norm().clamp_min(1e-12)) < ROUNDING
+
+
+def _mark_int4(layers: Sequence[Linear], quantization: Quantization, findings: Findings) -> bool:
+    """Note for each layer whether it comes in 4 bits; return whether enough of them do."""
+    if quantization == "auto":
+        free = findings.ask("layers that 4 bits cost nothing", lambda: "".join(map(_mark, layers)))
+        for layer, mark in zip(layers, free, strict=True):
+            layer.takes_int4 = mark == "4"
+    return sum(layer.takes_int4 for layer in layers) * 2 > len(layers)
+
+
+def _mark(layer: Linear) -> str:
+    return "4" if layer.takes_int4 and linears.int4_error(layer) < FREE else "-"
+
+
+def _measure(
+    replaced: Replaced,
+    like: torch.Tensor,
+    able: Sequence[Family],
+    heights: Sequence[int],
+    findings: Findings,
+    clock: Callable[[], float],
+) -> Took:
+    sample: list[Linear] = []
+    size_bytes = 0
+    for layer in replaced.layers:
+        if size_bytes < SAMPLE_BYTES and layer.weight is not None and not layer.is_head:
+            sample.append(layer)
+            size_bytes += layer.weight.nbytes
+
+    def took_ms(family: Family, height: int) -> float:
+        replaced.in_force.family = family
+        for layer in sample:
+            layer.make(family)
+        inputs = {n: torch.randn(height, n).to(like) for n in {layer.in_features for layer in sample}}
+        return min(_pass_s(sample, inputs, clock) for _ in range(ROUNDS)) * 1e3
+
+    return {
+        (family, height): findings.ask(f"ms of {family} at {height} rows", partial(took_ms, family, height))
+        for family in able
+        for height in (*heights, PROMPT)
+    }
+
+
+@torch.inference_mode()
+def _pass_s(layers: Iterable[Linear], inputs: dict[int, torch.Tensor], clock: Callable[[], float]) -> float:
+    began = clock()
+    for layer in layers:
+        layer(inputs[layer.in_features])
+    return clock() - began
+
+
+def _with_exact(
+    plan: Plan,
+    candidates: Iterable[Family],
+    module: torch.nn.Module,
+    replaced: Replaced,
+    rows: int,
+    heads: kernels.Heads | None,
+    took: Took,
+    findings: Findings,
+) -> Plan:
+    """Return the plan with the family for exact requests: the one that is least behind what fast ones get."""
+    best: tuple[float, Plan] | None = None
+    apart: tuple[Family, ...] = ()
+    for family in candidates:
+        find = partial(_grain, module, replaced, family, rows, heads)
+        grain = findings.ask(f"grain of {rows} rows in {family}", find)
+        if grain is None:
+            continue
+        if grain == 1:
+            apart = (*apart, family)
+        behind = _behind(family, grain, plan, took)
+        if best is None or behind < best[0]:
+            best = behind, attrs.evolve(plan, exact=family, grain=grain)
+    return attrs.evolve(plan if best is None else best[1], apart=apart)
+
+
+def _grain(
+    module: torch.nn.Module, replaced: Replaced, family: Family, rows: int, heads: kernels.Heads | None
+) -> int | None:
+    for layer in replaced.layers:
+        layer.make(family)
+    replaced.in_force.family = family
+    return kernels.row_grain(module, rows, heads)
+
+
+def _behind(family: Family, grain: int, plan: Plan, took: Took) -> float:
+    """Return how many times as long a step takes as the fast one, where that is most."""
+    heights = sorted({height for _, height in took if height != PROMPT})
+    ends = heights[:1] + heights[-1:]
+    padded = {end: next((height for height in heights if height >= max(grain, end)), heights[-1]) for end in ends}
+    ratios = [took[family, padded[end]] / took[plan.decoding(end, exact=False), end] for end in ends]
+    return max(ratios, default=1.0)
+
+
+def _why(plan: Plan, took: Took, heights: Sequence[int], quantization: Quantization) -> Iterable[str]:
+    if not took:
+        yield f"linear layers: {plan.many}"
+        return
+    for family in dict.fromkeys(family for family, _ in took):
+        measured = ", ".join(f"{took[family, height]:.2g} at {height}" for height in (*heights, PROMPT))
+        yield f"linear layers, ms measured by rows, {family}: {measured}"
+    if plan.many == "int4":
+        yield "linear layers: 4 bits, as asked for"
+    elif plan.few_rows:
+        reason = "the weights lie on a 4-bit grid" if quantization == "auto" else "asked for"
+        yield f"linear layers: 4 bits for up to {plan.few_rows} sequences ({reason}), {plan.many} above and for prompts"
+    else:
+        yield f"linear layers: {plan.many}"
+    if plan.exact is not None:
+        yield f"exact requests: {plan.exact} for all their tokens"
