@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from mlzoo.api import inference as api
     from mlzoo.api.forgetting import ForgetParams
     from mlzoo.config import ModelEntry
+    from mlzoo.events.commands import JsonObject
     from mlzoo.store import Installed
     from mlzoo.transport.jsonrpc import Call
 
 NOT_PART_OF_A_REQUEST = ("stream", "deadline_ms", "priority", "_meta")
 TEXTS = frozenset({"messages", "prompt", "input", "text", "tokens", "stop", "_meta"})  # kept in a form of their own
+PREFIX_CHARACTERS = 1024  # of a prompt that is no conversation
 CHAT_METHODS = ("chat", "complete")
 
 
@@ -94,6 +96,7 @@ class Calls:
             stream=params.stream,
             sampling=self._sampling(params, wanted.sampling),
             max_tokens=params.max_tokens,
+            prefixes=_prefixes(text) if wanted.facts.replicas > 1 and params.retention != "ephemeral" else (),
             key=params.key,
             determinism=params.determinism,
             ephemeral=params.retention == "ephemeral",
@@ -240,6 +243,7 @@ class Calls:
             memory_bytes=self._services.store.estimate(entry).memory_bytes,
             slots=entry.slots,
             keep_alive_ms=round(entry.keep_alive_s * 1000),
+            replicas=entry.replicas,
         )
 
     def _request(self, connection: Peer, call: Call) -> tuple[str, cmd.Caller]:
@@ -285,6 +289,16 @@ def _caller(connection: Peer, call: Call) -> cmd.Caller:
 def _digest(key: str) -> str:
     """Return what stands for a key wherever no text may stand."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _prefixes(text: JsonObject) -> tuple[str, ...]:
+    """Return what stands for how a text begins: its first message, as a rule its persona, and its first two.
+
+    Four bytes of a digest: enough to tell conversations apart, and too few to tell what was said in one.
+    """
+    begins = text["messages"][:2] if "messages" in text else [text["prompt"][:PREFIX_CHARACTERS]]
+    heads = [orjson.dumps(begins[: size + 1]) for size in range(len(begins))]
+    return tuple(hashlib.blake2s(head, digest_size=4).hexdigest() for head in heads)
 
 
 def _cancel(request: str, caller: cmd.Caller | None, connection: Peer, params: api.CancelParams) -> Order:

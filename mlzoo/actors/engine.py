@@ -19,7 +19,7 @@ from mlzoo.actors.ledger import Decided
 from mlzoo.actors.messages import AbandonPull, GoOn, LoadOn, Order, Probe, Pull, Remove, Send
 from mlzoo.actors.work import frame_of
 from mlzoo.core.decide import decide
-from mlzoo.core.state import WorkerState, next_strike_ms
+from mlzoo.core.state import WorkerState, model_of, name_of_replica, next_strike_ms
 from mlzoo.errors import StorageFailed
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
@@ -196,11 +196,11 @@ class Engine:
             case ev.RequestCompleted() | ev.RequestCancelled() | ev.RequestFailed() | ev.RequestReplied():
                 self._ledger.work.pop(event.request, None)
             case ev.PlacementAsked():
-                self._registry.tell_nowait(Probe(event.model.name))
+                self._registry.tell_nowait(Probe(name_of_replica(event.model.name, event.replica)))
             case ev.ModelLoadStarted():
                 self._registry.tell_nowait(LoadOn(event.model, event.device, _epoch(workers, event.device)))
             case ev.ModelUnloadStarted():
-                self._send(workers, event.device, Unload(model=event.model))
+                self._send(workers, event.device, Unload(model=model_of(event.model)))
             case ev.WorkerRetired():
                 self._send(workers, event.device, Leave())
             case ev.PullStarted():

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlzoo.core.placement import Place, choose
-from mlzoo.core.state import ModelState, State, WorkerState, calls_on
+from mlzoo.core.replicas import replicas_of
+from mlzoo.core.state import ModelPhase, ModelState, State, WorkerState, calls_on
 from mlzoo.events.commands import DeviceFacts, ModelFacts
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def model(services: Services, name: str) -> JsonObject:
         ModelNotFound: no configuration names it.
     """
     entry = services.config.model(name)
-    state = services.state.models.get(entry.name)
+    replicas = replicas_of(services.state, entry.name)
+    state = _foremost(replicas)
     installed = services.store.find(entry)
     info = _summary(services, entry) | {
         "source": entry.source,
@@ -43,10 +45,12 @@ def model(services: Services, name: str) -> JsonObject:
         "disk_bytes": None if installed is None else installed.size_bytes,
         "licence": {"spdx": entry.licence.spdx, "url": entry.licence.url},
         "aliases": list(entry.aliases),
-        "pinned": state is not None and state.pinned,
+        "pinned": any(replica.pinned for replica in replicas),
         "chosen": {},
         "why": [],
     }
+    if entry.replicas > 1:
+        info["replicas"] = [{"device": m.device, "state": phase(m), "bytes": m.memory_bytes or None} for m in replicas]
     if state is not None and state.phase == "ready":
         info["chosen"] = {
             "dtype": state.dtype,
@@ -60,7 +64,7 @@ def model(services: Services, name: str) -> JsonObject:
 
 
 def _summary(services: Services, entry: ModelEntry) -> JsonObject:
-    state = services.state.models.get(entry.name)
+    state = _foremost(replicas_of(services.state, entry.name))
     loaded = state is not None and state.phase in {"loading", "ready", "unloading"}
     summary: JsonObject = {
         "name": entry.name,
@@ -79,6 +83,12 @@ def _summary(services: Services, entry: ModelEntry) -> JsonObject:
         if state.phase == "failed" and state.failure is not None:
             summary["error"] = state.failure.message
     return summary
+
+
+def _foremost(replicas: list[ModelState]) -> ModelState | None:
+    """Return the replica that tells how a model is: one that is ready, else one that is about to be."""
+    order: tuple[ModelPhase, ...] = ("ready", "loading", "placing", "unloading", "failed", "available")
+    return min(replicas, key=lambda replica: order.index(replica.phase), default=None)
 
 
 def _state_of(services: Services, entry: ModelEntry, state: ModelState | None) -> str:
@@ -151,7 +161,7 @@ def facts_of(device: Device, config: Config) -> DeviceFacts:
 def models_on(state: State, device: str) -> list[str]:
     """Return the models whose memory a device holds."""
     held = {"loading", "ready", "unloading"}
-    return [name for name, m in state.models.items() if m.device == device and m.phase in held]
+    return [m.facts.name for m in state.models.values() if m.device == device and m.phase in held]
 
 
 def worker_phase(state: State, device: str) -> str:

@@ -15,6 +15,7 @@ import trio
 from mlzoo import errors
 from mlzoo.actors.inventory import facts_of
 from mlzoo.actors.messages import AbandonPull, LoadOn, Order, Probe, Pull, Remove, Send
+from mlzoo.core.state import model_of
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Load
 from mlzoo.store.pulling import pull
@@ -129,7 +130,7 @@ class Registry:
 
     async def _load(self, message: LoadOn) -> None:
         try:
-            entry, installed = self._find(message.model)
+            entry, installed = self._find(model_of(message.model))
         except errors.MlzooError as error:  # It was there when the request came, in this life or in an earlier one.
             failure = error.failure()
             await self._tell(cmd.ReportLoadFailed(model=message.model, device=message.device, failure=failure))
@@ -141,6 +142,8 @@ class Registry:
             dtype=entry.dtype,
             slots=entry.slots,
             context=entry.context,
+            quantization=entry.quantization,
+            speculation=entry.speculation,
             trust_remote_code=entry.trust_remote_code,
             digest=installed.digest,
             answer_bytes=self._config.limits.line_bytes,

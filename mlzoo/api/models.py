@@ -104,6 +104,15 @@ class Chosen:
 
 
 @attrs.frozen(kw_only=True)
+class Replica:
+    """A model on one of several devices."""
+
+    device: str | None
+    state: ModelPhase
+    bytes: int | None
+
+
+@attrs.frozen(kw_only=True)
 class ModelsInfoResult(ModelSummary):
     """All about one model."""
 
@@ -115,6 +124,7 @@ class ModelsInfoResult(ModelSummary):
     disk_bytes: int | None = None
     chosen: Chosen = attrs.field(factory=Chosen, metadata=about("How it is run, as far as that is decided."))
     why: tuple[str, ...] = attrs.field(default=(), metadata=about("The reasons for what was chosen."))
+    replicas: tuple[Replica, ...] = attrs.field(default=(), metadata=about("Where there may be several: each of them."))
 
 
 @attrs.frozen(kw_only=True)

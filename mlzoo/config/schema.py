@@ -153,6 +153,10 @@ class ModelEntry(_Compared):
     """Tokens a request may hold; 0: what the model and a sensible bound allow."""
     slots: int = attrs.field(default=16, validator=ge(1))
     """Requests that may decode together."""
+    replicas: int = attrs.field(default=1, validator=[ge(1), le(64)])
+    """On how many devices it is loaded, as far as they have room; requests go where the least is to be done."""
+    speculation: bool = True
+    """Whether tokens that a text seems to repeat are read ahead: the same answers, sooner."""
     keep_alive_s: float = attrs.field(default=300.0, validator=ge(0.0))
     """How long the model stays loaded after its last request."""
     trust_remote_code: bool = False

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import attrs
 
-from mlzoo.core.state import ModelState, RequestState, State, WorkerState
+from mlzoo.core.replicas import key_of, replica_at, replicas_of
+from mlzoo.core.state import ModelState, RequestState, State, WorkerState, name_of_replica
 from mlzoo.core.streams import Counts, counted
 from mlzoo.events import types as ev
 from mlzoo.events.commands import KeyFacts
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mlzoo.events.types import Event
 
 T = TypeVar("T")
+MOST_PREFIXES = 64  # that are remembered of a replica
 RECENT_WEIGHT = 0.2  # of the newest request in the mean running time that retry_after_ms is reckoned from
 
 
@@ -189,9 +191,13 @@ def _request_goes_on(
                 params_digest=event.params_digest,
                 determinism=event.determinism,
                 ephemeral=event.ephemeral,
+                max_tokens=event.max_tokens,
+                prefixes=event.prefixes,
             )
         case ev.RequestDispatched():
             request = _dispatched(state, event, at_ms)
+            if request.prefixes:
+                state = _with_prefixes(state, request)
         case ev.RequestSuspended():
             was = state.requests[event.request]
             losses = was.losses + (event.reason == "worker")
@@ -210,7 +216,7 @@ def _with_run_time(state: State, timing: ev.Timing) -> State:
 def _dispatched(state: State, event: ev.RequestDispatched, at_ms: int) -> RequestState:
     """Return a request that runs: from its beginning, or from where it was, as well as its weakest continuation."""
     was = state.requests[event.request]
-    model = state.models.get(was.model.name) if was.model else None
+    model = replica_at(state, was.model.name, event.device) if was.model else None
     begins = event.resume is None
     return attrs.evolve(
         was,
@@ -220,6 +226,16 @@ def _dispatched(state: State, event: ev.RequestDispatched, at_ms: int) -> Reques
         fingerprint=model.fingerprint if begins and model is not None else was.fingerprint,
         resumed=was.resumed if was.resumed == "prefill" or begins else event.resume,
     )
+
+
+def _with_prefixes(state: State, request: RequestState) -> State:
+    """Note which replica was the last to have how a request begins; what was noted first is forgotten first."""
+    assert request.model is not None
+    for model in replicas_of(state, request.model.name):
+        others = tuple(prefix for prefix in model.prefixes if prefix not in request.prefixes)
+        mine = request.prefixes if model.device == request.device else ()
+        state = _model_is(state, model, prefixes=(*others, *mine)[-MOST_PREFIXES:])
+    return state
 
 
 def _request_ends(state: State, request_id: str, seq: int, at_ms: int) -> State:
@@ -237,18 +253,32 @@ def _request_ends(state: State, request_id: str, seq: int, at_ms: int) -> State:
             ended_at_ms=at_ms,
         )
         state = attrs.evolve(state, keys=_with(state.keys, request.key, facts))
-    model = state.models.get(request.model.name) if request.model else None
+    model = replica_at(state, request.model.name, request.device) if request.model else None
     if model is None:
         return state
     return _model_is(state, model, last_used_ms=at_ms)
 
 
 def _model_is(state: State, model: ModelState, **changes: Any) -> State:
-    return attrs.evolve(state, models=_with(state.models, model.facts.name, attrs.evolve(model, **changes)))
+    return attrs.evolve(state, models=_with(state.models, key_of(model), attrs.evolve(model, **changes)))
 
 
 def _worker_is(state: State, device: str, worker: WorkerState) -> State:
     return attrs.evolve(state, workers=_with(state.workers, device, worker))
+
+
+def _placement_asked(state: State, event: ev.PlacementAsked, at_ms: int) -> State:
+    name = name_of_replica(event.model.name, event.replica)
+    was = state.models.get(name)
+    model = ModelState(
+        facts=event.model,
+        phase="placing",
+        replica=event.replica,
+        pinned=was is not None and was.pinned,
+        unload_asked=was is not None and was.unload_asked,  # it may have been asked for while it was placed before
+        last_used_ms=at_ms,
+    )
+    return attrs.evolve(state, models=_with(state.models, name, model))
 
 
 def _model_changes(
@@ -264,15 +294,7 @@ def _model_changes(
     at_ms: int,
 ) -> State:
     if isinstance(event, ev.PlacementAsked):
-        was = state.models.get(event.model.name)
-        model = ModelState(
-            facts=event.model,
-            phase="placing",
-            pinned=was is not None and was.pinned,
-            unload_asked=was is not None and was.unload_asked,  # it may have been asked for while it was placed before
-            last_used_ms=at_ms,
-        )
-        return attrs.evolve(state, models=_with(state.models, event.model.name, model))
+        return _placement_asked(state, event, at_ms)
     model = state.models[event.model]
     match event:
         case ev.ModelLoadStarted():
@@ -314,7 +336,11 @@ def _model_changes(
             return _model_is(state, model, phase="unloading", unload_asked=False)
         case ev.ModelUnloaded():
             fresh = ModelState(
-                facts=model.facts, phase="available", pinned=model.pinned, last_used_ms=model.last_used_ms
+                facts=model.facts,
+                phase="available",
+                pinned=model.pinned,
+                last_used_ms=model.last_used_ms,
+                replica=model.replica,
             )
             return attrs.evolve(state, models=_with(state.models, event.model, fresh))
         case _:

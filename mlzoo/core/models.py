@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, assert_never
 from mlzoo import errors
 from mlzoo.core import requests
 from mlzoo.core.incidents import numbered
-from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, Wait, choose
+from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, Wait, beside, choose
+from mlzoo.core.replicas import ALIVE, key_of, replica_at, replicas_of, siblings
 from mlzoo.core.state import calls_on, idle_models, waiting_on
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
@@ -38,32 +39,34 @@ def ask(draft: Draft, command: cmd.LoadModel | cmd.UnloadModel | cmd.PullModel |
         return
     name = command.model.name
     model = draft.state.models.get(name)
+    in_use = [replica for replica in replicas_of(draft.state, name) if replica.phase in ALIVE]
     match command:
         case cmd.LoadModel():
             _accept(draft, command, device=command.device)
-            if model is None or model.phase in {"available", "failed"}:
-                draft.say(ev.PlacementAsked(model=command.model))
+            for replica in range(0 if in_use else command.model.replicas):
+                draft.say(ev.PlacementAsked(model=command.model, replica=replica))
             if command.pin:
                 draft.say(ev.ModelPinned(model=name, pinned=True))
         case cmd.UnloadModel():
-            if model is None or model.phase in {"available", "failed"}:
+            if not in_use:
                 reply = {"model": name, "state": "available"}
                 draft.say(ev.RequestReplied(request=command.request, caller=command.caller, result=reply))
                 return
             _accept(draft, command)
-            if model.pinned:
+            if model is not None and model.pinned:
                 draft.say(ev.ModelPinned(model=name, pinned=False))
-            if model.phase != "unloading":
-                draft.say(ev.ModelUnloadAsked(model=name))
+            for held in in_use:
+                if held.phase != "unloading":
+                    draft.say(ev.ModelUnloadAsked(model=key_of(held)))
         case cmd.PullModel():
             pulling = calls_on(draft.state, name, "pull")
             _accept(draft, command)
             if not pulling:
                 draft.say(ev.PullStarted(model=name, accept_license=command.accept_license, pull=command.request))
         case cmd.RemoveModel():
-            if model is not None and model.phase not in {"available", "failed"}:
+            if in_use:
                 busy = errors.Unsupported(
-                    f"Model {name} is {model.phase}: call models.unload before models.remove.",
+                    f"Model {name} is {in_use[0].phase}: call models.unload before models.remove.",
                     feature="removing a model that is in use",
                     model=name,
                 ).failure()
@@ -99,7 +102,8 @@ def place(draft: Draft, command: cmd.ReportDevices) -> None:
     model = draft.state.models.get(command.model)
     if model is None or model.phase != "placing":
         return
-    if not waiting_on(draft.state, command.model) and not model.pinned:
+    serving = any(other.phase in {"loading", "ready"} for other in siblings(draft.state, model))
+    if not (waiting_on(draft.state, model.facts.name) or model.pinned or serving):
         _memory_is_back(draft, command.model, "")  # Who wanted it has gone: nothing is loaded or evicted for nobody.
         return
     choice = _choose(draft, model, command.devices)
@@ -128,6 +132,9 @@ def _choose(
     draft: Draft, model: ModelState, devices: tuple[DeviceFacts, ...]
 ) -> Place | Evict | Wait | NoRoom | Unusable:
     """Choose for all who wait. A device that one of them requires and that cannot be had is that one's failure."""
+    taken = {other.device for other in siblings(draft.state, model) if other.device is not None}
+    if taken:
+        return beside(draft.state, model, devices, taken)
     while True:
         waiting = waiting_on(draft.state, model.facts.name)
         required = next((r.require_device for r in waiting if r.require_device is not None), None)
@@ -141,12 +148,12 @@ def _choose(
 
 def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
     """A worker has the model."""
-    model = draft.state.models.get(command.model)
+    model = replica_at(draft.state, command.model, command.device)
     if model is None or model.phase != "loading" or model.device != command.device:
         return
     draft.say(
         ev.ModelReady(
-            model=command.model,
+            model=key_of(model),
             device=command.device,
             memory_bytes=command.memory_bytes,
             context=command.context,
@@ -162,36 +169,46 @@ def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
 
 def load_failed(draft: Draft, command: cmd.ReportLoadFailed) -> None:
     """A worker could not load the model; or, where no device is named, none could be looked for."""
-    model = draft.state.models.get(command.model)
+    model = replica_at(draft.state, command.model, command.device or None)
     if model is not None and model.phase in {"placing", "loading"} and command.device == (model.device or ""):
-        _give_up(draft, command.model, numbered(draft, command, command.failure))
+        _give_up(draft, key_of(model), numbered(draft, command, command.failure))
 
 
-def _give_up(draft: Draft, name: str, failure: Failure) -> None:
-    """The model cannot be had now: whoever waits for it hears why; the next request tries again."""
-    draft.say(ev.ModelFailed(model=name, failure=failure))
-    for request in waiting_on(draft.state, name):
-        requests.fail(draft, request.id, failure)
-    _answer_unloads(draft, name, "failed")
+def _give_up(draft: Draft, key: str, failure: Failure) -> None:
+    """The model cannot be had now: whoever waits for it hears why; the next request tries again.
+
+    As long as there is another replica of it, they wait for that one.
+    """
+    draft.say(ev.ModelFailed(model=key, failure=failure))
+    model = draft.state.models[key]
+    if not siblings(draft.state, model):
+        for request in waiting_on(draft.state, model.facts.name):
+            requests.fail(draft, request.id, failure)
+    _answer_unloads(draft, model.facts.name, "failed")
 
 
 def unloaded(draft: Draft, command: cmd.ReportUnloaded) -> None:
     """A worker has dropped the model."""
-    model = draft.state.models.get(command.model)
+    model = replica_at(draft.state, command.model, command.device)
     if model is not None and model.phase == "unloading" and model.device == command.device:
-        _memory_is_back(draft, command.model, command.device)
+        _memory_is_back(draft, key_of(model), command.device)
 
 
-def _memory_is_back(draft: Draft, name: str, device: str) -> None:
+def _memory_is_back(draft: Draft, key: str, device: str) -> None:
     """Answer who asked for a model's memory, and try again to place what waits for room."""
-    draft.say(ev.ModelUnloaded(model=name, device=device))
-    _answer_unloads(draft, name, "available")
+    draft.say(ev.ModelUnloaded(model=key, device=device))
+    _answer_unloads(draft, draft.state.models[key].facts.name, "available")
     for other in tuple(draft.state.models.values()):
         if other.phase == "placing":
-            draft.say(ev.PlacementAsked(model=other.facts))
+            draft.say(ev.PlacementAsked(model=other.facts, replica=other.replica))
+        elif other.phase == "failed" and siblings(draft.state, other):
+            draft.say(ev.ModelUnloaded(model=key_of(other), device=""))  # There may be room for this replica now.
 
 
 def _answer_unloads(draft: Draft, name: str, phase: str) -> None:
+    """Answer who asked for a model's memory, once no replica of it holds any."""
+    if any(replica.phase in ALIVE for replica in replicas_of(draft.state, name)):
+        return
     for request in calls_on(draft.state, name, "unload"):
         reply = {"model": name, "state": phase}
         draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result=reply))
@@ -212,19 +229,20 @@ def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
         if request.phase == "running" and request.device == command.device:
             why = "The worker process died under this request; send it again."
             requests.lose_worker(draft, request, requests.interrupted(request, why))
-    for name, model in tuple(draft.state.models.items()):
+    for key, model in tuple(draft.state.models.items()):
+        name = model.facts.name
         if model.device != command.device:
             continue
         if model.phase == "loading":
             died = errors.ModelLoadFailed(
                 f"The worker process died while it loaded {name}: {command.reason}.", model=name, reason=command.reason
             )
-            draft.say(ev.ModelFailed(model=name, failure=died.failure()))
-            for request in waiting_on(draft.state, name):
+            draft.say(ev.ModelFailed(model=key, failure=died.failure()))
+            for request in [] if siblings(draft.state, model) else waiting_on(draft.state, name):
                 requests.lose_worker(draft, request, died.failure())
             _answer_unloads(draft, name, "failed")
         elif model.phase in {"ready", "unloading"}:
-            _memory_is_back(draft, name, command.device)
+            _memory_is_back(draft, key, command.device)
 
 
 def pull_ended(draft: Draft, command: cmd.ReportPullEnded) -> None:
@@ -255,4 +273,4 @@ def strike(draft: Draft) -> None:
     """Unload what nobody has used for as long as its keep_alive says."""
     for model in idle_models(draft.state):
         if model.last_used_ms + model.facts.keep_alive_ms <= draft.at_ms:
-            draft.say(ev.ModelUnloadStarted(model=model.facts.name, device=model.device or "", reason="idle"))
+            draft.say(ev.ModelUnloadStarted(model=key_of(model), device=model.device or "", reason="idle"))

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlzoo import errors
+from mlzoo.core.replicas import key_of
 from mlzoo.core.state import idle_models
 from mlzoo.errors import Failure
 
 if TYPE_CHECKING:
-    from mlzoo.core.state import State
+    from mlzoo.core.state import ModelState, State
     from mlzoo.events.commands import DeviceFacts, ModelFacts
 
 
@@ -74,7 +75,7 @@ def choose(
             return Wait()
         victims = [m for m in idle if m.device == device.name]
         if soon_free + sum(m.memory_bytes for m in victims) >= facts.memory_bytes:
-            return Evict(victim=victims[0].facts.name)
+            return Evict(victim=key_of(victims[0]))
         skipped.append(f"{device.name}: not enough free memory")
     best = max(usable, key=lambda d: _free_bytes(state, d))
     free_bytes = _free_bytes(state, best)
@@ -87,6 +88,18 @@ def choose(
             free=free_bytes,
         ).failure()
     )
+
+
+def beside(
+    state: State, model: ModelState, devices: tuple[DeviceFacts, ...], taken: set[str]
+) -> Place | Wait | NoRoom | Unusable:
+    """Return what to do for a replica of a model that has others on the taken devices: nothing makes room for it."""
+    left = tuple(device for device in devices if device.name not in taken)
+    choice = choose(state, model.facts, left, None)
+    if not isinstance(choice, Evict):
+        return choice
+    name = model.facts.name
+    return NoRoom(failure=errors.OutOfMemory(f"No other device has room for a further replica of {name}.").failure())
 
 
 def _free_bytes(state: State, device: DeviceFacts) -> int:

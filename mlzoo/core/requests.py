@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mlzoo import errors
 from mlzoo.core import keys
 from mlzoo.core.incidents import numbered
+from mlzoo.core.replicas import replica_at
 from mlzoo.core.state import CALLS, calls_on, drain_is_over, waits
 from mlzoo.events import types as ev
 
@@ -50,6 +51,8 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
             params_digest=command.params_digest if command.key else "",
             determinism=command.determinism,
             ephemeral=command.ephemeral,
+            max_tokens=command.max_tokens if command.model.replicas > 1 else None,
+            prefixes=command.prefixes,
         )
     )
 
@@ -66,7 +69,7 @@ def _refusal(state: State, command: cmd.Submit) -> Failure | None:
             got=command.size_bytes,
         ).failure()
     queued = sum(waits(r) and r.kind not in CALLS for r in state.requests.values())
-    slots = max(1, min(command.model.slots, bounds.max_running))
+    slots = max(1, min(command.model.slots * command.model.replicas, bounds.max_running))
     retry_ms = round((state.mean_run_ms or FIRST_GUESS_MS) * (queued + 1) / slots)
     if queued >= bounds.max_queued:
         return _overloaded("requests", queued, bounds.max_queued, retry_ms)
@@ -183,7 +186,7 @@ def _timing(draft: Draft, request: RequestState) -> ev.Timing:
 
 
 def _degraded(state: State, request: RequestState) -> str | None:
-    model = state.models.get(request.model.name) if request.model else None
+    model = replica_at(state, request.model.name, request.device) if request.model else None
     return model.degraded if model else None
 
 

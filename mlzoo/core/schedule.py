@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from mlzoo import errors
 from mlzoo.core import requests
-from mlzoo.core.state import drain_is_over, running_on, waiting_on, waits
+from mlzoo.core.replicas import ALIVE, ON_THE_WAY, pick, replicas_of, with_a_slot
+from mlzoo.core.state import drain_is_over, name_of_replica, running_on, waiting_on, waits
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
     from mlzoo.core.draft import Draft
     from mlzoo.core.state import ModelState, RequestState
     from mlzoo.errors import Failure
+    from mlzoo.events.commands import ModelFacts
 
 IN_MEMORY = {"loading", "ready", "unloading"}
 
@@ -39,30 +41,58 @@ def _serve_those_who_wait(draft: Draft) -> None:
         waiting = waiting_on(draft.state, facts.name)
         if not waiting:
             continue
-        model = draft.state.models.get(facts.name)
-        if model is None or model.phase in {"available", "failed"}:
-            draft.say(ev.PlacementAsked(model=facts))
-        elif model.phase == "ready" and not model.unload_asked:
-            _serve(draft, model, waiting)
+        found = replicas_of(draft.state, facts.name)
+        if not any(model.phase in ALIVE for model in found):
+            for replica in range(facts.replicas):
+                draft.say(ev.PlacementAsked(model=facts, replica=replica))
+            continue
+        ready = [model for model in found if model.phase == "ready" and not model.unload_asked]
+        if ready:
+            _serve(draft, ready, waiting, more_come=any(model.phase in ON_THE_WAY for model in found))
+            _bring_back_replicas(draft, facts, ready)
 
 
-def _serve(draft: Draft, model: ModelState, waiting: list[RequestState]) -> None:
-    name, device = model.facts.name, model.device or ""
+def _bring_back_replicas(draft: Draft, facts: ModelFacts, ready: list[ModelState]) -> None:
+    """Place again what was unloaded while it was idle, or lost its worker, once all others have something to do."""
+    if facts.replicas == 1 or not all(running_on(draft.state, facts.name, model.device) for model in ready):
+        return
+    for replica in range(facts.replicas):
+        found = draft.state.models.get(name_of_replica(facts.name, replica))
+        if found is None or found.phase == "available":
+            draft.say(ev.PlacementAsked(model=facts, replica=replica))
+
+
+def _serve(draft: Draft, ready: list[ModelState], waiting: list[RequestState], *, more_come: bool) -> None:
+    """Answer those whose turn has come. What another replica may be able to do, which is on its way, waits for that."""
     running = sum(r.phase == "running" for r in draft.state.requests.values())
-    free = min(model.slots - len(running_on(draft.state, name)), draft.state.bounds.max_running - running)
     for request in waiting:
-        if request.require_device not in {None, device}:
-            requests.fail(draft, request.id, _elsewhere(name, device, request.require_device))
-        elif request.kind == "load":
-            reply = {"model": name, "state": "ready", "device": device, "bytes": model.memory_bytes}
-            if model.degraded is not None:
-                reply["degraded"] = model.degraded
-            draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result=reply))
-        elif request.determinism == "exact" and not model.fingerprint:
-            requests.fail(draft, request.id, _inexact(name, device))
-        elif free > 0:
-            free -= 1
-            draft.say(ev.RequestDispatched(request=request.id, device=device, resume=_resumption(request, model)))
+        there = [model for model in ready if request.require_device in {None, model.device}]
+        able = [model for model in there if request.determinism != "exact" or model.fingerprint]
+        if not able or request.kind == "load":
+            if not more_come:
+                _answer_without_running(draft, request, ready[0], there)
+            continue
+        free = with_a_slot(draft.state, able)
+        if free and running < draft.state.bounds.max_running:
+            running += 1
+            model = pick(draft.state, request, free)
+            resume = _resumption(request, model)
+            draft.say(ev.RequestDispatched(request=request.id, device=model.device or "", resume=resume))
+
+
+def _answer_without_running(draft: Draft, request: RequestState, first: ModelState, there: list[ModelState]) -> None:
+    """Say that a model is loaded; or that it is not where, or not such that, the request can run."""
+    name, device = first.facts.name, first.device or ""
+    if not there:
+        requests.fail(draft, request.id, _elsewhere(name, device, request.require_device))
+    elif request.kind == "load":
+        model = there[0]
+        reply = {"model": name, "state": "ready", "device": model.device or "", "bytes": model.memory_bytes}
+        if model.degraded is not None:
+            reply["degraded"] = model.degraded
+        draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result=reply))
+    else:
+        requests.fail(draft, request.id, _inexact(name, device))
 
 
 def _resumption(request: RequestState, model: ModelState) -> ev.Resumption | None:
@@ -96,7 +126,8 @@ def _elsewhere(name: str, device: str, wanted: str | None) -> Failure:
 
 def _unload_what_is_to_go(draft: Draft) -> None:
     for name, model in tuple(draft.state.models.items()):
-        if model.phase == "ready" and model.unload_asked and not running_on(draft.state, name):
+        running = running_on(draft.state, model.facts.name, model.device)
+        if model.phase == "ready" and model.unload_asked and not running:
             draft.say(ev.ModelUnloadStarted(model=name, device=model.device or "", reason="asked"))
 
 

@@ -49,12 +49,14 @@ class RequestState:
     ephemeral: bool = False
     fingerprint: str = ""  # of the model when the request first ran; another one cannot continue it exactly
     losses: int = 0  # of its worker, one after the other, without a token in between
+    max_tokens: int | None = None
+    prefixes: tuple[str, ...] = ()
     resumed: ev.Resumption | None = None  # the weakest way in which it was continued so far
 
 
 @attrs.frozen(kw_only=True)
 class ModelState:
-    """A model that somebody has asked for since the sidecar started."""
+    """A model that somebody has asked for since the sidecar started; or one of its replicas."""
 
     facts: ModelFacts
     phase: ModelPhase
@@ -73,6 +75,8 @@ class ModelState:
     batching: str = ""
     why: tuple[str, ...] = ()
     fingerprint: str = ""
+    replica: int = 0
+    prefixes: tuple[str, ...] = ()  # beginnings of the latest requests that it had last, of all replicas
 
 
 @attrs.frozen(kw_only=True)
@@ -135,9 +139,20 @@ def _wants(request: RequestState) -> str | None:
     return request.model.name if request.model and request.kind not in {"unload", "pull", "remove"} else None
 
 
-def running_on(state: State, model: str) -> list[RequestState]:
-    """Return the requests that a worker has taken up for a model."""
-    return [r for r in state.requests.values() if r.phase == "running" and r.model and r.model.name == model]
+def running_on(state: State, model: str, device: str | None) -> list[RequestState]:
+    """Return the requests that the worker of a device has taken up for a model."""
+    running = [r for r in state.requests.values() if r.phase == "running" and r.device == device]
+    return [r for r in running if r.model and r.model.name == model]
+
+
+def name_of_replica(model: str, replica: int) -> str:
+    """Return the name under which a replica of a model stands in the state: no model's own name has a number sign."""
+    return f"{model}#{replica}" if replica else model
+
+
+def model_of(name: str) -> str:
+    """Return the model that a replica is one of."""
+    return name.partition("#")[0]
 
 
 def next_strike_ms(state: State) -> int | None:
@@ -152,7 +167,8 @@ def next_strike_ms(state: State) -> int | None:
 def idle_models(state: State) -> list[ModelState]:
     """Return the ready models that nobody pinned, runs or waits for, least recently used first."""
     wanted = {_wants(r) for r in state.requests.values()}
-    idle = [m for name, m in state.models.items() if m.phase == "ready" and not m.pinned and name not in wanted]
+    pinned = {m.facts.name for m in state.models.values() if m.pinned}
+    idle = [m for m in state.models.values() if m.phase == "ready" and m.facts.name not in wanted | pinned]
     return sorted(idle, key=lambda m: m.last_used_ms)
 
 

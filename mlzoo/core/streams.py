@@ -83,6 +83,8 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
             ephemeral=was.ephemeral,
             fingerprint=was.fingerprint,
             losses=found.losses,
+            max_tokens=was.max_tokens,
+            prefixes=was.prefixes,
             resumed=was.resumed,
         )
     return State(

@@ -60,6 +60,7 @@ class Submit:
     known: KeyFacts | None = None
     kept_from: int = 0
     refused: Failure | None = None
+    prefixes: tuple[str, ...] = ()  # short digests of how its text begins, where replicas are chosen by them
 
 
 @attrs.frozen(kw_only=True)

@@ -38,6 +38,7 @@ class ModelFacts:
     memory_bytes: int = 0  # an estimate, replaced by what is measured once it is loaded
     slots: int = 1
     keep_alive_ms: int = 300_000
+    replicas: int = 1  # of it, each on another device, as far as there is room
 
 
 @attrs.frozen(kw_only=True)

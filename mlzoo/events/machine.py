@@ -15,9 +15,10 @@ from mlzoo.events.commands import DeviceFacts, ModelFacts
 
 @attrs.frozen(kw_only=True)
 class PlacementAsked:
-    """Instructs: probe the devices, this model needs a place."""
+    """Instructs: probe the devices, this model needs a place; its further replicas are numbered from 1."""
 
     model: ModelFacts
+    replica: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -65,6 +65,8 @@ class RequestAccepted:
     params_digest: str = ""
     determinism: Determinism = "fast"
     ephemeral: bool = False
+    max_tokens: int | None = None  # this and the next are told where replicas are chosen by them
+    prefixes: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -264,7 +264,10 @@ class Ledger:
         assert len(calls) <= state.bounds.max_queued
         assert sum(r.size_bytes for r in live) <= state.bounds.queued_bytes
         for model in state.models.values():
-            mine = [r for r in running if r.model and r.model.name == model.facts.name]
-            assert not mine or model.phase == "ready", f"{mine} run on a model that is {model.phase}"
-            assert len(mine) <= model.slots
-            assert all(r.device == model.device for r in mine)
+            named = [r for r in running if r.model and r.model.name == model.facts.name]
+            replicas = [m for m in state.models.values() if m.facts.name == model.facts.name]
+            ready = {m.device for m in replicas if m.phase == "ready"}
+            assert all(r.device in ready for r in named), f"{named} run on a model that is {model.phase}"
+            assert len([r for r in named if r.device == model.device]) <= model.slots
+            held = [m.device for m in replicas if m.device is not None and m.phase in {"loading", "ready", "unloading"}]
+            assert len(held) == len(set(held)), f"two replicas are on one device: {held}"

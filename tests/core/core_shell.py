@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import attrs
 from core_driver import Core, row, start
 
 from mlzoo import errors
-from mlzoo.core.state import next_strike_ms
+from mlzoo.core.state import model_of, name_of_replica, next_strike_ms
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 
@@ -106,10 +107,11 @@ class Worker:
     def _obey(self, event: ev.Event, facts_of: dict[str, cmd.ModelFacts]) -> None:
         match event:
             case ev.ModelLoadStarted():
-                self._load(facts_of[event.model])
+                self._load(facts_of[model_of(event.model)])
             case ev.ModelUnloadStarted():
-                del self.models[event.model]
-                self.outbox.append(cmd.ReportUnloaded(model=event.model, device=self.name))
+                model = model_of(event.model)
+                del self.models[model]
+                self.outbox.append(cmd.ReportUnloaded(model=model, device=self.name))
             case ev.RequestDispatched():
                 facts = facts_of[event.request]
                 assert facts.name in self.models, "work for a model that this worker does not hold"
@@ -160,11 +162,12 @@ class Worker:
 class Shell:
     """The hosts, the clock, the probes, the pulls and the workers around one core."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, replicas: int = 1) -> None:
         self.random = random
+        self.models = [attrs.evolve(model, replicas=replicas) for model in MODELS]
         self.core = Core(BOUNDS)
         self.names = 0
-        self.facts_of: dict[str, cmd.ModelFacts] = {m.name: m for m in MODELS}
+        self.facts_of: dict[str, cmd.ModelFacts] = {m.name: m for m in self.models}
         self.kinds: dict[str, str] = {}
         self.keys: list[str] = []  # that some host has used
         self.filed: dict[str, cmd.KeyFacts] = {}  # the log's index of keys, which no crash takes away
@@ -183,7 +186,7 @@ class Shell:
     def _carry_out(self, event: ev.Event) -> None:
         match event:
             case ev.PlacementAsked():
-                self.probes.append(event.model.name)
+                self.probes.append(name_of_replica(event.model.name, event.replica))
             case (
                 ev.ModelLoadStarted()
                 | ev.ModelUnloadStarted()
@@ -295,7 +298,7 @@ class Shell:
         return cmd.Caller(connection=self.random.choice(("c0", "c1")), rpc=self.names)
 
     def _host(self) -> None:
-        request, caller, model = self._name(), self._caller(), self.random.choice(MODELS)
+        request, caller, model = self._name(), self._caller(), self.random.choice(self.models)
         wants = self.random.choices((None, "cpu", "cuda:0", "cuda:9"), (12, 2, 2, 1))[0]
         if self.core.state.stopped:
             self.reset()
@@ -337,11 +340,17 @@ class Shell:
                         require_device=wants,
                         size_bytes=self.random.choices((1, 30, 150, 401), (6, 6, 2, 1))[0],
                         key=key,
+                        max_tokens=self.random.choice((None, 5, 500)) if model.replicas > 1 else None,
+                        prefixes=self._prefixes() if model.replicas > 1 else (),
                         params_digest=self.random.choices(("p1", "p2"), (6, 1))[0],
                         known=self._known(key),
                         determinism="fast" if model.kind == "embed" else self.random.choice(("fast", "exact", "exact")),
                     )
                 )
+
+    def _prefixes(self) -> tuple[str, ...]:
+        persona, conversation = self.random.randrange(2), self.random.randrange(3)
+        return f"p{persona}", f"p{persona}c{conversation}"
 
     # ---------------------------------------------------------------- to the end
 

@@ -21,7 +21,8 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     core.step(row("r2", "stop"))
     core.chat("r3")
     core.shut_down()
-    old = attrs.evolve(core.state.requests["r1"], fingerprint="f1", losses=2, resumed="prefill")
+    of_replicas = {"max_tokens": 9, "prefixes": ("a",)}
+    old = attrs.evolve(core.state.requests["r1"], fingerprint="f1", losses=2, resumed="prefill", **of_replicas)
     facts = cmd.KeyFacts(request="r0", params_digest="p0", accepted_seq=1, ended_seq=2, next_seq=3, ended_at_ms=4)
     requests = {**core.state.requests, "r1": old}
     was = attrs.evolve(core.state, storage_low=True, stopped=True, keys={"k0": facts}, requests=requests)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mlzoo.core.apply import apply_group
 from mlzoo.core.decide import decide
 from mlzoo.core.state import State
+from mlzoo.events import types as ev
 from mlzoo.events.codec import Codec, decode_group, encode_group
 
 STATES = Codec(lambda: {"State": ("event", State)}, {})
@@ -29,8 +30,8 @@ STEPS = 250
 HERE = Path(__file__).parent
 
 
-def a_life(source: random.Random, steps: int = STEPS) -> Shell:
-    shell = Shell(source)
+def a_life(source: random.Random, steps: int = STEPS, replicas: int = 1) -> Shell:
+    shell = Shell(source, replicas)
     for _ in range(steps):
         shell.act()
     return shell
@@ -41,7 +42,8 @@ def check_rest(shell: Shell) -> None:
     shell.run_to_rest()
     state = shell.core.state
     assert state.requests == {}, "a request never ended"
-    assert all(model.pinned for model in state.models.values() if model.phase not in {"available", "failed"})
+    pinned = {model.facts.name for model in state.models.values() if model.pinned}
+    assert all(m.facts.name in pinned for m in state.models.values() if m.phase not in {"available", "failed"})
     for name, worker in shell.workers.items():
         held = {model.facts.name for model in state.models.values() if model.phase == "ready" and model.device == name}
         assert worker.alive == bool(held), "an idle worker keeps its memory, or a model lost its worker"
@@ -58,6 +60,21 @@ def test_every_life_keeps_the_invariants_and_comes_to_rest(block):
         except AssertionError as error:
             error.add_note(f"seed {seed}")
             raise
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_lives_with_replicas_keep_the_invariants_and_come_to_rest(block):
+    together = 0
+    for seed in range(block * 10, block * 10 + 10):
+        try:
+            shell = a_life(random.Random(seed), replicas=2)
+            check_rest(shell)
+        except AssertionError as error:
+            error.add_note(f"seed {seed}")
+            raise
+        ready = [event.model for event in shell.core.events if isinstance(event, ev.ModelReady)]
+        together += sum("#" in name for name in ready)
+    assert together > 20, "replicas were hardly ever loaded"
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
