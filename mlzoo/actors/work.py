@@ -39,6 +39,7 @@ def frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
                 sampling=submit.sampling or Sampling(),
                 stop=tuple(text.get("stop", ())),
                 max_tokens=submit.max_tokens,
+                exact=submit.determinism == "exact",
             )
         case "embed":
             return Embed(request=request, model=model, texts=tuple(text["texts"]), normalize=submit.normalize)
