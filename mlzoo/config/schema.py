@@ -16,7 +16,7 @@ from mlzoo.errors import ModelNotFound
 
 ModelKind = Literal["chat", "embed"]
 Durability = Literal["disk", "process"]
-WaitPolicy = Literal["passive", "active"]
+WaitPolicy = Literal["adaptive", "passive", "active"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["auto", "none", "int4"]
 
@@ -101,8 +101,9 @@ class DevicesConfig(_Compared):
     """Threads of a CPU worker; null: the physical cores that this process may use, or its share of them."""
     cpu_workers: int = attrs.field(default=1, validator=[ge(1), le(64)])
     """Worker processes of the CPU, each with its share of cores and memory; several are devices cpu:0, cpu:1 and on."""
-    cpu_wait_policy: WaitPolicy = "passive"
-    """How idle OpenMP threads wait. Active ones gain a little alone and lose tenfold beside a busy neighbour."""
+    cpu_wait_policy: WaitPolicy = "adaptive"
+    """How OpenMP threads wait for each other: passive ones sleep; active ones spin, which is a third faster alone and
+    ten times slower beside a busy neighbour; adaptive ones spin shortly, and are fewer while a neighbour is busy."""
     cpu_memory_fraction: float = attrs.field(default=0.8, validator=[gt(0.0), le(1.0)])
     """Share of the machine's memory that models on the CPU may fill."""
     cuda_memory_fraction: float = attrs.field(default=0.9, validator=[gt(0.0), le(1.0)])

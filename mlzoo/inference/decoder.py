@@ -90,6 +90,7 @@ class SlotDecoder:
         self.kernels = kernels
         self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
         self.few_threads: int | None = None  # for steps of few rows; None: all (see ``mlzoo.inference.threads``)
+        self.any_threads = False  # whether no bit depends on how many threads compute
         self._device = module.device
 
     @torch.inference_mode()
@@ -104,7 +105,7 @@ class SlotDecoder:
     def reads_ahead(self, sequences: int, *, exact: bool) -> bool:
         """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
         if exact or not self.ahead:
-            return self.ahead
+            return bool(self.ahead)
         return self.grain == 1 if self.kernels is None else self.kernels.plan.keeps_apart(sequences)
 
     @torch.inference_mode()
@@ -120,7 +121,7 @@ class SlotDecoder:
         lengths = [position + 1 for position in positions]
         if self.few_threads is None or len(slots) > threads.FEW_ROWS:
             return self._forward(ids, places, slots, lengths, keep=0, grain=grain)[: len(slots), -1]
-        with threads.using(self.few_threads):
+        with threads.using(min(self.few_threads, torch.get_num_threads())):
             return self._forward(ids, places, slots, lengths, keep=0, grain=grain)[: len(slots), -1]
 
     @torch.inference_mode()
@@ -176,7 +177,8 @@ class SlotDecoder:
 def _joins(run: Run, slot: int) -> bool:
     """Return whether a row in a slot goes on with a run: of one slot, or of neighbours."""
     rows, slots = run.rows.stop - run.rows.start, run.slots.stop - run.slots.start
-    return (slots == 1 and slot == run.slots.start) or (slots == rows and slot == run.slots.stop)
+    is_same, is_next = slot == run.slots.start, slot == run.slots.stop
+    return bool((slots == 1 and is_same) or (slots == rows and is_next))
 
 
 class SerialDecoder:

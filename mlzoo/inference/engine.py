@@ -43,6 +43,11 @@ class BatchEngine:
         self._running: dict[str, Running] = {}
 
     @property
+    def any_threads(self) -> bool:
+        """Whether no answer depends on how many threads compute it."""
+        return isinstance(self._decoder, SlotDecoder) and self._decoder.any_threads
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return self._scheduler.idle
@@ -148,7 +153,7 @@ class BatchEngine:
         price = speculation.price(len(rows))
         for row, tokens in zip(rows, known, strict=True):
             is_last = row.decoded + len(tokens) == len(row.tokens)
-            row.guessed = row.guess(share, price) if share and is_last else ()
+            row.guessed = row.guess(share, price) if share and is_last else []
 
     def _go_on(self, rows: Sequence[Running], known: Sequence[Sequence[int]], logits: torch.Tensor) -> list[FromWorker]:
         """Choose what follows the tokens of rows that have all of theirs decoded; tell how far the others are."""
@@ -218,7 +223,7 @@ class BatchEngine:
         Raises:
             Exception: One of them could not be chosen.
         """
-        guessed, row.guessed = row.guessed, ()
+        guessed, row.guessed = row.guessed, []
         stop = row.next_place + len(guessed)
         for choice, guess in zip(choices, (*guessed, None), strict=True):
             if isinstance(choice, Exception):

@@ -55,7 +55,8 @@ class Linear(nn.Module):
         joined = first.weight.data if len(layers) == 1 else torch.cat([layer.weight.data for layer in layers])
         self.weight: nn.Parameter | None
         self.weight = nn.Parameter(joined, requires_grad=False)
-        self.bias = None if first.bias is None else torch.cat([_bias(layer) for layer in layers])
+        biases: list[torch.Tensor | None] = [layer.bias for layer in layers]
+        self.bias = torch.cat([bias.detach() for bias in biases if bias is not None]) if biases[0] is not None else None
         self.products: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"plain": self._plain}
         self._in_force = in_force
         self.is_head = is_head
@@ -212,7 +213,3 @@ def _join(parent: nn.Module, names: Sequence[str], siblings: Sequence[nn.Linear]
         setattr(parent, name, Sibling(shared, place, len(names), slice(at, at + layer.out_features)))
         at += layer.out_features
     return linear
-
-
-def _bias(layer: nn.Linear) -> torch.Tensor:
-    return layer.bias.detach()

@@ -210,6 +210,9 @@ def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Fin
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
         why.append(f"{decoder.few_threads} threads for steps of up to {threads.FEW_ROWS} rows: enough to be fast")
+        decoder.any_threads = findings.ask("any number of threads", lambda: threads.change_no_bit(decoder))
+        if not decoder.any_threads:
+            why.append("always all threads: fewer beside a busy neighbour would change last bits")
     rows_are = {
         "context": decoder.context,
         "chunk": decoder.chunk,

@@ -14,6 +14,7 @@ import threading
 import time
 
 PARENT_CHECK_S = 1.0
+SPINS = "100000"  # of GNU's OpenMP before a thread sleeps: some hundred microseconds
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 SYNCHRONIZE = 0x00100000  # Windows: the right to wait for a process
 FOREVER_MS = 0xFFFFFFFF
@@ -25,13 +26,19 @@ def prepare(parent_pid: int, threads: int, wait_policy: str) -> None:
     Args:
         parent_pid: Of the process that this one must not outlive.
         threads: For torch; 0: one for each processor that this process may use.
-        wait_policy: What OpenMP's threads do between two operations: passive sleeps, active spins. With a busy
-            neighbour on the machine, spinning made a decode step twelve times slower.
+        wait_policy: What OpenMP's threads do between two operations: passive sleeps, active spins, adaptive spins for
+            less than a millisecond, and there are fewer threads while a neighbour is busy (``neighbours``). With one,
+            spinning made a decode step twelve times slower.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads or usable_processors())
-    os.environ["OMP_WAIT_POLICY"] = wait_policy.upper()
+    if wait_policy == "adaptive":
+        os.environ.pop("OMP_WAIT_POLICY", None)
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+        os.environ["KMP_BLOCKTIME"] = "1"  # milliseconds, for LLVM's and Intel's OpenMP (macOS, Windows)
+    else:
+        os.environ["OMP_WAIT_POLICY"] = wait_policy.upper()
     if wait_policy == "passive":
-        os.environ["KMP_BLOCKTIME"] = "0"  # the same for LLVM's and Intel's OpenMP (macOS, Windows)
+        os.environ["KMP_BLOCKTIME"] = "0"
     # GPUs are named by their place on the bus, as the sidecar probes them; CUDA by itself would sort them by speed.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["HF_HUB_OFFLINE"] = "1"

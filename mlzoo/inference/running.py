@@ -20,8 +20,6 @@ from mlzoo.inference.speculation import Speculation
 from mlzoo.inference.stop import StopStrings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mlzoo.inference.text import Text
 
 
@@ -41,8 +39,7 @@ class Running:
     restored: Restored = attrs.field(factory=Restored)  # what its slot had from the start
     read: int = 0  # tokens that are read in chunks, those among them that the slot had
     is_kept: bool = False  # whether what was read is kept for others already
-
-    guessed: Sequence[int] = ()  # tokens that the model was given beyond those that there are
+    guessed: list[int] = attrs.field(factory=list)  # tokens that the model was given beyond those that there are
     _speculation: Speculation | None = None
 
     @property
@@ -69,7 +66,7 @@ class Running:
         """Return the tokens that the model is given next, of those that there are."""
         return self.tokens[self.decoded : self.decoded + most]
 
-    def guess(self, most: int, price: float) -> Sequence[int]:
+    def guess(self, most: int, price: float) -> list[int]:
         """Return what the next tokens may be: at most so many, and none that the answer has no room for."""
         if self._speculation is None:
             self._speculation = Speculation((*self.prompt, *self.tokens))

@@ -31,6 +31,13 @@ class Steps(Protocol):
     def slots(self) -> int:
         """Rows that may decode together."""
 
+    @property
+    def chunk(self) -> int | None:
+        """Tokens of a prompt that one forward reads at most."""
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
+        """Read tokens into a slot from a position on; return the logits after the last one."""
+
     def decode(
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, exact: bool = False
     ) -> torch.Tensor:
@@ -74,6 +81,27 @@ def fewest(decoder: Steps, clock: Callable[[], float] = time.perf_counter) -> in
     enough_s = min(took_s.values()) * SLACK
     quick = sorted(threads for threads, step_s in took_s.items() if step_s <= enough_s)
     return next((threads for threads in quick if _computes_the_same(decoder, threads, most)), most)
+
+
+def change_no_bit(decoder: Steps) -> bool:
+    """Return whether exact steps and prompts compute the same with every number of threads up to that of now."""
+    most = torch.get_num_threads()
+    expected = _computed(decoder)
+    for fewer in range(1, most):
+        with using(fewer):
+            if not all(map(torch.equal, expected, _computed(decoder))):
+                return False
+    return True
+
+
+def _computed(decoder: Steps) -> list[torch.Tensor]:
+    """Return the logits of a chunk of a prompt, and of steps of all sizes after it."""
+    found = [decoder.prefill(0, range(decoder.chunk or 1), 0)]
+    rows = 1
+    while rows <= decoder.slots:
+        found.append(decoder.decode(range(rows), range(rows), [0] * rows, exact=True))
+        rows *= 2
+    return found
 
 
 def _step_s(decoder: Steps, threads: int, clock: Callable[[], float]) -> float:

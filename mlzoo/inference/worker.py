@@ -39,11 +39,12 @@ from mlzoo.frames import (
     WorkFailed,
 )
 from mlzoo.frames_codec import BrokenFrame, decode
-from mlzoo.inference import memory, process
+from mlzoo.inference import memory, process, threads
 from mlzoo.inference.embedder import Embedder, load_embed
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.loader import load_chat
+from mlzoo.inference.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,13 +54,14 @@ if TYPE_CHECKING:
     from mlzoo.inference.text import Text
 
 
-def run(link: Link, device: str, threads: int, wait_policy: str) -> None:
+def run(link: Link, device: str, most_threads: int, wait_policy: str) -> None:
     """Serve the socket until it ends or a Leave arrives."""
-    torch.set_num_threads(threads or process.usable_processors())
+    torch.set_num_threads(most_threads or process.usable_processors())
     transformers.logging.disable_progress_bar()
     where = torch.device(device)
     torch.zeros(1, device=where)  # The device answers, or this is where the process ends.
-    server = ModelServer(link, where, cache_directory(None, os.environ))
+    neighbours = Neighbours() if where.type == "cpu" and wait_policy == "adaptive" else None
+    server = ModelServer(link, where, cache_directory(None, os.environ), neighbours)
     link.send([_up(device, wait_policy)])
     while True:
         server.drain()
@@ -80,10 +82,14 @@ def _up(device: str, wait_policy: str) -> Up:
 class ModelServer:
     """The models of one process, and what each frame means to them."""
 
-    def __init__(self, link: Link, device: torch.device, cache: Path | None = None) -> None:
+    def __init__(
+        self, link: Link, device: torch.device, cache: Path | None = None, neighbours: Neighbours | None = None
+    ) -> None:
         self._link = link
         self._cache = cache
         self._device = device
+        self._neighbours = neighbours  # to whom processors are left; None: nobody is looked at
+        self._threads = torch.get_num_threads()
         self._models: dict[str, BatchEngine | Embedder] = {}
         self._texts: dict[str, Text] = {}
 
@@ -97,7 +103,15 @@ class ModelServer:
         """Give each model that has work one step."""
         for model in self._models.values():
             self._link.begin("work")
-            self._link.send(model.step())
+            with threads.using(self._threads_for(model)):
+                said = model.step()
+            self._link.send(said)
+
+    def _threads_for(self, model: BatchEngine | Embedder) -> int:
+        """Return how many threads a step is computed with: fewer beside a busy neighbour, where that changes no bit."""
+        if self._neighbours is None or model.idle or not isinstance(model, BatchEngine) or not model.any_threads:
+            return self._threads
+        return self._neighbours.threads(self._threads)
 
     def _idle(self) -> bool:
         return all(model.idle for model in self._models.values())
