@@ -1,0 +1,159 @@
+"""Tokens per second of 1, 4 and 16 streams through the whole sidecar, beside other engines on the same weights.
+
+``python bench/engines.py [--rounds N] [--json FILE]``. Installs the peers in bench/.peers (llama.cpp is compiled, which
+takes minutes and a C++ compiler) and draws bench/plots/throughput.svg.
+
+A figure is the number of tokens said, by the time from the first request's being sent to the last one's end: prompts
+are read within it. All choose greedily, 96 tokens to each of the same prompts. Ours is the sidecar as a user has it,
+over NDJSON, everything recorded; `transformers serve` is asked over HTTP; the others are called in their own process.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import plots
+from measure import PeerMissing, Row, compare, interleave, main
+from prompts import story
+from rivals import BENCH, LLAMA, MODEL, OPENVINO, Rival, Served, environment, gguf, weights
+from stream import Host, result_of
+
+from mlzoo.inference import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+TOKENS = 96
+STREAMS = (1, 4, 16)
+PEER_SCRIPTS = BENCH / "peers"
+TARGETS: Mapping[str, tuple[str, str, str]] = {  # of ours divided by theirs, at 1, 4 and 16 streams
+    "llama.cpp": (">= 0.9", ">= 1.5", ">= 2.4"),
+    "OpenVINO GenAI": (">= 1.2", ">= 1.05", ">= 0.95"),
+    "transformers serve, continuous batching": (">= 3.5", ">= 2.8", ">= 2"),
+    "transformers serve": ("", "", ""),
+    "generate": ("", "", ""),
+    "the engine alone": ("", "", ">= 0.96"),
+}
+EXACT_TARGETS = {1: ">= 0.4", 16: ">= 0.7"}
+
+
+def tokens_per_second(host: Host, streams: int, determinism: str = "fast") -> float:
+    """Return the rate of so many chats that are sent at once, their prompts read within the time."""
+    greedy = {"temperature": 0, "repetition_penalty": 1}  # as the peers, whatever the model's entry says
+    params = {"model": MODEL, **greedy, "max_tokens": TOKENS, "stream": True, "determinism": determinism}
+    start = time.perf_counter()
+    open_ids = {host.send("chat", {**params, "messages": story(number)}) for number in range(streams)}
+    count = 0
+    while open_ids:
+        message = host.receive()
+        if "id" in message:
+            open_ids.discard(message["id"])
+            count += result_of(message)["usage"]["completion_tokens"]
+    return count / (time.perf_counter() - start)
+
+
+def prompts(host: Host, streams: int) -> list[dict[str, Any]]:
+    """Return the prompts as peers take them: messages, and the tokens of those by our tokenizer, for all the same."""
+    made = []
+    for number in range(streams):
+        messages = story(number)
+        ids = host.call("tokenize", {"model": MODEL, "messages": messages})["tokens"]
+        made.append({"messages": messages, "ids": ids})
+    return made
+
+
+def starters() -> dict[str, Callable[[], Rival]]:
+    """Return how each peer is started; what is not installed is installed then."""
+    threads = str(process.usable_processors())
+
+    def script(python: str, name: str, *arguments: str) -> Rival:
+        return Rival([python, str(PEER_SCRIPTS / name), *arguments])
+
+    own = sys.executable
+    return {
+        "llama.cpp": lambda: script(environment("llama", LLAMA), "llama_batch.py", str(gguf()), threads),
+        "OpenVINO GenAI": lambda: script(environment("openvino", OPENVINO), "openvino_paged.py", str(gguf())),
+        "transformers serve, continuous batching": lambda: Served("--continuous-batching"),
+        "transformers serve": Served,
+        "generate": lambda: script(own, "plain_generate.py", str(weights()), threads),
+        "the engine alone": lambda: script(own, "bare_engine.py", MODEL),
+    }
+
+
+def rival_rate(rivals: dict[str, Rival | None], name: str, asked: list[dict[str, Any]]) -> float:
+    rival = rivals[name]
+    if rival is None:
+        raise PeerMissing
+    return rival.rate(asked, TOKENS)
+
+
+def start(stack: ExitStack) -> dict[str, Rival | None]:
+    """Start all peers and have each say something, one after the other; None stands for one that cannot run here."""
+    rivals: dict[str, Rival | None] = {}
+    for name, starter in starters().items():
+        try:
+            rivals[name] = rival = stack.enter_context(starter())
+            rival.suspend()
+        except PeerMissing:
+            print(f"{name} cannot run here.")
+            rivals[name] = None
+    return rivals
+
+
+def measure(rounds: int) -> list[Row]:
+    serve = [sys.executable, "-m", "mlzoo", "serve", "--log"]
+    with ExitStack() as stack:
+        rivals = start(stack)
+        log = stack.enter_context(tempfile.TemporaryDirectory())
+        host = stack.enter_context(Host([*serve, log]))
+        host.call("models.load", {"model": MODEL})
+        asked = {streams: prompts(host, streams) for streams in STREAMS}
+        measures: dict[str, Callable[[], float]] = {}
+        for streams in STREAMS:
+            measures[f"ours {streams}"] = partial(tokens_per_second, host, streams)
+            if streams in EXACT_TARGETS:
+                measures[f"exact {streams}"] = partial(tokens_per_second, host, streams, "exact")
+            for name in rivals:
+                measures[f"{name} {streams}"] = partial(rival_rate, rivals, name, asked[streams])
+        values = interleave(rounds, measures)
+        host.leave()
+    draw(values)
+    return rows(values)
+
+
+def rows(values: Mapping[str, list[float]]) -> list[Row]:
+    made = [
+        compare(what(streams), "tokens/s", values[f"ours {streams}"], name, values[f"{name} {streams}"], target)
+        for name, targets in TARGETS.items()
+        for streams, target in zip(STREAMS, targets, strict=True)
+    ]
+    exact = [
+        compare(f"{what(n)}, exact", "tokens/s", values[f"exact {n}"], "fast", values[f"ours {n}"], target)
+        for n, target in EXACT_TARGETS.items()
+    ]
+    return [*made, *exact]
+
+
+def what(streams: int) -> str:
+    return "one stream" if streams == 1 else f"{streams} streams together"
+
+
+def draw(values: Mapping[str, list[float]]) -> None:
+    """Draw the medians of all engines."""
+    names = {"mlzoo": "ours", "mlzoo, exact": "exact", **{name: name for name in TARGETS if name != "the engine alone"}}
+    bars = {
+        label: [median(found) if (found := values.get(f"{name} {n}")) else None for n in STREAMS]
+        for label, name in names.items()
+    }
+    groups = [f"{streams} stream{'s' if streams > 1 else ''}" for streams in STREAMS]
+    plots.write("throughput", plots.bars("Tokens per second, prompts included", groups, bars))
+
+
+if __name__ == "__main__":
+    main("Engines", measure)
