@@ -162,6 +162,18 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="history",
+        title="Second turns",
+        rounds=5,
+        how=(
+            "smollm2 in bfloat16, through the sidecar. Each turn belongs to a conversation that begins like no other: "
+            "a first turn of about 1,000 tokens, its answer, and the second turn, sent as it is, or behind a history "
+            "that differs from its first word on. Times are the host's, from the request's line to its first piece. "
+            "An exact request takes up only what was read in whole chunks of 128 tokens, so it reads the rest of a "
+            "chunk and the first answer again."
+        ),
+    ),
+    Benchmark(
         name="stream",
         title="Streams",
         rounds=5,

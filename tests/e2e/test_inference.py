@@ -26,6 +26,8 @@ def test_a_chat_gives_a_sensible_answer_and_accounts_for_it(host):
     usage = result["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert usage["prompt_tokens"] > 10
+    again = host.call("chat", messages=user(CAPITAL), **GREEDY)["usage"]
+    assert again["cached_tokens"] == (usage["prompt_tokens"] - 1) // 32 * 32 > 0, "it was read before"
     timing = result["timing"]
     assert timing["queue_ms"] <= timing["ttft_ms"] <= timing["total_ms"]
 
