@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, mps")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: one for each usable processor")
     parser.add_argument("--processors", default="", help="that it may run on, such as 0,1; empty: all that there are")
-    parser.add_argument("--wait-policy", choices=["passive", "active"], default="passive")
+    parser.add_argument("--wait-policy", choices=["adaptive", "passive", "active"], default="passive")
     given = parser.parse_args(arguments)
     process.bind(tuple(int(number) for number in given.processors.split(",") if number))
     process.prepare(given.parent_pid, given.threads, given.wait_policy)
