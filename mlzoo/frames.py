@@ -70,7 +70,7 @@ class Generate:
     Answered by rows in Stepped frames until one of them has a finish reason, or by WorkFailed.
 
     One that was interrupted goes on: its tokens so far, and the text that they brought, are not said again. exact
-    decodes them one by one as the first time, so that what follows is equal to the bit; prefill reads them as it reads
+    decodes them as the first time, so that what follows is equal to the bit; prefill reads them as it reads
     the prompt, which is fast, and rounds in another way.
     """
 
@@ -174,6 +174,7 @@ class Loaded:
 
     model: str
     memory_bytes: int  # measured: growth of the process, or of the device's allocator
+    peak_bytes: int = 0  # the most that it took while it was loaded; 0: not known
     context: int  # tokens a row may hold, prompt and answer together
     slots: int
     dtype: str
@@ -213,7 +214,7 @@ class TokenLogprob:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """What one step brought to one request.
+    """What a token brought to a request.
 
     content is whole UTF-8 text and may be empty while a character or a possible stop string is still open.
     """
@@ -229,7 +230,10 @@ class Row:
 
 @attrs.frozen(kw_only=True)
 class Stepped:
-    """One decode step of the whole batch, or the first token of a request whose prompt is read."""
+    """One decode step of the whole batch, or the first token of a request whose prompt is read.
+
+    A request whose next tokens were guessed right has a row for each of them, in their order.
+    """
 
     rows: tuple[Row, ...]
 

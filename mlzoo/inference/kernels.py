@@ -133,4 +133,10 @@ def _rows_attend_equally(heads: Heads, rows: int, grain: int, like: torch.Tensor
             part = slice(at, at + size)
             if not torch.equal(attend(query[part], key[part], value[part], mask[part], scale, grain), whole[part]):
                 return False
-    return True
+    # Rows of one slot read the same keys and values, which are in memory once.
+    one_key, one_value = key[:1].expand(rows, -1, -1, -1), value[:1].expand(rows, -1, -1, -1)
+    together = attend(query, one_key, one_value, mask, scale, grain)
+    return all(
+        torch.equal(attend(query[row : row + 1], key[:1], value[:1], mask[:1], scale, grain), together[row : row + 1])
+        for row in range(rows)
+    )

@@ -134,7 +134,7 @@ def test_a_request_that_is_given_up_while_it_is_decoded_again_leaves_at_once(tin
     rows = run(BatchEngine(tiny), frame).rows["r"]
     engine = BatchEngine(tiny)
     assert engine.submit(cut(frame, rows[:30])) == []
-    for _ in range(5):
+    for _ in range(3):
         assert not any(isinstance(said, Stepped) for said in engine.step())
     engine.abandon("r")
     assert engine.idle
