@@ -100,6 +100,7 @@ class Reports:
                         architecture=frame.architecture,
                         batching=frame.batching,
                         fingerprint=frame.fingerprint,
+                        peak_bytes=frame.peak_bytes,
                         why=frame.why,
                     )
                 )

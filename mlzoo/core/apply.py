@@ -274,6 +274,7 @@ def _placement_asked(state: State, event: ev.PlacementAsked, at_ms: int) -> Stat
         facts=event.model,
         phase="placing",
         replica=event.replica,
+        measured_bytes=0 if was is None or was.facts != event.model else was.measured_bytes,
         pinned=was is not None and was.pinned,
         unload_asked=was is not None and was.unload_asked,  # it may have been asked for while it was placed before
         last_used_ms=at_ms,
@@ -314,6 +315,7 @@ def _model_changes(
                 phase="ready",
                 device=event.device,
                 memory_bytes=event.memory_bytes,
+                measured_bytes=event.peak_bytes,
                 slots=event.slots,
                 context=event.context,
                 loaded_at_ms=at_ms,
@@ -341,6 +343,7 @@ def _model_changes(
                 pinned=model.pinned,
                 last_used_ms=model.last_used_ms,
                 replica=model.replica,
+                measured_bytes=model.measured_bytes,
             )
             return attrs.evolve(state, models=_with(state.models, event.model, fresh))
         case _:

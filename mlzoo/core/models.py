@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 from mlzoo import errors
 from mlzoo.core import requests
 from mlzoo.core.incidents import numbered
-from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, Wait, beside, choose
+from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, Wait, beside, choose, needed_by
 from mlzoo.core.replicas import ALIVE, key_of, replica_at, replicas_of, siblings
 from mlzoo.core.state import calls_on, idle_models, waiting_on
 from mlzoo.events import commands as cmd
@@ -113,7 +113,7 @@ def place(draft: Draft, command: cmd.ReportDevices) -> None:
                 ev.ModelLoadStarted(
                     model=command.model,
                     device=choice.device,
-                    memory_bytes=model.facts.memory_bytes,
+                    memory_bytes=needed_by(draft.state, model.facts),
                     degraded=choice.degraded,
                 )
             )
@@ -162,6 +162,7 @@ def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
             architecture=command.architecture,
             batching=command.batching,
             fingerprint=command.fingerprint,
+            peak_bytes=command.peak_bytes,
             why=command.why,
         )
     )

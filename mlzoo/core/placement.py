@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlzoo import errors
-from mlzoo.core.replicas import key_of
+from mlzoo.core.replicas import key_of, replicas_of
 from mlzoo.core.state import idle_models
 from mlzoo.errors import Failure
 
@@ -58,7 +58,8 @@ class Unusable:
 def choose(
     state: State, facts: ModelFacts, devices: tuple[DeviceFacts, ...], required: str | None
 ) -> Place | Evict | Wait | NoRoom | Unusable:
-    """Return what to do for a model that wants ``facts.memory_bytes`` on one of ``devices``."""
+    """Return what to do for a model that wants the memory that it is known to need on one of ``devices``."""
+    needed_bytes = needed_by(state, facts)
     usable = [d for d in devices if d.usable and required in {None, d.name}]
     if not usable:
         return Unusable(failure=_unusable(facts, devices, required))
@@ -66,28 +67,34 @@ def choose(
     idle = idle_models(state)
     for device in usable:
         free_bytes = _free_bytes(state, device)
-        if free_bytes >= facts.memory_bytes:
+        if free_bytes >= needed_bytes:
             degraded = None if not skipped or required else "; ".join(skipped)
             return Place(device=device.name, degraded=degraded)
         on_device = [m for m in state.models.values() if m.device == device.name]
         soon_free = free_bytes + sum(m.memory_bytes for m in on_device if m.phase == "unloading")
-        if soon_free >= facts.memory_bytes:
+        if soon_free >= needed_bytes:
             return Wait()
         victims = [m for m in idle if m.device == device.name]
-        if soon_free + sum(m.memory_bytes for m in victims) >= facts.memory_bytes:
+        if soon_free + sum(m.memory_bytes for m in victims) >= needed_bytes:
             return Evict(victim=key_of(victims[0]))
         skipped.append(f"{device.name}: not enough free memory")
     best = max(usable, key=lambda d: _free_bytes(state, d))
     free_bytes = _free_bytes(state, best)
     return NoRoom(
         failure=errors.OutOfMemory(
-            f"Model {facts.name} needs {facts.memory_bytes} bytes, {best.name} has {free_bytes} free: "
+            f"Model {facts.name} needs {needed_bytes} bytes, {best.name} has {free_bytes} free: "
             "unload another model or take a smaller one.",
             device=best.name,
-            needed=facts.memory_bytes,
+            needed=needed_bytes,
             free=free_bytes,
         ).failure()
     )
+
+
+def needed_by(state: State, facts: ModelFacts) -> int:
+    """Return the most that any replica took when it was loaded last, configured as it is; else what is estimated."""
+    measured = [m.measured_bytes for m in replicas_of(state, facts.name) if m.facts == facts]
+    return max(measured, default=0) or facts.memory_bytes
 
 
 def beside(

@@ -76,6 +76,7 @@ class ModelState:
     why: tuple[str, ...] = ()
     fingerprint: str = ""
     replica: int = 0
+    measured_bytes: int = 0  # the most that it took when it was loaded last; 0: not known
     prefixes: tuple[str, ...] = ()  # beginnings of the latest requests that it had last, of all replicas
 
 

@@ -205,6 +205,7 @@ class ReportLoaded:
     batching: str = ""
     why: tuple[str, ...] = ()
     fingerprint: str = ""  # of all that its numbers depend on: weights, kernels, threads, versions
+    peak_bytes: int = 0  # the most that it took while it was loaded; 0: not known
 
 
 @attrs.frozen(kw_only=True)

@@ -45,6 +45,7 @@ class ModelReady:
     batching: str = ""
     why: tuple[str, ...] = ()
     fingerprint: str = ""  # of all that its numbers depend on: weights, kernels, threads, versions
+    peak_bytes: int = 0
 
 
 @attrs.frozen(kw_only=True)

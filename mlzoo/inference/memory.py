@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import torch
+
+FORGET_PEAK = "5"  # proc(5), /proc/pid/clear_refs
 
 
 def used_bytes(device: torch.device) -> int:
@@ -20,6 +25,25 @@ def used_bytes(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.current_allocated_memory()
     return int(psutil.Process().memory_info().rss)
+
+
+def watch_peak(device: torch.device) -> None:
+    """Begin to measure anew how much this process holds at most."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu" and sys.platform == "linux":
+        with suppress(OSError), Path("/proc/self/clear_refs").open("w") as refs:  # Some containers do not allow it.
+            refs.write(FORGET_PEAK)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return how much this process held at most since then; where nothing tells that, what it holds now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "cpu" and sys.platform == "linux":
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else used_bytes(device)
+    return used_bytes(device)
 
 
 def free_bytes(device: torch.device) -> int:

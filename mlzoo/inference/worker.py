@@ -12,6 +12,7 @@ import platform
 import traceback
 from typing import TYPE_CHECKING, assert_never
 
+import attrs
 import torch
 import transformers
 
@@ -184,6 +185,8 @@ class ModelServer:
             self._link.send([LoadProgress(model=frame.model, stage=stage, done=done, total=total, unit=unit)])
 
         self._link.begin("load")
+        before = memory.used_bytes(self._device)
+        memory.watch_peak(self._device)
         try:
             loaded = self._load_chat(frame, progress) if frame.kind == "chat" else self._load_embed(frame, progress)
         except MlzooError as error:
@@ -196,7 +199,8 @@ class ModelServer:
             memory.give_back(self._device)
             self._link.send([_load_failed(frame.model, error)])
         else:
-            self._link.send([loaded])
+            peak_bytes = max(memory.peak_bytes(self._device) - before, loaded.memory_bytes)
+            self._link.send([attrs.evolve(loaded, peak_bytes=peak_bytes)])
 
     def _load_chat(self, frame: Load, progress: OnProgress) -> Loaded:
         model = load_chat(frame, self._device, progress, cache=self._cache)
