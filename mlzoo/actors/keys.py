@@ -18,7 +18,7 @@ import trio
 from mlzoo.actors.messages import Order
 from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events import types as ev
-from mlzoo.events.answers import PART_BYTES, KeptAnswer
+from mlzoo.events.answers import PART_BYTES, KeptAnswer, SealedAnswer, sealed
 from mlzoo.events.commands import ReportKeysFiled
 from mlzoo.views import Delta, Refusal, RequestView, Result
 
@@ -126,7 +126,7 @@ class KeyFiler:
         """
         ledger, log = self._ledger, self._ledger.log
         next_seq = max(ledger.copied_seq, min(ledger.kept_from(), end_seq), log.oldest_seq)
-        copies: list[KeptAnswer] = []
+        copies: list[SealedAnswer] = []
         size_bytes = 0
         while next_seq < end_seq:
             try:
@@ -142,11 +142,11 @@ class KeyFiler:
             for event, seq in _accepted(groups):
                 copy = await self._whole_copy(event, seq) if next_seq <= seq < end_seq else None
                 if copy is not None:
-                    copies.append(copy)
-                    size_bytes += sum(len(str(piece)) for piece in copy.pieces)
-            if size_bytes >= PART_BYTES:
-                await log.answers.put(copies)
-                copies, size_bytes = [], 0
+                    copies.append(sealed(copy))
+                    size_bytes += len(copies[-1].line)
+                if size_bytes >= PART_BYTES:
+                    await log.answers.put(copies)
+                    copies, size_bytes = [], 0
             next_seq = groups[-1].last_seq + 1
             await trio.lowlevel.checkpoint()
         await log.answers.put(copies)

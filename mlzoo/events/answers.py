@@ -5,15 +5,20 @@ error. A part holds those that were accepted one after the other, a sealed line 
 ``first-last-newest.answers``, the first and last log_seq of an acceptance, and when the last of them ended. A part
 that grows is written anew and the old one goes; where a crash leaves both, the smaller one goes at the next start.
 
+Where the answers of a part stand is remembered of the parts that were asked for last, so that a look-up reads one line.
+
 Knows nothing of when an answer is copied, nor of what is in it. Errors of the disk are OSError.
 """
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import orjson
+import trio
 
 from mlzoo.errors import Failure, LogUnusable
 from mlzoo.events import framing
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
 SUFFIX = ".answers"
 TEMPORARY = ".new"
 PART_BYTES = 4 * 1024 * 1024  # above which the next part is begun
+KNOWN_PARTS = 8  # of which it is remembered where each answer stands, so that memory does not grow with the keys
+_NAMED = re.compile(rb'"answer":"[^"]*","accepted_seq":([0-9]+),')
 
 
 @attrs.frozen(kw_only=True)
@@ -39,6 +46,15 @@ class KeptAnswer:
     pieces: list[Any]
     result: Any = None
     failure: Failure | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SealedAnswer:
+    """An answer as it is to be written."""
+
+    accepted_seq: int
+    ended_at_ms: int
+    line: bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +75,7 @@ class KeptAnswers:
         self._disk = disk
         self._directory = directory
         self._parts: list[Part] = []
+        self._known: dict[str, dict[int, int]] = {}  # by part: accepted_seq -> offset of the line; last used last
         self._has_removed = False  # what a power cut may still take back
 
     def open(self, *, tidy: bool = True) -> None:
@@ -70,7 +87,7 @@ class KeptAnswers:
                 found.append(Part(name=name, first=first, last=last, newest_at_ms=newest_at_ms, size_bytes=size_bytes))
             elif tidy and name.endswith(SUFFIX + TEMPORARY):
                 self._disk.remove(self._directory / name)
-        self._parts = [part for part in found if not any(_holds(other, part) for other in found)]
+        self._parts = [part for part in found if not any(self._holds(other, part) for other in found)]
         for part in found:
             if tidy and part not in self._parts:
                 self._disk.remove(self._directory / part.name)
@@ -88,14 +105,45 @@ class KeptAnswers:
         damaged = None
         for part in self._parts:
             if part.first <= accepted_seq <= part.last:
-                lines = self._lines(part)
-                for line in lines:
-                    if _is_of(line, request) and _is_whole(line):
-                        return _answer(line)
-                damaged = damaged if all(map(_is_whole, lines)) else part
+                try:
+                    found = self._find_in(part, request, accepted_seq)
+                except LogUnusable as error:  # It may have been copied once more, into another part.
+                    damaged = error
+                    continue
+                if found is not None:
+                    return found
         if damaged is not None:
-            raise self._damaged(damaged)
+            raise damaged
         return None
+
+    def _find_in(self, part: Part, request: str, accepted_seq: int) -> KeptAnswer | None:
+        """Return the answer to a request if a part holds it; fails as ``find`` does."""
+        offsets = self._known.pop(part.name, None)
+        if offsets is not None:
+            self._remember(part.name, offsets)
+            if accepted_seq not in offsets:
+                return None
+            line = self._line_at(part, offsets[accepted_seq])
+            if _is_of(line, request) and _is_whole(line):
+                return _answer(line)
+        # Nothing is known of the part, or the line is damaged, or the part is written anew at this very moment.
+        lines = self._lines(part)
+        offsets = _offsets(lines)
+        self._remember(part.name, offsets)
+        for line in lines:
+            if _is_of(line, request) and _is_whole(line):
+                return _answer(line)
+        if offsets is None:
+            raise self._damaged(part)
+        return None
+
+    def _remember(self, name: str, offsets: dict[int, int] | None) -> None:
+        """Remember where the answers of a part stand; None: they are looked for each time."""
+        self._known.pop(name, None)
+        if offsets is not None:
+            self._known[name] = offsets
+        if len(self._known) > KNOWN_PARTS:
+            del self._known[next(iter(self._known))]
 
     def verify(self) -> list[str]:
         """Read all, and return what is not as it was written."""
@@ -109,38 +157,55 @@ class KeptAnswers:
                 faults.append(f"keys/{part.name}: not whole at byte {at}")
         return faults
 
-    async def put(self, answers: Sequence[KeptAnswer]) -> None:
+    async def put(self, answers: Sequence[SealedAnswer]) -> None:
         """Keep answers, in the order of their acceptance; durable when this returns."""
-        if not answers:
-            return
-        await self._disk.make_dir(self._directory)
-        last = self._parts[-1] if self._parts and self._parts[-1].size_bytes < PART_BYTES else None
-        data = b"".join(map(_line, answers))
+        if answers:
+            await self._disk.make_dir(self._directory)
+        left = deque(answers)
+        while left:
+            last = self._parts[-1] if self._parts and self._parts[-1].size_bytes < PART_BYTES else None
+            size_bytes = 0 if last is None else last.size_bytes
+            some: list[SealedAnswer] = []
+            while left and size_bytes < PART_BYTES:
+                some.append(left.popleft())
+                size_bytes += len(some[-1].line)
+            await self._append(last, some)
+
+    async def _append(self, last: Part | None, answers: Sequence[SealedAnswer]) -> None:
+        """Have a part grow by answers, or begin one with them."""
+        before = b"" if last is None else b"".join(line + b"\n" for line in self._lines(last))
+        data = before + b"".join(answer.line for answer in answers)
         seqs = [answer.accepted_seq for answer in answers]
         newest_at_ms = max(answer.ended_at_ms for answer in answers)
         if last is not None:
-            data = b"".join(line + b"\n" for line in self._lines(last)) + data
             seqs += [last.first, last.last]
             newest_at_ms = max(newest_at_ms, last.newest_at_ms)
-        name = f"{min(seqs):020d}-{max(seqs):020d}-{newest_at_ms}{SUFFIX}"
+        while (name := f"{min(seqs):020d}-{max(seqs):020d}-{newest_at_ms}{SUFFIX}") in self._names_but(last):
+            newest_at_ms += 1  # Copies that were made anew may span just what another part does.
         await self._disk.replace(self._directory / name, data)
-        if last is not None:
-            self._parts.pop()
-            if name != last.name:
-                self._disk.remove(self._directory / last.name)
-        self._parts.append(
-            Part(name=name, first=min(seqs), last=max(seqs), newest_at_ms=newest_at_ms, size_bytes=len(data))
-        )
+        offsets = {} if last is None else self._known.pop(last.name, None)
+        if offsets is not None:
+            at = len(before)
+            for answer in answers:
+                offsets[answer.accepted_seq] = at
+                at += len(answer.line)
+        self._remember(name, offsets)
+        part = Part(name=name, first=min(seqs), last=max(seqs), newest_at_ms=newest_at_ms, size_bytes=len(data))
+        self._parts[len(self._parts) - (last is not None) :] = [part]
+        if last is not None and name != last.name:
+            self._disk.remove(self._directory / last.name)
 
     async def forget(self, request: str) -> bool:
         """Remove the answer to a request; return whether there was one. Durable when this returns."""
         found = False
         for number, part in enumerate(self._parts):
+            await trio.lowlevel.checkpoint()
             lines = self._lines(part)
             kept = [line for line in lines if not _is_of(line, request)]
             if len(kept) < len(lines):
                 data, found = b"".join(line + b"\n" for line in kept), True
                 await self._disk.replace(self._directory / part.name, data)
+                self._remember(part.name, None)
                 self._parts[number] = attrs.evolve(part, size_bytes=len(data))
         return found
 
@@ -150,6 +215,7 @@ class KeptAnswers:
             if part.newest_at_ms <= ended_after_ms:
                 self._disk.remove(self._directory / part.name)
                 self._parts.remove(part)
+                self._remember(part.name, None)
                 self._has_removed = True
 
     async def sync_removed(self) -> None:
@@ -163,6 +229,22 @@ class KeptAnswers:
         lines = self._disk.read(self._directory / part.name).split(b"\n")
         return lines if lines[-1] else lines[:-1]
 
+    def _names_but(self, last: Part | None) -> set[str]:
+        return {part.name for part in self._parts if part is not last}
+
+    def _line_at(self, part: Part, offset: int) -> bytes:
+        """Return the line that stood at an offset without its newline, as long as it says that it is."""
+        path = self._directory / part.name
+        size_bytes = framing.line_size(self._disk.read(path, offset, framing.PREFIX_BYTES), 0)
+        return self._disk.read(path, offset, min(size_bytes, part.size_bytes - offset))[:-1]
+
+    def _holds(self, part: Part, other: Part) -> bool:
+        """Whether a part is what another one has grown to; one may also span another, by a copy that was made anew."""
+        if not (part.first <= other.first and other.last <= part.last and part.size_bytes > other.size_bytes):
+            return False
+        before = self._disk.read(self._directory / other.name)
+        return self._disk.read(self._directory / part.name, 0, len(before)) == before
+
     def _damaged(self, part: Part) -> LogUnusable:
         return LogUnusable(
             f"the answers kept in keys/{part.name} are damaged, and what this key stands for is lost",
@@ -172,10 +254,21 @@ class KeptAnswers:
         )
 
 
-def _holds(part: Part, other: Part) -> bool:
-    """Whether a part is what another one has grown to."""
-    within = part.first <= other.first and other.last <= part.last
-    return within and part.size_bytes > other.size_bytes
+def sealed(answer: KeptAnswer) -> SealedAnswer:
+    """Return an answer as it is to be written."""
+    return SealedAnswer(accepted_seq=answer.accepted_seq, ended_at_ms=answer.ended_at_ms, line=_line(answer))
+
+
+def _offsets(lines: Sequence[bytes]) -> dict[int, int] | None:
+    """Return where the lines of a part begin, by the acceptance that each is of; None where one is damaged."""
+    offsets, at = dict[int, int](), 0
+    for line in lines:
+        named = _NAMED.match(line, framing.PREFIX_BYTES)
+        if named is None or not _is_whole(line):
+            return None
+        offsets[int(named[1])] = at
+        at += len(line) + 1
+    return offsets
 
 
 def _is_whole(line: bytes) -> bool:

@@ -1,12 +1,12 @@
 """No answer of a key is lost where retention presses, drops and presses again while answers are copied."""
 
 import trio.testing
-from test_kept_answers import fill, keys_directory, say, small
+from test_kept_answers import fill, say, small
 
 from mlzoo.actors.keys import KeyFiler
 from mlzoo.events.answers import KeptAnswers
 
-__all__ = ["keys_directory", "small"]  # fixtures
+__all__ = ["small"]  # a fixture
 CALLS = 400
 EVERY = 10  # one of so many has a key
 

@@ -8,19 +8,11 @@ import trio.testing
 from sidecar_life import LOG
 
 from mlzoo.config.schema import LogConfig
-from mlzoo.errors import LogUnusable
-from mlzoo.events.answers import KeptAnswer, KeptAnswers
-from mlzoo.simulation.disk import OUTCOMES, SimulatedDisk
 
 KIB = 1024
 SECRET = "xyzzy"
 SEGMENTS = LOG / "segments"
 SMALL = LogConfig(segment_bytes=64 * KIB, asides_segment_bytes=64 * KIB, budget_bytes=1024 * KIB, tail_bytes=0)
-
-
-@pytest.fixture
-def keys_directory():
-    return LOG / "keys"
 
 
 @pytest.fixture
@@ -220,84 +212,6 @@ async def test_a_host_that_is_slow_to_hear_an_answer_again_hears_it_whole_though
         told = [(p["seq"], p["delta"]["content"]) for p in client.notifications("stream")]
         assert told == list(enumerate(words))
         client.close()
-
-
-# ------------------------------------------------------------------------------------------------ on the disk
-
-
-def answer(number):
-    return KeptAnswer(
-        request=f"req-{number}", accepted_seq=10 * number, ended_at_ms=number, pieces=["x"], result={"n": number}
-    )
-
-
-@pytest.mark.parametrize("outcome", [*OUTCOMES, None], ids=str)
-async def test_no_crash_loses_an_answer_that_was_kept(outcome, keys_directory):
-    disk = SimulatedDisk()
-    moments, done = [], []
-    disk.on_step = lambda _step: moments.append((disk.copy(), len(done)))
-    answers = KeptAnswers(disk, keys_directory)
-    answers.open()
-    for number in range(0, 8, 2):
-        await answers.put([answer(number), answer(number + 1)])
-        done += [number, number + 1]
-    random = Random(3)
-    for moment, count in moments:
-        crashed = moment.crashed(random, outcome)
-        found = KeptAnswers(crashed, keys_directory)
-        found.open()
-        assert found.verify() == []
-        assert [found.find(f"req-{n}", 10 * n) for n in range(count)] == [answer(n) for n in range(count)]
-        await found.put([answer(9)])
-        was_there = found.find("req-0", 0) is not None
-        assert await found.forget("req-0") == was_there
-        assert was_there or not count
-        again = KeptAnswers(crashed, keys_directory)
-        again.open()
-        assert again.find("req-9", 90) == answer(9)
-        assert again.find("req-0", 0) is None
-        assert len(crashed.names(keys_directory)) == 1
-
-
-async def put(disk, directory, *numbers):
-    """Keep answers; return them, and the file that they are in."""
-    answers = KeptAnswers(disk, directory)
-    answers.open()
-    await answers.put([answer(number) for number in numbers])
-    [name] = disk.names(directory)
-    return answers, directory / name
-
-
-@pytest.mark.parametrize("place", [b'{"crc"', b'"size"', b"req-1", b"accepted_seq", b"pieces"], ids=bytes.decode)
-async def test_an_answer_that_is_damaged_anywhere_is_said_to_be_damaged_and_the_others_are_told(place, keys_directory):
-    disk = SimulatedDisk()
-    answers, path = await put(disk, keys_directory, 1, 2)
-    disk.corrupt(path, disk.read(path).index(place) + len(place) - 1)
-    with pytest.raises(LogUnusable, match="damaged") as refused:
-        answers.find("req-1", 10)
-    assert refused.value.data["reason"] == "damaged"
-    assert answers.find("req-2", 20) == answer(2)
-    assert answers.verify() != []
-
-
-async def test_an_answer_whose_end_is_missing_is_said_to_be_damaged_and_takes_none_with_it(keys_directory):
-    disk = SimulatedDisk()
-    _, path = await put(disk, keys_directory, 1, 2)
-    await disk.replace(path, disk.read(path)[:-9])
-    answers = KeptAnswers(disk, keys_directory)
-    answers.open()
-    with pytest.raises(LogUnusable, match="damaged"):
-        answers.find("req-2", 20)
-    await answers.put([answer(3)])
-    assert (answers.find("req-1", 10), answers.find("req-3", 30)) == (answer(1), answer(3))
-
-
-async def test_a_damaged_answer_is_mended_by_another_copy_of_it(keys_directory):
-    disk = SimulatedDisk()
-    answers, path = await put(disk, keys_directory, 1, 2)
-    disk.corrupt(path, disk.read(path).index(b"pieces"))
-    await answers.put([answer(1)])
-    assert answers.find("req-1", 10) == answer(1)
 
 
 async def test_who_asks_with_a_key_whose_copy_is_damaged_hears_that_it_is(small, autojump_clock):
