@@ -4,12 +4,14 @@
 takes minutes and a C++ compiler) and draws bench/plots/throughput.svg.
 
 A figure is the number of tokens said, by the time from the first request's being sent to the last one's end: prompts
-are read within it. All choose greedily, 96 tokens to each of the same prompts. Ours is the sidecar as a user has it,
-over NDJSON, everything recorded; `transformers serve` is asked over HTTP; the others are called in their own process.
+are read within it. All choose greedily, 96 tokens to each prompt; the prompts are new ones each time, of equal lengths.
+Ours is the sidecar as a user has it, over NDJSON, everything recorded; `transformers serve` is asked over HTTP; the
+others are called in their own process.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 import time
@@ -40,6 +42,7 @@ TARGETS: Mapping[str, tuple[str, str, str]] = {  # of ours divided by theirs, at
     "generate": ("", "", ""),
     "the engine alone": ("", "", ">= 0.96"),
 }
+CHAPTERS = itertools.count(100)  # Each asking is of new prompts: nobody knows them from before.
 EXACT_TARGETS = {1: ">= 0.4", 16: ">= 0.7"}
 
 
@@ -47,8 +50,9 @@ def tokens_per_second(host: Host, streams: int, determinism: str = "fast") -> fl
     """Return the rate of so many chats that are sent at once, their prompts read within the time."""
     greedy = {"temperature": 0, "repetition_penalty": 1}  # as the peers, whatever the model's entry says
     params = {"model": MODEL, **greedy, "max_tokens": TOKENS, "stream": True, "determinism": determinism}
+    chapter = next(CHAPTERS)
     start = time.perf_counter()
-    open_ids = {host.send("chat", {**params, "messages": story(number)}) for number in range(streams)}
+    open_ids = {host.send("chat", {**params, "messages": story(number, chapter)}) for number in range(streams)}
     count = 0
     while open_ids:
         message = host.receive()
@@ -60,9 +64,9 @@ def tokens_per_second(host: Host, streams: int, determinism: str = "fast") -> fl
 
 def prompts(host: Host, streams: int) -> list[dict[str, Any]]:
     """Return the prompts as peers take them: messages, and the tokens of those by our tokenizer, for all the same."""
-    made = []
+    made, chapter = [], next(CHAPTERS)
     for number in range(streams):
-        messages = story(number)
+        messages = story(number, chapter)
         ids = host.call("tokenize", {"model": MODEL, "messages": messages})["tokens"]
         made.append({"messages": messages, "ids": ids})
     return made
@@ -86,11 +90,10 @@ def starters() -> dict[str, Callable[[], Rival]]:
     }
 
 
-def rival_rate(rivals: dict[str, Rival | None], name: str, asked: list[dict[str, Any]]) -> float:
-    rival = rivals[name]
+def rival_rate(rival: Rival | None, host: Host, streams: int) -> float:
     if rival is None:
         raise PeerMissing
-    return rival.rate(asked, TOKENS)
+    return rival.rate(prompts(host, streams), TOKENS)
 
 
 def start(stack: ExitStack) -> dict[str, Rival | None]:
@@ -113,14 +116,13 @@ def measure(rounds: int) -> list[Row]:
         log = stack.enter_context(tempfile.TemporaryDirectory())
         host = stack.enter_context(Host([*serve, log]))
         host.call("models.load", {"model": MODEL})
-        asked = {streams: prompts(host, streams) for streams in STREAMS}
         measures: dict[str, Callable[[], float]] = {}
         for streams in STREAMS:
             measures[f"ours {streams}"] = partial(tokens_per_second, host, streams)
             if streams in EXACT_TARGETS:
                 measures[f"exact {streams}"] = partial(tokens_per_second, host, streams, "exact")
-            for name in rivals:
-                measures[f"{name} {streams}"] = partial(rival_rate, rivals, name, asked[streams])
+            for name, rival in rivals.items():
+                measures[f"{name} {streams}"] = partial(rival_rate, rival, host, streams)
         values = interleave(rounds, measures)
         host.leave()
     draw(values)

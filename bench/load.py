@@ -61,7 +61,7 @@ def mixture(count: int, seed: int) -> list[Request]:
     made = []
     for number in range(count):
         words = draw.choice(WORDS)
-        messages = long(words, seed * 10_000 + number) if words else story(number)
+        messages = long(words, seed * 10_000 + number) if words else story(number, seed * 10_000 + number)
         greedy = {"temperature": 0, "repetition_penalty": 1}
         params = {"model": MODEL, "messages": messages, **greedy, "max_tokens": draw.choice(ANSWERS), "stream": True}
         made.append(Request(params))

@@ -62,10 +62,15 @@ WORDS = [
 ]
 
 
-def story(number: int) -> list[dict[str, Any]]:
-    """Return the messages of one of the short prompts, about 50 tokens; they repeat after 32."""
+def story(number: int, chapter: int = 0) -> list[dict[str, Any]]:
+    """Return the messages of one of the short prompts, about 50 tokens; a chapter of one's own makes them new ones."""
     subject, form = SUBJECTS[number % len(SUBJECTS)], FORMS[number // len(SUBJECTS) % len(FORMS)]
-    return [{"role": "user", "content": f"{form} {subject}. Begin with the weather, and do not stop early."}]
+    return [
+        {
+            "role": "user",
+            "content": f"Chapter {chapter}. {form} {subject}. Begin with the weather, and do not stop early.",
+        }
+    ]
 
 
 def long(words: int, seed: int) -> list[dict[str, Any]]:

@@ -174,10 +174,11 @@ class Served(Rival):
     def _answers(self) -> bool:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
-            connection.request("GET", "/v1/models")
-            return connection.getresponse().status < 500
+            connection.request("GET", "/health")
+            connection.getresponse()
         except OSError:
             return False
+        return True
 
     def ask(self, prompts: list[dict[str, Any]], tokens: int) -> tuple[int, float]:
         """Return how many tokens came, by the server's own count, and in how many seconds."""

@@ -40,6 +40,7 @@ class Benchmark:
         rounds: how often everybody is measured.
         how: a note for readers of the figures.
         peer: a package to be installed for it, and only for it: (import name, requirement).
+        plot: that it draws, by its name in plots/; empty: none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Benchmark:
     rounds: int
     how: str
     peer: tuple[str, str] | None = None
+    plot: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -162,6 +164,17 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="speculation",
+        title="Speculation",
+        rounds=5,
+        how=(
+            "smollm2, greedy, one chat of up to 192 tokens at a time, through two sidecars of which one reads nothing "
+            "ahead. Rates are of the tokens after the first piece. Three chats copy from a text of 240 words, as far "
+            "as a model of 135 million parameters does; the story copies from nothing. Both sidecars must give the "
+            "same texts."
+        ),
+    ),
+    Benchmark(
         name="history",
         title="Second turns",
         rounds=5,
@@ -171,6 +184,49 @@ BENCHMARKS = (
             "that differs from its first word on. Times are the host's, from the request's line to its first piece. "
             "An exact request takes up only what was read in whole chunks of 128 tokens, so it reads the rest of a "
             "chunk and the first answer again."
+        ),
+    ),
+    Benchmark(
+        name="engines",
+        title="Engines",
+        rounds=5,
+        plot="throughput",
+        how=(
+            "smollm2, greedy, 96 tokens to each of 1, 4 or 16 prompts that come at once and are new each time; all "
+            "tokens by the time from the first request to the last one's end, prompts read within it. Ours is the "
+            "sidecar, over NDJSON, all recorded. llama.cpp (through llama-cpp-python's batches of many sequences, "
+            "since its server keeps one at a time) and OpenVINO GenAI (paged) read the Q4_1 file that our weights were "
+            "converted from; `transformers serve` is asked over HTTP and computes in bfloat16, as `generate` does. "
+            "One measures at a time, the other peers' processes are suspended."
+        ),
+    ),
+    Benchmark(
+        name="load",
+        title="Open loop",
+        rounds=2,
+        plot="latency",
+        how=(
+            "Poisson arrivals for a minute at each share of the capacity, prompts of about 50 to 700 tokens, answers "
+            "of 16 to 96. The capacity is that of the same mixture, 16 at once. The door is small: 24 requests run or "
+            "wait in the worker, 8 wait; what all 32 take at capacity is the bound of the time to first token."
+        ),
+    ),
+    Benchmark(
+        name="reaction",
+        title="Reaction",
+        rounds=5,
+        how=(
+            "Times are the host's, from its line to the line that it waits for. Every long prompt is a new one. The "
+            "worker is up when the unloaded model is asked for."
+        ),
+    ),
+    Benchmark(
+        name="quality",
+        title="Quality",
+        rounds=1,
+        how=(
+            "The default kernels against fp32, on 1,152 tokens of ARCHITECTURE.md in 16 segments: the first half of "
+            "each is read as a prompt, the second decoded as it is written, 1, 4 or 16 segments together."
         ),
     ),
     Benchmark(
@@ -320,7 +376,9 @@ def page(facts: list[str], outcomes: list[Outcome]) -> str:
 
 def section(outcome: Outcome) -> str:
     body = table(outcome.rows) if outcome.rows else f"It could not run: {outcome.why_not}"
-    return f"## {outcome.benchmark.title}\n\n{outcome.benchmark.how} Rounds: {outcome.rounds}.\n\n{body}"
+    title, plot = outcome.benchmark.title, outcome.benchmark.plot
+    drawn = f"\n\n![{title}](plots/{plot}.svg)" if plot and outcome.rows else ""
+    return f"## {title}\n\n{outcome.benchmark.how} Rounds: {outcome.rounds}.\n\n{body}{drawn}"
 
 
 if __name__ == "__main__":
