@@ -168,7 +168,7 @@ BENCHMARKS = (
         title="Speculation",
         rounds=5,
         how=(
-            "smollm2, greedy, one chat of up to 192 tokens at a time, through two sidecars of which one reads nothing "
+            "smollm2, greedy, one chat of up to 128 tokens at a time, through two sidecars of which one reads nothing "
             "ahead. Rates are of the tokens after the first piece. Three chats copy from a text of 240 words, as far "
             "as a model of 135 million parameters does; the story copies from nothing. Both sidecars must give the "
             "same texts."
