@@ -113,17 +113,17 @@ def choose(
     """
     layers = replaced.layers
     like = next(module.parameters())
-    able = [family for family in _candidates(quantization, like.dtype) if _works(family, layers, like, findings)]
-    if quantization == "int4" and "int4" not in able:
+    usable = able(layers, like, quantization, findings)
+    if quantization == "int4" and "int4" not in usable:
         raise ModelLoadFailed(
             f"this machine has no kernel for 4-bit weights beside {like.dtype}; set quantization to none", reason="load"
         )
-    if "int4" in able and not _mark_int4(layers, quantization, findings):
-        able.remove("int4")
+    if "int4" in usable and not _mark_int4(layers, quantization, findings):
+        usable.remove("int4")
     heights = sorted({min(height, rows) for height in HEIGHTS})
-    took = _measure(replaced, like, able, heights, findings, clock) if len(able) > 1 else {}
-    plan = fitting(able, took, heights, quantization)
-    candidates = dict.fromkeys(plan.families() if quantization == "int4" else (plan.many, *able[-1:]))
+    took = _measure(replaced, like, usable, heights, findings, clock) if len(usable) > 1 else {}
+    plan = fitting(usable, took, heights, quantization)
+    candidates = dict.fromkeys(plan.families() if quantization == "int4" else (plan.many, *usable[-1:]))
     plan = _with_exact(plan, candidates, module, replaced, rows, heads, took, findings)
     for layer in layers:
         for family in plan.families():
@@ -148,6 +148,11 @@ def fitting(able: Sequence[Family], took: Took, heights: Sequence[int], quantiza
 
 def _cost(family: Family, took: Took, heights: Sequence[int]) -> float:
     return took[family, heights[-1]] + PROMPTS_SHARE * took[family, PROMPT]
+
+
+def able(layers: Sequence[Linear], like: torch.Tensor, quantization: Quantization, findings: Findings) -> list[Family]:
+    """Return the families that may be looked at, and that this machine has kernels for."""
+    return [family for family in _candidates(quantization, like.dtype) if _works(family, layers, like, findings)]
 
 
 def _candidates(quantization: Quantization, dtype: torch.dtype) -> tuple[Family, ...]:
