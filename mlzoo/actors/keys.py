@@ -127,15 +127,17 @@ class KeyFiler:
         ledger, log = self._ledger, self._ledger.log
         next_seq = max(ledger.copied_seq, min(ledger.kept_from(), end_seq), log.oldest_seq)
         copies: list[SealedAnswer] = []
-        size_bytes = 0
+        size_bytes, limit = 0, TURN_GROUPS
         while next_seq < end_seq:
             try:
-                groups = log.read(next_seq - 1, TURN_GROUPS)
+                groups = log.read(next_seq - 1, limit)
             except OutOfRange:  # Retention has dropped meanwhile what no key needs.
                 next_seq = max(next_seq + 1, log.oldest_seq)
                 continue
             except LogUnusable:  # What is damaged can be shown to nobody; it ends with its segment at the latest.
-                next_seq = log.segment_after(next_seq) or end_seq
+                if limit == 1:
+                    next_seq = log.segment_after(next_seq) or end_seq
+                limit = limit // 2 or TURN_GROUPS  # Something whole may stand before it.
                 continue
             if not groups:
                 break

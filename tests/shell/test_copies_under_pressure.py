@@ -1,9 +1,13 @@
 """No answer of a key is lost where retention presses, drops and presses again while answers are copied."""
 
+import errno
+
 import trio.testing
-from test_kept_answers import fill, say, small
+from sidecar_life import LOG
+from test_kept_answers import KIB, SEGMENTS, fill, is_copy, say, small
 
 from mlzoo.actors.keys import KeyFiler
+from mlzoo.app import EXIT_STORAGE_FAILED
 from mlzoo.events.answers import KeptAnswers
 
 __all__ = ["small"]  # a fixture
@@ -97,3 +101,88 @@ async def test_a_damaged_answer_keeps_no_other_from_being_copied(small, autojump
         await fill(sidecar)
         assert await lost(sidecar, ["a0", "e", "a1"]) == ["e"]
         await sidecar.leave()
+
+
+async def test_records_that_go_between_two_reads_since_their_key_has_expired_keep_no_other_from_being_copied(
+    small, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr("mlzoo.actors.keys.PART_BYTES", 1)
+    put, gate, began = KeptAnswers.put, trio.Event(), trio.Event()
+
+    async def slow(self, answers):
+        if answers and not began.is_set():
+            began.set()
+            await gate.wait()
+        await put(self, answers)
+
+    monkeypatch.setattr(KeptAnswers, "put", slow)
+    small.limit(key_days=0.5)
+    async with small.begin(leave=False) as sidecar:
+        sidecar.host.on_line = None
+        await sidecar.host.result(say(sidecar, "old", key="old"))
+        await sidecar.host.result(say(sidecar, "word " * 100))
+        services = sidecar.services
+        log, copied = services.log, []
+
+        async def copy():
+            async with log.forgetter.lock:  # Nobody else copies meanwhile.
+                copied.append(await KeyFiler(services.ledger, None)._copy_up_to(1 << 40))
+
+        sidecar.nursery.start_soon(copy)
+        await began.wait()
+        await sidecar.sleep_h(13)
+        await sidecar.host.result(say(sidecar, "hello"))  # The worker has gone meanwhile.
+        await fill(sidecar)
+        new = await sidecar.host.result(say(sidecar, "new", key="new"))
+        assert copied == []
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert copied == [log.last_seq + 1]
+        [facts] = [facts for facts in services.state.keys.values() if facts.request == new["id"]]
+        assert log.answers.find(facts.request, facts.accepted_seq) is not None
+
+
+async def test_damage_in_the_middle_of_a_segment_takes_no_answer_before_it_and_none_in_the_next_one(
+    small, autojump_clock
+):
+    async with small.begin(leave=False) as sidecar:
+        sidecar.host.on_line = None
+        await sidecar.host.result(say(sidecar, "before", key="before"))
+        await sidecar.host.result(say(sidecar, "damaged", key="damaged"))
+        await sidecar.host.result(say(sidecar, "x" * 80 * KIB))
+        await sidecar.host.result(say(sidecar, "after", key="after"))
+        log = sidecar.services.log
+        first, *_ = small.disk.names(SEGMENTS)
+        data = small.disk.read(SEGMENTS / first)
+        assert b'"before"' in data
+        assert b'"after"' not in data
+        small.disk.corrupt(SEGMENTS / first, data.index(b'"damaged"') + 1)
+        log.claims.press(log.last_seq)
+        await trio.testing.wait_all_tasks_blocked()
+        [name] = filter(is_copy, small.disk.names(LOG / "keys"))
+        kept = small.disk.read(LOG / "keys" / name)
+        assert [word in kept for word in (b"before", b"damaged", b"after")] == [True, False, True]
+        await fill(sidecar)
+        assert await lost(sidecar, ["before", "damaged", "after"]) == ["damaged"]
+
+
+async def test_a_copy_that_has_expired_and_that_the_disk_does_not_let_go_ends_the_log_as_any_other_error_does(
+    small, autojump_clock, monkeypatch
+):
+    small.limit(key_days=0.5)
+    remove = small.disk.remove
+
+    def denied(path):
+        if is_copy(path.name):
+            raise OSError(errno.EIO, "input/output error")
+        remove(path)
+
+    async with small.begin(leave=False) as sidecar:
+        await sidecar.host.result(say(sidecar, "hello", key="k"))
+        await fill(sidecar)
+        monkeypatch.setattr(small.disk, "remove", denied)
+        await sidecar.sleep_h(13)
+        sidecar.services.log.claims.press(0)
+        await sidecar.ended.wait()
+        assert "input/output error" in sidecar.services.log.failed.message
+    assert sidecar.status == EXIT_STORAGE_FAILED
