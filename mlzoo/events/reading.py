@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mlzoo.errors import OutOfRange
+from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events.codec import groups_in, groups_of
 from mlzoo.events.segments import damaged
 
@@ -100,7 +100,14 @@ class GroupReader:
 
     def _at(self, seq: int) -> Group:
         if seq not in self._ahead:
-            found = {group.first_seq: group for group in self._some_from(seq) if group.first_seq not in self._ahead}
+            found: dict[int, Group] = {}
+            try:
+                for some in self._some_from(seq):
+                    if some.first_seq not in self._ahead:
+                        found[some.first_seq] = some
+            except LogUnusable:
+                if seq not in found:
+                    raise  # Otherwise what is damaged stands behind what is wanted.
             self._ahead |= found
             self._read.append(tuple(found))
             if len(self._read) > REMEMBERED:

@@ -76,6 +76,19 @@ async def test_a_record_that_decayed_is_not_given_out(world, disk):
         list(log.groups_of("req-a", 0))
 
 
+async def test_damage_behind_what_is_wanted_of_a_request_keeps_nobody_from_reading_it(world, disk):
+    log = await open_log(world, tail_bytes=0)
+    wanted = [append_end(log, number, "req-a") for number in range(2)]
+    for number in range(5):
+        append_end(log, number, "req-z")
+    log.commit()
+    (name,) = disk.names(DIRECTORY / "segments")
+    disk.corrupt(DIRECTORY / "segments" / name, disk.sizes(DIRECTORY / "segments")[name] - 50)
+    assert list(log.groups_of("req-a", 0)) == wanted
+    with pytest.raises(LogUnusable):
+        list(log.groups_of("req-z", 0))
+
+
 # ------------------------------------------------------------------------------------------------ asides and blobs
 
 
