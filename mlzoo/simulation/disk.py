@@ -181,14 +181,19 @@ class SimulatedDisk:
         self._step("truncate")
 
     async def replace(self, path: Path, data: bytes) -> None:
-        """Put data at path: a temporary file, a sync, a rename, a sync of the directory; a crash may come between."""
+        """Put data at path: a temporary file, a sync, a rename, a sync of the directory; a crash may come between.
+
+        On a full disk what fits of the temporary file is there until it is removed again.
+        """
         await trio.lowlevel.checkpoint()
         names, temporary = self.files[path.parent], path.name + TEMPORARY
-        if self.faults.capacity_bytes is not None and self.used_bytes() + len(data) > self.faults.capacity_bytes:
-            raise OSError(errno.ENOSPC, "no space left")
         file = names[temporary] = Inode()
-        file.data, file.pending = bytearray(data), [(0, len(data))]
+        fits = min(len(data), self.free_bytes(path))
+        file.data, file.pending = bytearray(data[:fits]), [(0, fits)]
         self._step("write")
+        if fits < len(data):
+            self.remove(path.with_name(temporary))
+            raise OSError(errno.ENOSPC, "no space left")
         file.settle(data)
         names[path.name] = names.pop(temporary)
         self._step("replace")

@@ -93,6 +93,18 @@ async def test_a_replaced_file_is_whole_and_durable_at_once(autojump_clock):
     assert {disk.crashed(Random(seed)).read(HOME / "file") for seed in range(20)} == {b"two"}
 
 
+async def test_a_file_that_a_full_disk_does_not_take_is_there_in_part_until_it_is_removed(autojump_clock):
+    disk = await made(faults=DiskFaults(capacity_bytes=10))
+    await disk.replace(HOME / "file", b"as it was")
+    steps = []
+    disk.on_step = lambda step: steps.append((step, disk.sizes(HOME)))
+    with pytest.raises(OSError, match="no space") as caught:
+        await disk.replace(HOME / "file", b"something")
+    assert caught.value.errno == errno.ENOSPC
+    assert steps == [("write", {"file": 9, "file.new": 1}), ("remove", {"file": 9})]
+    assert {disk.crashed(Random(seed)).read(HOME / "file") for seed in range(20)} == {b"as it was"}
+
+
 @pytest.mark.parametrize(
     ("faults", "number"),
     [
