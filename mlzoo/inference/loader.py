@@ -100,6 +100,8 @@ def load_chat(
     arranged = _arrange(found, load, device, findings)
     decoder = arranged.decoder
     findings.keep()
+    if findings.asked_anew:
+        memory.give_back(device)  # What was only made to be measured is not the model's.
     progress("check", 1, 1, "checks")
     module = found.module
     return ChatModel(

@@ -118,7 +118,7 @@ def choose(
         raise ModelLoadFailed(
             f"this machine has no kernel for 4-bit weights beside {like.dtype}; set quantization to none", reason="load"
         )
-    if "int4" in usable and not _mark_int4(layers, quantization, findings):
+    if "int4" in usable and not mark_int4(layers, quantization, findings):
         usable.remove("int4")
     heights = sorted({min(height, rows) for height in HEIGHTS})
     took = _measure(replaced, like, usable, heights, findings, clock) if len(usable) > 1 else {}
@@ -185,7 +185,7 @@ def _computes(family: Family, layers: Sequence[Linear], like: torch.Tensor) -> b
     return float((out.float() - expected).norm() / expected.norm().clamp_min(1e-12)) < ROUNDING
 
 
-def _mark_int4(layers: Sequence[Linear], quantization: Quantization, findings: Findings) -> bool:
+def mark_int4(layers: Sequence[Linear], quantization: Quantization, findings: Findings) -> bool:
     """Note for each layer whether it comes in 4 bits; return whether enough of them do."""
     if quantization == "auto":
         free = findings.ask("layers that 4 bits cost nothing", lambda: "".join(map(_mark, layers)))
