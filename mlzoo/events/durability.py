@@ -81,6 +81,7 @@ class Durability:
             seals: whether full segments are closed too, where there is nothing new in them.
         """
         async with self._flushing:
+            self.check()  # The sync that was waited for may have failed, and the next one would say that all is well.
             target, dropped = self.written, self._retention.dropped
             try:
                 if not self.syncs:

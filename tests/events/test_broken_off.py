@@ -7,10 +7,10 @@ import pytest
 import trio
 from log_driver import DIRECTORY, append_end, open_log, read_all
 
-from mlzoo.errors import LogUnusable
+from mlzoo.errors import LogUnusable, StorageFailed
 from mlzoo.events.answers import KeptAnswer, KeptAnswers, sealed
 from mlzoo.events.blobs import Blobs
-from mlzoo.simulation.disk import SimulatedDisk
+from mlzoo.simulation.disk import DiskFaults, SimulatedDisk
 from mlzoo.simulation.world import simulated_world
 
 
@@ -101,3 +101,28 @@ async def test_a_torn_segment_that_the_disk_fails_to_write_is_left_as_it_is(monk
     with pytest.raises(LogUnusable, match="input/output error"):
         await open_log(simulated_world(2, disk))
     assert disk.read(DIRECTORY / "segments" / name) == torn
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["waits", "waits and is cancelled then"])
+async def test_who_waits_for_a_sync_that_fails_begins_no_other_whatever_has_become_of_who_waits(
+    autojump_clock, given_up
+):
+    disk = SimulatedDisk()
+    log = await open_log(simulated_world(1, disk))
+    append_end(log, 1)
+    log.commit()
+    synced, syncs = log.synced, disk.syncs
+    disk.faults = DiskFaults(fail_sync=syncs, sync_s=1.0)
+    async with trio.open_nursery() as nursery:
+
+        async def flush():
+            with pytest.raises(StorageFailed):
+                await log._durability.flush(seals=True)
+            if given_up:
+                nursery.cancel_scope.cancel()
+
+        nursery.start_soon(flush)
+        nursery.start_soon(flush)
+    assert disk.syncs == syncs + 1
+    assert log.synced == synced < log.written
+    await log.close()
