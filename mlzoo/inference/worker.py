@@ -110,7 +110,7 @@ class ModelServer:
 
     def _threads_for(self, model: BatchEngine | Embedder) -> int:
         """Return how many threads a step is computed with: fewer beside a busy neighbour, where that changes no bit."""
-        if self._neighbours is None or model.idle or not isinstance(model, BatchEngine) or not model.any_threads:
+        if self._neighbours is None or model.idle or not (isinstance(model, Embedder) or model.any_threads):
             return self._threads
         return self._neighbours.threads(self._threads)
 
