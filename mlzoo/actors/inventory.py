@@ -46,11 +46,10 @@ def model(services: Services, name: str) -> JsonObject:
         "licence": {"spdx": entry.licence.spdx, "url": entry.licence.url},
         "aliases": list(entry.aliases),
         "pinned": any(replica.pinned for replica in replicas),
+        "replicas": [{"device": m.device, "state": phase(m), "bytes": m.memory_bytes or None} for m in replicas],
         "chosen": {},
         "why": [],
     }
-    if entry.replicas > 1:
-        info["replicas"] = [{"device": m.device, "state": phase(m), "bytes": m.memory_bytes or None} for m in replicas]
     if state is not None and state.phase == "ready":
         info["chosen"] = {
             "dtype": state.dtype,

@@ -124,7 +124,9 @@ class ModelsInfoResult(ModelSummary):
     disk_bytes: int | None = None
     chosen: Chosen = attrs.field(factory=Chosen, metadata=about("How it is run, as far as that is decided."))
     why: tuple[str, ...] = attrs.field(default=(), metadata=about("The reasons for what was chosen."))
-    replicas: tuple[Replica, ...] = attrs.field(default=(), metadata=about("Where there may be several: each of them."))
+    replicas: tuple[Replica, ...] = attrs.field(
+        default=(), metadata=about("Each that there is on a device, or about to be.")
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -99,7 +99,10 @@ def load_chat(
     findings = selftest.Findings(cache if load.digest else None, subject)
     arranged = _arrange(found, load, device, findings)
     decoder = arranged.decoder
-    findings.keep()
+    if not findings.keep():
+        del found, arranged, decoder
+        memory.give_back(device)
+        return load_chat(load, device, progress, cache=cache)
     if findings.asked_anew:
         memory.give_back(device)  # What was only made to be measured is not the model's.
     progress("check", 1, 1, "checks")

@@ -9,12 +9,14 @@ import ctypes
 import gc
 import re
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import torch
 
+_of_thread = threading.local()
 FORGET_PEAK = "5"  # proc(5), /proc/pid/clear_refs
 
 
@@ -75,5 +77,16 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).strip().lower()
     # The third is oneDNN's: what it cannot compute, it refuses earlier, as a primitive descriptor.
-    short = ("out of memory" in text, "can't allocate memory" in text, text == "could not create a primitive")
+    without_code = text == "could not create a primitive"
+    if without_code:
+        _of_thread.spoilt = True
+    short = ("out of memory" in text, "can't allocate memory" in text, without_code)
     return isinstance(error, RuntimeError) and any(short)
+
+
+def thread_is_spoilt() -> bool:
+    """Return whether this thread can make no kernels any more, however much memory there is by now.
+
+    The generator of oneDNN's kernels (Xbyak) keeps its last error for each thread, and does nothing while there is one.
+    """
+    return getattr(_of_thread, "spoilt", False)

@@ -69,11 +69,19 @@ class Findings:
         """Whether this was asked before."""
         return question in self._answers
 
-    def keep(self) -> None:
-        """Write what is new, whole or not at all; where that cannot be done, the next load asks again."""
+    def keep(self) -> bool:
+        """Write what is new, whole or not at all; where that cannot be done, the next load asks again.
+
+        Returns:
+            Whether these are the answers that count. False where another process has answered otherwise meanwhile, as
+            a clock makes likely: who loads again takes its answers, so that all compute the same.
+        """
         if self._place is None or not self.asked_anew:
-            return
-        whole = orjson.dumps({"subject": self._subject, "answers": self._answers})
+            return True
+        others = self._read()
+        if any(others.get(question, answer) != answer for question, answer in self._answers.items()):
+            return False
+        whole = orjson.dumps({"subject": self._subject, "answers": others | self._answers})
         beside = self._place.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
             self._place.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +90,7 @@ class Findings:
                 beside.replace(self._place)
             finally:
                 beside.unlink(missing_ok=True)
+        return True
 
     def _read(self) -> dict[str, Answer]:
         if self._place is None:

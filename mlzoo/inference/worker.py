@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import traceback
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NoReturn, assert_never
 
 import attrs
 import torch
@@ -106,6 +107,8 @@ class ModelServer:
             self._link.begin("work")
             with threads.using(self._threads_for(model)):
                 said = model.step()
+            if memory.thread_is_spoilt():
+                _end_spoilt()
             self._link.send(said)
 
     def _threads_for(self, model: BatchEngine | Embedder) -> int:
@@ -235,6 +238,16 @@ class ModelServer:
         self._models.pop(model, None)
         self._texts.pop(model, None)
         memory.give_back(self._device)
+
+
+def _end_spoilt() -> NoReturn:
+    """End the process, in which no model can compute any more: what runs is lost as in a crash.
+
+    Whose failure it was is not said: its host might ask for the next thing before anybody knows that this process ends.
+    """
+    sys.stderr.write("memory was short, and no kernels can be made in this process any more: it ends\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _load_failed(model: str, error: Exception) -> LoadFailed:

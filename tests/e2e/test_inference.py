@@ -16,7 +16,8 @@ TOPICS = ["the sea", "copper", "Vienna", "bread", "the moon", "a horse", "mathem
 
 
 def about(topic):
-    return {"messages": user(f"Tell me about {topic}."), "max_tokens": 40, **GREEDY}
+    # Exact: what one says alone is what it says in company.
+    return {"messages": user(f"Tell me about {topic}."), "max_tokens": 40, "determinism": "exact", **GREEDY}
 
 
 def test_a_chat_gives_a_sensible_answer_and_accounts_for_it(host):

@@ -143,3 +143,24 @@ def test_a_verdict_against_slots_is_remembered_as_well(tiny_directory, tmp_path,
 def test_weights_without_a_digest_are_tried_out_each_time(tiny_directory, tmp_path):
     load_chat(load(tiny_directory), CPU, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_has_found_meanwhile_counts_for_both(tmp_path):
+    first, second = Findings(tmp_path, SUBJECT), Findings(tmp_path, SUBJECT)
+    assert first.ask("fastest", lambda: "a") == "a"
+    assert second.ask("fastest", lambda: "b") == "b"
+    assert first.keep()
+    assert not second.keep(), "who comes second loads again"
+    again = Findings(tmp_path, SUBJECT)
+    assert again.ask("fastest", lambda: "c") == "a"
+    assert again.keep()
+
+
+def test_answers_to_other_questions_stay_beside_the_new_ones(tmp_path):
+    first, second = Findings(tmp_path, SUBJECT), Findings(tmp_path, SUBJECT)
+    first.ask("one", lambda: 1)
+    second.ask("two", lambda: 2)
+    assert first.keep()
+    assert second.keep()
+    again = Findings(tmp_path, SUBJECT)
+    assert (again.knows("one"), again.knows("two")) == (True, True)
