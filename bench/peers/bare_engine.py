@@ -4,46 +4,18 @@
 """
 
 import json
-import os
 import sys
 import time
 
-from mlzoo.config import load
-from mlzoo.config.loading import cache_directory
-from mlzoo.inference import process
-from mlzoo.store import open_store
+from bare import started
 
 
 def main():
-    config = load(())
-    entry = config.model(sys.argv[1])
-    installed = open_store(config).find(entry)
-    answers = os.fdopen(os.dup(1), "w")
-    threads = config.devices.cpu_threads or 0
-    process.prepare(os.getppid(), threads, config.devices.cpu_wait_policy)
-
-    import torch  # after the environment is set, as in the worker
-    import transformers
-
-    from mlzoo.frames import Load
-    from mlzoo.inference.engine import BatchEngine
-    from mlzoo.inference.loader import load_chat
-
-    torch.set_num_threads(threads or process.usable_processors())
-    transformers.logging.disable_progress_bar()
-    order = Load(
-        model=entry.name,
-        path=str(installed.path),
-        kind="chat",
-        dtype=entry.dtype,
-        slots=entry.slots,
-        context=entry.context,
-        digest=installed.digest,
-    )
-    engine = BatchEngine(load_chat(order, torch.device("cpu"), cache=cache_directory(None, os.environ)))
+    model = sys.argv[1]
+    engine, answers = started(model)
     for line in sys.stdin:
         asked = json.loads(line)
-        count, seconds = generate(engine, entry.name, asked["prompts"], asked["tokens"])
+        count, seconds = generate(engine, model, asked["prompts"], asked["tokens"])
         print(json.dumps({"tokens": count, "seconds": seconds}), file=answers, flush=True)
 
 
