@@ -79,7 +79,9 @@ class BatchEngine:
 
     def abandon(self, request: str) -> None:
         """Drop a request; an unknown one is no error."""
-        self._remove(request, dirty=False)
+        running = self._running.get(request)
+        # Until a token was chosen after all that it was given, nobody knows whether its keys and values are numbers.
+        self._remove(request, dirty=running is not None and not (running.is_kept and running.is_caught_up))
 
     def step(self) -> list[FromWorker]:
         """Read a chunk of a prompt (or some short prompts), or decode a token for every row; return what came of it."""
@@ -115,7 +117,7 @@ class BatchEngine:
             logits = self._compute(lambda: self._decoder.prefill(chunk.slot, tokens, chunk.start))
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (MemoryError, RuntimeError, IndexError, ValueError) as error:
             return [self._fail(chunk.request, error)]
         if not chunk.last:
             return [Prefilled(request=chunk.request, done=chunk.stop, total=len(to_read))]
@@ -139,11 +141,12 @@ class BatchEngine:
         tokens = list(chain.from_iterable(given))
         try:
             logits = self._compute(lambda: self._decoder.decode(slots, tokens, positions, exact=exact))
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            # The youngest makes room; the others' step is done again, and writes what it wrote already.
-            return [self._fail(next(reversed(self._running)), error)]
+            # The youngest that decodes makes room; the others' step is done again, and writes what it wrote already.
+            decoding = {place.request for place in places}
+            return [self._fail([request for request in self._running if request in decoding][-1], error)]
         return self._go_on(rows, known, logits)
 
     def _guess(self, rows: Sequence[Running], known: Sequence[Sequence[int]], spare: int) -> None:
@@ -181,7 +184,7 @@ class BatchEngine:
                 return forward()
             except torch.AcceleratorError:
                 raise  # The device is in an unknown state: nothing that it computes can be trusted.
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self._prefixes is None or not self._prefixes.give_way():
                     raise
 
@@ -276,10 +279,12 @@ class BatchEngine:
         return broken(request, error)
 
     def _remove(self, request: str, *, dirty: bool) -> None:
-        self._running.pop(request, None)
+        running = self._running.pop(request, None)
         place = self._scheduler.remove(request)
-        if place is not None and place.slot >= 0:
-            self._decoder.release(place.slot, self._decoder.context, dirty=dirty)
+        if running is not None and place is not None and place.slot >= 0:
+            # Not the whole slot: to clear what was never written would take the memory that is lacking.
+            most = max(place.read, running.next_place) + self._decoder.slots
+            self._decoder.release(place.slot, min(most, self._decoder.context), dirty=dirty)
 
 
 def _prefix_cache(model: ChatModel) -> PrefixCache | None:

@@ -149,15 +149,17 @@ def test_a_prompt_can_be_abandoned_between_its_chunks(tiny):
 def test_a_row_whose_logits_are_not_numbers_fails_alone_and_leaves_nothing_behind(tiny, monkeypatch):
     expected = run(BatchEngine(tiny), ask("good", "one"), ask("later", "two", seed=1))
     engine, heard = BatchEngine(tiny), Heard()
-    engine.submit(ask("bad", "x"))
+    engine.submit(ask("bad", "x y z " * 4))
     engine.submit(ask("good", "one"))
+    written = len(tiny.text.encode("x y z " * 4))
+    assert written > len(tiny.text.encode("two"))
     heard.take(engine.step())
     decode = tiny.decoder.decode
 
     def poisoned(slots, tokens, positions, *, exact):
         with torch.inference_mode():
             for layer in tiny.decoder.cache.layers:
-                layer.values[: tiny.decoder.context] = math.nan  # slot 0
+                layer.values[:written] = math.nan  # slot 0
         return decode(slots, tokens, positions, exact=exact)
 
     monkeypatch.setattr(tiny.decoder.__class__, "decode", lambda _self, *rest, **how: poisoned(*rest, **how))
@@ -204,6 +206,73 @@ def test_want_of_memory_fails_the_request_that_wanted_it(tiny, monkeypatch):
     heard = run(BatchEngine(tiny), ask("a"), ask("b"), ask("youngest"))
     assert [(frame.request, frame.code) for frame in heard.others] == [("youngest", 1005)]
     assert len(heard.tokens("a")) == len(heard.tokens("b")) == 12
+
+
+def test_a_broken_prompt_that_is_abandoned_half_read_leaves_nothing_behind(tiny, monkeypatch):
+    expected = run(BatchEngine(tiny), ask("later", "two"))
+    engine = BatchEngine(tiny)
+    prefill = tiny.decoder.prefill
+
+    def poisoned(slot, tokens, start):
+        logits = prefill(slot, tokens, start)
+        with torch.inference_mode():
+            for layer in tiny.decoder.cache.layers:
+                layer.values[slot * tiny.decoder.context + start :][: len(tokens)] = math.nan
+        return logits
+
+    monkeypatch.setattr(tiny.decoder.__class__, "prefill", lambda _self, *rest: poisoned(*rest))
+    engine.submit(ask("bad", "one two three " * 30))
+    engine.step()
+    monkeypatch.undo()
+    engine.abandon("bad")
+    heard = run(engine, ask("later", "two"))  # It gets the slot of the one that was abandoned.
+    tiny.decoder.forget(0, 0, tiny.decoder.context)  # Other tests have these slots as well.
+    assert heard.others == []
+    assert heard.tokens("later") == expected.tokens("later")
+
+
+def test_want_of_memory_in_a_step_ends_nobody_who_has_no_part_in_it(tiny, monkeypatch):
+    decoder = tiny.decoder.__class__
+    decode = decoder.decode
+    engine, heard = BatchEngine(tiny), Heard()
+    for request in ("elder", "younger"):
+        heard.take(engine.submit(ask(request)))
+    heard.take(engine.step())
+    heard.take(engine.submit(ask("reads", "one two three " * 30, 2)))
+    heard.take(engine.submit(ask("waits", "one two three", 2)))
+    short = ["once"]
+
+    def fail_once(*given, **how):
+        if short:
+            short.pop()
+            raise MemoryError
+        return decode(*given, **how)
+
+    monkeypatch.setattr(decoder, "decode", fail_once)
+    while not engine.idle:
+        heard.take(engine.step())
+    failed = [frame for frame in heard.others if isinstance(frame, WorkFailed)]
+    assert [(frame.request, frame.code) for frame in failed] == [("younger", 1005)]
+    assert {request: len(heard.tokens(request)) for request in ("elder", "reads", "waits")} == {
+        "elder": 12,
+        "reads": 2,
+        "waits": 2,
+    }
+
+
+def test_want_of_memory_does_not_take_more_of_it(tiny, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(tiny.decoder.__class__, "forget", lambda _self, *where: cleared.append(where))
+
+    def fail(*_given):
+        raise MemoryError
+
+    monkeypatch.setattr(tiny.decoder.__class__, "prefill", fail)
+    heard = run(BatchEngine(tiny), ask("r", "one"))
+    assert [frame.code for frame in heard.others] == [1005]
+    ((slot, start, stop),) = cleared
+    assert (slot, start) == (0, 0)
+    assert stop <= len(tiny.text.encode("one")) + tiny.decoder.slots
 
 
 def test_an_unexpected_failure_of_a_step_is_not_swallowed(tiny, monkeypatch):
