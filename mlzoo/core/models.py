@@ -19,7 +19,7 @@ from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
     from mlzoo.core.draft import Draft
-    from mlzoo.core.state import ModelState
+    from mlzoo.core.state import ModelState, RequestState
     from mlzoo.errors import Failure
     from mlzoo.events.commands import DeviceFacts
 
@@ -134,7 +134,9 @@ def _choose(
     """Choose for all who wait. A device that one of them requires and that cannot be had is that one's failure."""
     taken = {other.device for other in siblings(draft.state, model) if other.device is not None}
     if taken:
-        return beside(draft.state, model, devices, taken)
+        waiting = waiting_on(draft.state, model.facts.name)
+        required = next((r.require_device for r in waiting if r.require_device not in {None, *taken}), None)
+        return beside(draft.state, model, devices, taken, required)
     while True:
         waiting = waiting_on(draft.state, model.facts.name)
         required = next((r.require_device for r in waiting if r.require_device is not None), None)
@@ -178,14 +180,21 @@ def load_failed(draft: Draft, command: cmd.ReportLoadFailed) -> None:
 def _give_up(draft: Draft, key: str, failure: Failure) -> None:
     """The model cannot be had now: whoever waits for it hears why; the next request tries again.
 
-    As long as there is another replica of it, they wait for that one.
+    As long as there is another replica of it, they wait for that one, unless they need the device of this one.
     """
-    draft.say(ev.ModelFailed(model=key, failure=failure))
     model = draft.state.models[key]
-    if not siblings(draft.state, model):
-        for request in waiting_on(draft.state, model.facts.name):
-            requests.fail(draft, request.id, failure)
+    draft.say(ev.ModelFailed(model=key, failure=failure))
+    for request in _whose_hope_it_was(draft, model):
+        requests.fail(draft, request.id, failure)
     _answer_unloads(draft, model.facts.name, "failed")
+
+
+def _whose_hope_it_was(draft: Draft, model: ModelState) -> list[RequestState]:
+    """Return those who wait for a replica that failed, and whom no other one can help."""
+    waiting = waiting_on(draft.state, model.facts.name)
+    if not siblings(draft.state, model):
+        return waiting
+    return [request for request in waiting if model.device is not None and request.require_device == model.device]
 
 
 def unloaded(draft: Draft, command: cmd.ReportUnloaded) -> None:
@@ -239,8 +248,11 @@ def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
                 f"The worker process died while it loaded {name}: {command.reason}.", model=name, reason=command.reason
             )
             draft.say(ev.ModelFailed(model=key, failure=died.failure()))
-            for request in [] if siblings(draft.state, model) else waiting_on(draft.state, name):
+            theirs = _whose_hope_it_was(draft, model)
+            for request in theirs:
                 requests.lose_worker(draft, request, died.failure())
+            if siblings(draft.state, model) and any(request.id in draft.state.requests for request in theirs):
+                draft.say(ev.ModelUnloaded(model=key, device=""))  # It is tried again for who goes on.
             _answer_unloads(draft, name, "failed")
         elif model.phase in {"ready", "unloading"}:
             _memory_is_back(draft, key, command.device)

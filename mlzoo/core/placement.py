@@ -98,11 +98,16 @@ def needed_by(state: State, facts: ModelFacts) -> int:
 
 
 def beside(
-    state: State, model: ModelState, devices: tuple[DeviceFacts, ...], taken: set[str]
+    state: State, model: ModelState, devices: tuple[DeviceFacts, ...], taken: set[str], required: str | None
 ) -> Place | Wait | NoRoom | Unusable:
-    """Return what to do for a replica of a model that has others on the taken devices: nothing makes room for it."""
+    """Return what to do for a replica of a model that has others on the taken devices: nothing makes room for it.
+
+    Where it cannot be on the device that somebody requires, another one will do.
+    """
     left = tuple(device for device in devices if device.name not in taken)
-    choice = choose(state, model.facts, left, None)
+    choice = choose(state, model.facts, left, required)
+    if required is not None and not isinstance(choice, Place | Wait):
+        choice = choose(state, model.facts, left, None)
     if not isinstance(choice, Evict):
         return choice
     name = model.facts.name

@@ -45,9 +45,9 @@ def replica_at(state: State, name: str, device: str | None) -> ModelState | None
     return next((m for m in replicas_of(state, name) if m.device == device), first)
 
 
-def with_a_slot(state: State, ready: list[ModelState]) -> list[ModelState]:
-    """Return the replicas that can take one more request."""
-    return [m for m in ready if len(running_on(state, m.facts.name, m.device)) < m.slots]
+def free_slots(state: State, ready: list[ModelState]) -> dict[int, int]:
+    """Return how many more requests each replica can take."""
+    return {m.replica: m.slots - len(running_on(state, m.facts.name, m.device)) for m in ready}
 
 
 def pick(state: State, request: RequestState, free: list[ModelState]) -> ModelState:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from mlzoo import errors
 from mlzoo.core import requests
-from mlzoo.core.replicas import ALIVE, ON_THE_WAY, pick, replicas_of, with_a_slot
+from mlzoo.core.replicas import ALIVE, ON_THE_WAY, free_slots, pick, replicas_of
 from mlzoo.core.state import drain_is_over, name_of_replica, running_on, waiting_on, waits
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
     from mlzoo.core.draft import Draft
-    from mlzoo.core.state import ModelState, RequestState
+    from mlzoo.core.state import ModelPhase, ModelState, RequestState
     from mlzoo.errors import Failure
     from mlzoo.events.commands import ModelFacts
 
@@ -48,13 +48,18 @@ def _serve_those_who_wait(draft: Draft) -> None:
             continue
         ready = [model for model in found if model.phase == "ready" and not model.unload_asked]
         if ready:
-            _serve(draft, ready, waiting, more_come=any(model.phase in ON_THE_WAY for model in found))
-            _bring_back_replicas(draft, facts, ready)
+            others = {model.phase for model in found if model not in ready}
+            is_needed = _serve(draft, ready, others, waiting)
+            _bring_back_replicas(draft, facts, ready, is_needed=is_needed)
 
 
-def _bring_back_replicas(draft: Draft, facts: ModelFacts, ready: list[ModelState]) -> None:
-    """Place again what was unloaded while it was idle, or lost its worker, once all others have something to do."""
-    if facts.replicas == 1 or not all(running_on(draft.state, facts.name, model.device) for model in ready):
+def _bring_back_replicas(draft: Draft, facts: ModelFacts, ready: list[ModelState], *, is_needed: bool) -> None:
+    """Place again what was unloaded while it was idle, or lost its worker, once all others have something to do.
+
+    Somebody may need it before: for its device, or for bits that the others do not compute.
+    """
+    busy = is_needed or all(running_on(draft.state, facts.name, model.device) for model in ready)
+    if facts.replicas == 1 or not busy:
         return
     for replica in range(facts.replicas):
         found = draft.state.models.get(name_of_replica(facts.name, replica))
@@ -62,22 +67,33 @@ def _bring_back_replicas(draft: Draft, facts: ModelFacts, ready: list[ModelState
             draft.say(ev.PlacementAsked(model=facts, replica=replica))
 
 
-def _serve(draft: Draft, ready: list[ModelState], waiting: list[RequestState], *, more_come: bool) -> None:
-    """Answer those whose turn has come. What another replica may be able to do, which is on its way, waits for that."""
+def _serve(draft: Draft, ready: list[ModelState], others: set[ModelPhase], waiting: list[RequestState]) -> bool:
+    """Answer those whose turn has come. What another replica may be able to do waits for that one.
+
+    Returns:
+        Whether somebody needs one that is not on its way.
+    """
     running = sum(r.phase == "running" for r in draft.state.requests.values())
+    slots = free_slots(draft.state, ready)
+    more_come, more_may_come = bool(others & ON_THE_WAY), bool(others - {"failed"})
+    is_needed = False
     for request in waiting:
         there = [model for model in ready if request.require_device in {None, model.device}]
         able = [model for model in there if request.determinism != "exact" or model.fingerprint]
         if not able or request.kind == "load":
-            if not more_come:
+            waits_on = not able and more_may_come and (not there or request.require_device is None)
+            is_needed = is_needed or waits_on
+            if not more_come and not waits_on:
                 _answer_without_running(draft, request, ready[0], there)
             continue
-        free = with_a_slot(draft.state, able)
+        free = [model for model in able if slots[model.replica] > 0]
         if free and running < draft.state.bounds.max_running:
             running += 1
             model = pick(draft.state, request, free)
+            slots[model.replica] -= 1
             resume = _resumption(request, model)
             draft.say(ev.RequestDispatched(request=request.id, device=model.device or "", resume=resume))
+    return is_needed
 
 
 def _answer_without_running(draft: Draft, request: RequestState, first: ModelState, there: list[ModelState]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from core_driver import BOUNDS, CHAT, EMBED, Core, device, row
 
 from mlzoo.core.replicas import AFFINITY_TOKENS, replicas_of
+from mlzoo.errors import ModelLoadFailed
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 
@@ -155,4 +156,89 @@ def test_a_device_that_a_request_requires_is_the_replica_that_takes_it():
     core.chat("r3", TWIN, require_device="cpu:1")
     assert where(core, "r1", "r2", "r3") == ["cpu:0", "cpu:1", "cpu:1"]
     [refused] = [e for e in core.chat("r4", TWIN, require_device="mps") if isinstance(e, ev.RequestFailed)]
-    assert refused.failure.code == 1007 or refused.failure.data["feature"] == "device mps"
+    assert refused.failure.data["feature"] == "device mps"
+
+
+def three(free_bytes=100):
+    return device("cpu:2", free_bytes), *both(free_bytes)
+
+
+def comes_back(core, fingerprint=BITS):
+    """Have the second replica placed and loaded, and return where it is and what follows."""
+    [placed] = [
+        event
+        for event in core.tell(cmd.ReportDevices(model="twin#1", devices=three()))
+        if isinstance(event, ev.ModelLoadStarted)
+    ]
+    core.worker_up(placed.device)
+    return placed.device, kinds(core.loaded(TWIN, placed.device, fingerprint))
+
+
+def test_who_needs_the_device_of_a_lost_replica_goes_on_there_once_it_is_back():
+    core = a_core_with_twins()
+    core.chat("r1", TWIN, key="k1", require_device="cpu:1")
+    core.step(row("r1"), on="cpu:1")
+    assert kinds(core.lost("cpu:1")) == ["WorkerWentDown", "RequestSuspended", "ModelUnloaded", "PlacementAsked"]
+    assert comes_back(core) == ("cpu:1", ["ModelReady", "RequestDispatched"])
+    assert core.state.requests["r1"].resumed == "prefill"
+
+
+def test_what_only_a_lost_replica_computes_exactly_waits_for_it():
+    core = a_core_with_twins(("", BITS), key="k1", determinism="exact")
+    core.step(row("first"), on="cpu:1")
+    assert kinds(core.lost("cpu:1")) == ["WorkerWentDown", "RequestSuspended", "ModelUnloaded", "PlacementAsked"]
+    comes_back(core)
+    assert core.state.requests["first"].resumed == "exact"
+
+
+def test_a_request_that_no_replica_can_take_is_refused_once_all_are_there():
+    core = a_core_with_twins(("", ""))
+    core.lost("cpu:1")
+    assert kinds(core.chat("r1", TWIN, determinism="exact")) == ["RequestAccepted", "PlacementAsked"]
+    assert comes_back(core, "")[1] == ["ModelReady", "RequestFailed"]
+
+
+def test_who_needs_a_device_without_room_for_a_replica_is_refused():
+    core = a_core_with_twins()
+    core.lost("cpu:1")
+    core.chat("r1", TWIN, require_device="cpu:1")
+    core.load("l1", EMBED)
+    core.ready(EMBED, on="cpu:1")
+    events = core.tell(cmd.ReportDevices(model="twin#1", devices=(device("cpu:0", 60), device("cpu:1", 10))))
+    assert kinds(events) == ["DevicesSeen", "ModelFailed", "RequestFailed"]
+
+
+def test_who_needs_the_device_of_a_replica_that_is_unloading_waits_for_it():
+    core = a_core_with_twins()
+    core.pass_time(1000)
+    core.step(row("first", "stop"), on="cpu:0")
+    core.pass_time(TWIN.keep_alive_ms - 1000)
+    assert {m.device: m.phase for m in replicas_of(core.state, "twin")} == {"cpu:0": "ready", "cpu:1": "unloading"}
+    assert kinds(core.chat("r1", TWIN, require_device="cpu:1")) == ["RequestAccepted"]
+    assert "PlacementAsked" in kinds(core.unloaded(TWIN, "cpu:1"))
+
+
+@pytest.mark.parametrize(
+    ("key", "follows"),
+    [("", ["RequestFailed"]), ("k1", ["RequestSuspended", "ModelUnloaded", "PlacementAsked"])],
+)
+def test_a_worker_that_dies_as_it_loads_a_replica_is_a_loss_to_who_needs_its_device(key, follows):
+    core = a_core_with_twins()
+    core.lost("cpu:1")
+    core.chat("r1", TWIN, key=key, require_device="cpu:1")
+    core.tell(cmd.ReportDevices(model="twin#1", devices=both()))
+    core.worker_up("cpu:1")
+    events = core.lost("cpu:1")
+    assert kinds(events) == ["WorkerWentDown", "ModelFailed", *follows]
+    failures = [event.failure.code for event in events if isinstance(event, ev.RequestFailed)]
+    assert failures == ([] if key else [1004])
+
+
+def test_weights_that_cannot_be_loaded_are_the_failure_of_who_needs_that_device():
+    core = a_core_with_twins()
+    core.lost("cpu:1")
+    core.chat("r1", TWIN, require_device="cpu:1")
+    core.tell(cmd.ReportDevices(model="twin#1", devices=both()))
+    broken = ModelLoadFailed("The weights are damaged.").failure()
+    events = core.tell(cmd.ReportLoadFailed(model="twin", device="cpu:1", failure=broken))
+    assert [event.failure.code for event in events if isinstance(event, ev.RequestFailed)] == [1004]
