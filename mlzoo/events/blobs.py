@@ -61,7 +61,8 @@ class Blobs:
         self._held: dict[str, bytes] = {}
         self._held_bytes = held_bytes
         self._coming: set[Path] = set()  # that are being written
-        self._removed_from: set[Path] = set()  # directories whose removals a power cut may still take back
+        self._removals = 0
+        self._removed: dict[Path, int] = {}  # by directory: the last of its removals, as a power cut may take it back
         self._made: set[str] | None = set()  # by this process, as long as others are looked for
 
     def path(self, name: str) -> Path:
@@ -134,15 +135,16 @@ class Blobs:
         except FileNotFoundError:
             return
         self._disk.remove(self.path(name))
-        self._removed_from.add(self.path(name).parent)
+        self._removals += 1
+        self._removed[self.path(name).parent] = self._removals
 
     async def sync_removed(self) -> None:
         """Return once what was removed stays so, whatever happens."""
-        while self._removed_from:
-            owed = frozenset(self._removed_from)  # It stays owed where a sync is broken off or fails.
-            for directory in sorted(owed):
-                await self._disk.sync_dir(directory)
-            self._removed_from -= owed
+        while self._removed:
+            directory, last = next(iter(self._removed.items()))
+            await self._disk.sync_dir(directory)
+            if self._removed.get(directory) == last:  # Else another one went meanwhile, which may not be synced.
+                del self._removed[directory]
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Yield the name and size of each blob; there may be many."""

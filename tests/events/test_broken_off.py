@@ -58,6 +58,23 @@ async def test_that_large_values_have_gone_is_synced_by_the_next_one_where_a_syn
     assert disk.durable_files[path.parent] == {}
 
 
+async def test_a_large_value_that_goes_while_the_removal_of_another_is_synced_is_synced_as_well():
+    disk = SimulatedDisk()
+    blobs = Blobs(disk, simulated_world(1, disk).ids, Path("/log/blobs"))
+    names = [await blobs.put(b"vectors"), await blobs.put(b"vectors")]
+    sync_dir = disk.sync_dir
+
+    async def synced_and_then(path):
+        await sync_dir(path)
+        if len(names) == 2:
+            blobs.remove(names.pop())  # By another task, before this one hears of the sync.
+
+    disk.sync_dir = synced_and_then
+    blobs.remove(names[0])
+    await blobs.sync_removed()
+    assert disk.durable_files[blobs.path(names[0]).parent] == {}, "a power cut would bring it back"
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC])
 async def test_a_torn_segment_that_cannot_be_put_in_place_anew_is_cut_where_it_lies(monkeypatch, number):
     disk = SimulatedDisk()
