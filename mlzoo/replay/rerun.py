@@ -237,6 +237,7 @@ def config_for(found: Recording, config: Config) -> Config:
             entry,
             kind=facts["kind"],
             slots=facts.get("slots", 1),
+            replicas=facts.get("replicas", 1),
             memory_bytes=facts.get("memory_bytes", 0),
             keep_alive_s=facts.get("keep_alive_ms", 300_000) / 1000,
         )

@@ -34,6 +34,21 @@ async def test_whatever_happened_happens_again(lives, recorded, autojump_clock, 
     assert len(found.verdicts) >= 10
 
 
+async def test_a_model_that_was_on_two_devices_is_on_two_again(lives, recorded, autojump_clock):
+    alone = attrs.evolve(lives.config(), models=dict(lives.models))
+    lives.models["toy"] = attrs.evolve(lives.models["toy"], replicas=2)
+    async with lives.begin() as sidecar:
+        sidecar.devices = tuple(attrs.evolve(sidecar.devices[0], name=f"cpu:{number}") for number in range(2))
+        await sidecar.host.call("models.load", {"model": "toy"})
+        chats = [sidecar.chat(f"hello {number}", stream=True) for number in range(4)]
+        results = [await sidecar.host.result(chat) for chat in chats]
+        await sidecar.leave()
+    assert {result["device"] for result in results} == {"cpu:0", "cpu:1"}
+    found = run_again(recorded(), alone)
+    assert found.holds, "\n".join(found.told())
+    assert len(found.verdicts) == 1 + len(chats)
+
+
 async def one_shot(lives):
     """A whole life for one chat: the host closes stdin at once, and the sidecar drains."""
     async with lives.begin(leave=False) as sidecar:
