@@ -82,6 +82,7 @@ class Generate:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None  # None: as many as the context still holds; those of before an interruption count
     exact: bool = False  # the same bits in every company, at the price of the kernels that give them
+    ephemeral: bool = False  # nothing of it is kept beyond its end, neither for others nor for its next turn
     resume: Resumption | None = None  # None: it begins
     tokens: tuple[int, ...] = ()
     said: str = ""
@@ -124,6 +125,11 @@ class Abandon:
 
 
 @attrs.frozen(kw_only=True)
+class Forget:
+    """Drop what is kept of earlier requests to serve later ones: one of them is to be forgotten. Not answered."""
+
+
+@attrs.frozen(kw_only=True)
 class Leave:
     """End the process, now; what is running is lost."""
 
@@ -133,7 +139,7 @@ class Beat:
     """Show that you live. Answered at once by Beating, whatever is being computed."""
 
 
-ToWorker = Load | Unload | Generate | Embed | Tokenize | Detokenize | Abandon | Leave | Beat
+ToWorker = Load | Unload | Generate | Embed | Tokenize | Detokenize | Abandon | Forget | Leave | Beat
 
 # ------------------------------------------------------------------------------------------ worker -> sidecar
 

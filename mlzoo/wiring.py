@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import mlzoo
-from mlzoo.actors.engine import Engine
+from mlzoo.actors.engine import Engine, epoch_of
 from mlzoo.actors.ephemeral import is_kept
 from mlzoo.actors.keys import KeyFiler
 from mlzoo.actors.ledger import Ledger, recover
 from mlzoo.actors.mailbox import Mailbox, Refuse
+from mlzoo.actors.messages import Send
 from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.process import Spawner, SpawnWorker
 from mlzoo.actors.progress import Progress
@@ -33,6 +34,7 @@ from mlzoo.events.commands import Bounds, Start
 from mlzoo.events.identity import unwritable
 from mlzoo.events.keys import KeyIndex
 from mlzoo.events.records import CORE_VERSION
+from mlzoo.frames import Forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +76,7 @@ async def build(
         device.name: Mailbox(device.name, Refuse(WORKER_FRAMES)) for device in services.devices if device.usable
     }
     services.metrics = Metrics()
+    services.forget_in_workers = partial(_forget_in, workers, ledger)
     progress = Progress(ledger, services.world.clock, services.connections)
     if spawn is None:
         spawn = SpawnWorker(
@@ -119,6 +122,12 @@ async def build(
     )
     jitter = random.Random(services.world.seeds.new())  # noqa: S311 (no secret)
     return Supervisor(spec, random=jitter, observe=partial(_observe, observe))
+
+
+def _forget_in(workers: dict[str, Mailbox[WorkerMessage]], ledger: Ledger) -> None:
+    """Have each worker process drop what it keeps of requests; one that has crashed meanwhile keeps nothing."""
+    for device, mailbox in workers.items():
+        mailbox.tell_nowait(Send(epoch_of(ledger.state.workers, device), Forget()))
 
 
 async def _take_up(services: Services, observe: Callable[..., None]) -> Ledger:

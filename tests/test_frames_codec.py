@@ -20,6 +20,7 @@ EXAMPLES = [
     frames.Tokenize(request="r", model="m", text="x"),
     frames.Detokenize(request="r", model="m", tokens=(1, 2)),
     frames.Abandon(request="r"),
+    frames.Forget(),
     frames.Leave(),
     frames.Beat(),
     frames.Beating(turn=3, doing="load"),

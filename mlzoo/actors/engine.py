@@ -198,7 +198,7 @@ class Engine:
             case ev.PlacementAsked():
                 self._registry.tell_nowait(Probe(name_of_replica(event.model.name, event.replica)))
             case ev.ModelLoadStarted():
-                self._registry.tell_nowait(LoadOn(event.model, event.device, _epoch(workers, event.device)))
+                self._registry.tell_nowait(LoadOn(event.model, event.device, epoch_of(workers, event.device)))
             case ev.ModelUnloadStarted():
                 self._send(workers, event.device, Unload(model=model_of(event.model)))
             case ev.WorkerRetired():
@@ -222,14 +222,14 @@ class Engine:
             return
         request = self._ledger.state.requests.get(event.request)
         if request is not None:
-            epoch = _epoch(workers, event.device)
+            epoch = epoch_of(workers, event.device)
             self._workers[event.device].tell_nowait(GoOn(epoch, request.id, request.accepted_seq, event.resume))
 
     def _send(self, workers: Mapping[str, WorkerState], device: str, frame: ToWorker) -> None:
-        self._workers[device].tell_nowait(Send(_epoch(workers, device), frame))
+        self._workers[device].tell_nowait(Send(epoch_of(workers, device), frame))
 
 
-def _epoch(workers: Mapping[str, WorkerState], device: str) -> int:
+def epoch_of(workers: Mapping[str, WorkerState], device: str) -> int:
     """Return how many processes of a device had crashed when a decision was made: it was made for the next one."""
     return workers.get(device, WorkerState()).crashes
 

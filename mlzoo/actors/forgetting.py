@@ -1,4 +1,4 @@
-"""Forgetting, as hosts ask for it: find the request, end it if it runs, and have the log forget its text.
+"""Forgetting, as hosts ask for it: find the request, end it if it runs, and have workers and log forget its text.
 
 A request may be named by its own name, by that of a call that heard of it, or by its key. Knows nothing of how the log
 forgets (``mlzoo.events.forgetting``).
@@ -46,6 +46,7 @@ async def forget(services: Services, params: ForgetParams) -> JsonObject:
         await _progress(services)  # The log is being folded, and then the start is recorded.
     target = await _target(services, ledger, params)
     await _end(services, ledger, target.request)
+    services.forget_in_workers()
     groups = await services.log.forgetter.forget(target)
     if groups == 0:
         raise _not_found("request", target.request)

@@ -64,6 +64,7 @@ class Services:
     unusable: LogUnusable | None = None
     ledger: Ledger | None = None
     metrics: Metrics | None = None
+    forget_in_workers: Callable[[], None] = lambda: None  # what their memory keeps of requests that have ended
     actors: Callable[[], tuple[ChildStatus, ...]] = tuple
     connections: dict[str, Peer] = attrs.field(factory=dict)
 

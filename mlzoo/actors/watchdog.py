@@ -74,7 +74,7 @@ class Watchdog:
                 self._due.add(("work", frame.request))
             case frames.Abandon():
                 self._done("work", frame.request)
-            case frames.Beat() | frames.Leave():
+            case frames.Forget() | frames.Beat() | frames.Leave():
                 return
 
     def stirred(self) -> None:

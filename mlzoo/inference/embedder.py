@@ -132,6 +132,9 @@ class Embedder:
         """Drop a request; an unknown one is no error."""
         self._jobs.pop(request, None)
 
+    def forget(self) -> None:
+        """Nothing is kept of what has ended."""
+
     def step(self) -> list[FromWorker]:
         """Embed one batch of the oldest request; return its answer once all its texts are embedded."""
         if not self._jobs:

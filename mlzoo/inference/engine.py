@@ -83,6 +83,11 @@ class BatchEngine:
         # Until a token was chosen after all that it was given, nobody knows whether its keys and values are numbers.
         self._remove(request, dirty=running is not None and not (running.is_kept and running.is_caught_up))
 
+    def forget(self) -> None:
+        """Drop what is kept of earlier requests; those that run go on, and are kept as they were to be."""
+        if self._prefixes is not None:
+            self._prefixes.clear()
+
     def step(self) -> list[FromWorker]:
         """Read a chunk of a prompt (or some short prompts), or decode a token for every row; return what came of it."""
         chunks = self._scheduler.next_chunks()
@@ -197,8 +202,8 @@ class BatchEngine:
         return running.restored.tokens
 
     def _keep(self, row: Running) -> None:
-        """Keep what a row's slot holds for others, and for the next turn of its conversation."""
-        if self._prefixes is not None:
+        """Keep what a row's slot holds for others, and for the next turn of its conversation; if it may be kept."""
+        if self._prefixes is not None and not row.frame.ephemeral:
             self._prefixes.keep(row.slot, row.to_read, row.read, row.restored)
 
     def _advance(self, rows: Sequence[Running], logits: torch.Tensor) -> list[FromWorker]:
@@ -284,7 +289,7 @@ class BatchEngine:
         if running is not None and place is not None and place.slot >= 0:
             # Not the whole slot: to clear what was never written would take the memory that is lacking.
             most = max(place.read, running.next_place) + self._decoder.slots
-            self._decoder.release(place.slot, min(most, self._decoder.context), dirty=dirty)
+            self._decoder.release(place.slot, min(most, self._decoder.context), dirty=dirty or running.frame.ephemeral)
 
 
 def _prefix_cache(model: ChatModel) -> PrefixCache | None:

@@ -100,6 +100,10 @@ class Prefixes(Generic[Lines]):
         self._make_room(had // 2)
         return had > 0
 
+    def clear(self) -> None:
+        """Forget all blocks."""
+        self._make_room(0)
+
     def _add(self, parent: Block[Lines] | None, tokens: Key, lines: Lines, *, exact: bool) -> Block[Lines]:
         block = Block(tokens, lines, exact, parent)
         self._below(parent)[tokens] = block
@@ -182,6 +186,10 @@ class PrefixCache:
             if not memory.is_out_of_memory(error):
                 raise
             self.give_way()  # Nobody waits for a copy.
+
+    def clear(self) -> None:
+        """Keep nothing of what was kept."""
+        self._prefixes.clear()
 
     def give_way(self) -> bool:
         """Give half of the memory back, since somebody needs it more; return whether there was any."""

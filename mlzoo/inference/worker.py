@@ -25,6 +25,7 @@ from mlzoo.frames import (
     Detokenize,
     Detokenized,
     Embed,
+    Forget,
     FromWorker,
     Generate,
     Leave,
@@ -149,6 +150,9 @@ class ModelServer:
             case Abandon():
                 for model in self._models.values():
                     model.abandon(frame.request)
+            case Forget():
+                for model in self._models.values():
+                    model.forget()
             case Leave():
                 os._exit(0)
             case Beat():

@@ -195,6 +195,44 @@ def test_a_row_whose_numbers_are_none_leaves_nothing(tiny, monkeypatch):
     assert run(engine, ask("r", PERSONA)).tokens("r") == expected.tokens("r")
 
 
+def test_nothing_is_kept_of_an_ephemeral_request_which_may_use_what_others_left(tiny):
+    engine = BatchEngine(tiny)
+    secret = PERSONA + "lazy dog"
+    fresh = run(engine, ask("secret", secret, 80, ephemeral=True))
+    assert len(engine._prefixes) == 0
+    assert all(not layer.keys[: tiny.decoder.context].any() for layer in tiny.decoder.cache.layers)
+    run(engine, ask("open", PERSONA, 3))
+    kept = len(engine._prefixes)
+    again = run(engine, ask("secret", secret, 80, ephemeral=True))
+    assert cached(again, "secret") == kept * BLOCK > 0
+    assert again.tokens("secret") == fresh.tokens("secret")
+    assert len(engine._prefixes) == kept
+    engine.submit(ask("cancelled", secret, 80, ephemeral=True))
+    for _ in range(6):
+        engine.step()
+    engine.abandon("cancelled")
+    assert len(engine._prefixes) == kept
+    assert all(not layer.keys[: tiny.decoder.context].any() for layer in tiny.decoder.cache.layers)
+
+
+def test_once_something_is_to_be_forgotten_nothing_is_kept_of_what_was_before(tiny):
+    engine = BatchEngine(tiny)
+    run(engine, ask("forgotten", PERSONA, 3))
+    heard = Heard()
+    engine.submit(ask("running", "one two three four five six seven " * 3, 60))
+    for _ in range(20):
+        heard.take(engine.step())
+    assert len(engine._prefixes) > 0
+    engine.forget()
+    assert len(engine._prefixes) == 0
+    while not engine.idle:
+        heard.take(engine.step())
+    again = run(engine, ask("again", PERSONA, 3), ask("turn", "one two three four five six seven " * 3, 3))
+    assert cached(again, "again") == 0
+    assert cached(again, "turn") > 0
+    assert len(heard.tokens("running")) == 60
+
+
 def test_where_memory_is_short_copies_go_before_a_request_fails(tiny, monkeypatch):
     engine = BatchEngine(tiny)
     run(engine, ask("before", PERSONA))

@@ -19,6 +19,7 @@ from mlzoo.frames import (
     Detokenized,
     Embed,
     Embedded,
+    Forget,
     Load,
     Loaded,
     LoadFailed,
@@ -91,6 +92,15 @@ def test_an_abandoned_request_falls_silent_also_in_the_middle_of_its_prompt(work
     rows = [row.request for frame in frames if isinstance(frame, Stepped) for row in frame.rows]
     assert "long" not in rows
     assert rows[-1] == "next"
+
+
+def test_what_is_to_be_forgotten_serves_nobody_any_more(worker):
+    heard = Heard()
+    for request in ("first", "second", "after"):
+        worker.send(*([Forget()] if request == "after" else []), ask(request, "one two three " * 10, 2))
+        heard.take(worker.until(ended(request)))
+    cached = [heard.rows[request][0].cached_tokens > 0 for request in ("first", "second", "after")]
+    assert cached == [False, True, False]
 
 
 def test_text_and_tokens_are_turned_into_each_other(worker):

@@ -97,6 +97,8 @@ class FakeWorker:
                     self.end(0)
             case frames.Abandon():
                 self.running.pop(frame.request, None)
+            case frames.Forget():
+                pass
             case _:
                 self.running[frame.request] = frame
                 if self._workshop.answer is not None:

@@ -36,6 +36,14 @@ async def test_the_text_of_an_ephemeral_chat_never_reaches_the_disk(watched, aut
         assert [event["type"] for event in events][-1] == "RequestCompleted"
 
 
+async def test_a_worker_knows_what_it_may_not_keep(watched, autojump_clock):
+    async with watched.begin() as sidecar:
+        await sidecar.host.result(chat(sidecar, f"{SECRET} hello"))
+        await sidecar.host.call("complete", {"model": "toy", "prompt": "open"})
+        told = [frame for frame in (await sidecar.worker()).told if type(frame).__name__ == "Generate"]
+        assert [frame.ephemeral for frame in told] == [True, False]
+
+
 async def test_the_log_says_what_is_not_kept(watched, autojump_clock):
     async with watched.begin() as sidecar:
         await sidecar.host.result(chat(sidecar, f"{SECRET} hello"))

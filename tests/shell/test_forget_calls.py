@@ -43,6 +43,16 @@ async def test_a_forgotten_request_is_in_no_file_and_its_events_stay(lives, auto
         assert (await sidecar.host.call("forget", {"request": result["id"]}))["groups"] == answer["groups"]
 
 
+async def test_workers_are_told_to_forget_once_the_request_has_ended_there(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        say(sidecar, SECRET, key="k")
+        worker = await sidecar.worker()
+        await worker.asked(SECRET)
+        await sidecar.host.call("forget", {"key": "k"})
+        assert [type(frame).__name__ for frame in worker.told[-2:]] == ["Abandon", "Forget"]
+
+
 async def test_a_forgotten_key_is_expired_and_never_runs_again(lives, autojump_clock):
     async with lives.begin() as sidecar:
         await sidecar.host.result(say(sidecar, f"{SECRET} hello", key=f"key {SECRET}"))
