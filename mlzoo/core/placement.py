@@ -7,6 +7,7 @@ one considered.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import attrs
@@ -108,10 +109,19 @@ def beside(
     choice = choose(state, model.facts, left, required)
     if required is not None and not isinstance(choice, Place | Wait):
         choice = choose(state, model.facts, left, None)
-    if not isinstance(choice, Evict):
-        return choice
-    name = model.facts.name
-    return NoRoom(failure=errors.OutOfMemory(f"No other device has room for a further replica of {name}.").failure())
+    if isinstance(choice, Evict):
+        message = f"No other device has room for a further replica of {model.facts.name}."
+        return NoRoom(failure=errors.OutOfMemory(message).failure())
+    if isinstance(choice, Place):
+        return attrs.evolve(choice, degraded=choice.degraded or _slower_than(choice.device, devices, taken))
+    return choice
+
+
+def _slower_than(name: str, devices: tuple[DeviceFacts, ...], taken: set[str]) -> str | None:
+    """Return why a replica is not on a faster kind of device, where others of it are."""
+    kind = next(device.kind for device in devices if device.name == name)
+    faster = takewhile(lambda device: device.kind != kind, devices)
+    return "; ".join(f"{device.name}: has another replica" for device in faster if device.name in taken) or None
 
 
 def _free_bytes(state: State, device: DeviceFacts) -> int:

@@ -242,3 +242,14 @@ def test_weights_that_cannot_be_loaded_are_the_failure_of_who_needs_that_device(
     broken = ModelLoadFailed("The weights are damaged.").failure()
     events = core.tell(cmd.ReportLoadFailed(model="twin", device="cpu:1", failure=broken))
     assert [event.failure.code for event in events if isinstance(event, ev.RequestFailed)] == [1004]
+
+
+@pytest.mark.parametrize(
+    ("second", "degraded"), [("cpu", "cuda:0: has another replica"), ("cuda:1", None)], ids=["slower", "as fast"]
+)
+def test_a_replica_on_a_slower_device_says_so(second, degraded):
+    core = Core()
+    core.chat("r1", TWIN)
+    for key in ("twin", "twin#1"):
+        core.tell(cmd.ReportDevices(model=key, devices=(device("cuda:0", 100), device(second, 100))))
+    assert [(m.device, m.degraded) for m in replicas_of(core.state, "twin")] == [("cuda:0", None), (second, degraded)]
