@@ -82,6 +82,7 @@ class Generate:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None  # None: as many as the context still holds; those of before an interruption count
     exact: bool = False  # the same bits in every company, at the price of the kernels that give them
+    batch: bool = False  # prompts of others are read before its own
     ephemeral: bool = False  # nothing of it is kept beyond its end, neither for others nor for its next turn
     resume: Resumption | None = None  # None: it begins
     tokens: tuple[int, ...] = ()

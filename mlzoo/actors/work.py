@@ -40,6 +40,7 @@ def frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
                 stop=tuple(text.get("stop", ())),
                 max_tokens=submit.max_tokens,
                 exact=submit.determinism == "exact",
+                batch=submit.priority == "batch",
                 ephemeral=submit.ephemeral,
             )
         case "embed":

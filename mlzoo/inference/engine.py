@@ -74,7 +74,7 @@ class BatchEngine:
             )
             return [Stepped(rows=(row,))]
         self._running[frame.request] = running
-        self._scheduler.add(frame.request, running.read)
+        self._scheduler.add(frame.request, running.read, batch=frame.batch)
         return []
 
     def abandon(self, request: str) -> None:

@@ -1,8 +1,9 @@
 """Who is next: waiting requests, slots, prompts to read and rows to decode. Bookkeeping only.
 
-Knows requests by their ids and lengths; nothing of models, tensors or text. First come, first served: one prompt is
-read at a time, and while rows decode, reading and decoding take turns, so that a long prompt delays each token by one
-chunk at most.
+Knows requests by their ids and lengths; nothing of models, tensors or text. First come, first served, but what is
+interactive before a batch: one prompt is read at a time, and while rows decode, reading and decoding take turns, so
+that a long prompt delays each token by one chunk at most. A prompt of a batch that is half read stands back, too; not
+for ever.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PATIENCE = 8  # chunks of interactive prompts that are read while one of a batch stands back, before its next one
 BUDGET = 128  # tokens of short prompts that are read in one turn, while rows decode
 
 
@@ -24,6 +26,7 @@ class Place:
 
     request: str
     prompt: int  # tokens
+    batch: bool = False  # whether interactive ones go before it
     slot: int = -1
     read: int = 0  # tokens of the prompt that are in the slot, or are about to be
 
@@ -67,15 +70,16 @@ class Scheduler:
         self._waiting: deque[Place] = deque()
         self._running: dict[str, Place] = {}
         self._read_last = False
+        self._stood_back = 0  # chunks of interactive prompts that were read since one of a batch could have been
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._running
 
-    def add(self, request: str, prompt: int) -> None:
+    def add(self, request: str, prompt: int, *, batch: bool = False) -> None:
         """Take in a request with a prompt of so many tokens."""
-        self._waiting.append(Place(request, prompt))
+        self._waiting.append(Place(request, prompt, batch))
 
     def remove(self, request: str) -> Place | None:
         """Forget a request; its slot is free. None where it is unknown."""
@@ -113,20 +117,22 @@ class Scheduler:
         return chunks
 
     def _next_chunk(self, joined: int, budget: int) -> Chunk | None:
-        place = next((place for place in self._running.values() if not place.decodes), None)
-        if place is None:
-            if not self._waiting or not self._free:
-                return None
-            place = self._waiting[0]
+        found = [place for place in self._running.values() if not place.decodes]
+        if self._free:
+            found += self._waiting
+        if not found:
+            return None
+        place = min(found, key=lambda place: place.batch != (self._stood_back >= PATIENCE))  # of equals the first
         size = self._size(place, joined)
         if budget < BUDGET and size > budget:
             return None  # The turn's first chunk may be of any size, what follows must fit.
         if place.slot < 0:
-            self._waiting.popleft()
+            self._waiting.remove(place)
             place.slot = self._free.pop()
             self._running[place.request] = place
             place.read = self._seat(place.request, place.slot)
             size = self._size(place, joined)
+        self._stood_back = self._stood_back + 1 if not place.batch and any(one.batch for one in found) else 0
         start, place.read = place.read, place.read + size
         return Chunk(place.request, place.slot, start, place.read, last=place.decodes)
 

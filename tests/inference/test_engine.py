@@ -120,6 +120,18 @@ def test_more_requests_than_rows_wait_their_turn(tiny):
     assert all(len(heard.tokens(frame.request)) == 3 for frame in frames)
 
 
+def test_what_is_interactive_is_told_before_a_batch_whose_prompt_was_half_read(tiny):
+    alone = run(BatchEngine(tiny), ask("batch", "one two three " * 30, 3))
+    engine, heard = BatchEngine(attrs.evolve(tiny, prefix_bytes=0)), Heard()
+    heard.take(engine.submit(ask("batch", "one two three " * 30, 3, batch=True)))
+    heard.take(engine.step())
+    heard.take(engine.submit(ask("now", "two", 3)))
+    while not engine.idle:
+        heard.take(engine.step())
+    assert list(heard.rows) == ["now", "batch"]
+    assert heard.tokens("batch") == alone.tokens("batch")
+
+
 def test_an_abandoned_row_is_silent_and_the_others_go_on(tiny):
     engine, heard = BatchEngine(tiny), Heard()
     for i in range(3):

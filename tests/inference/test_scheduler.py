@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlzoo.inference.scheduler import Chunk, Scheduler
+from mlzoo.inference.scheduler import PATIENCE, Chunk, Scheduler
 
 
 def read_all(scheduler: Scheduler) -> list[Chunk]:
@@ -92,6 +92,31 @@ def test_short_prompts_share_a_turn():
     assert [chunk.request for chunk in scheduler.next_chunks()] == list("abcd")
 
 
+def test_interactive_prompts_are_read_before_those_of_a_batch_also_before_one_that_is_half_read():
+    scheduler = Scheduler(slots=4, chunk=128)
+    scheduler.add("batch", 500, batch=True)
+    scheduler.add("next batch", 500, batch=True)
+    assert [chunk.request for chunk in scheduler.next_chunks()] == ["batch"]
+    scheduler.add("first", 200)
+    scheduler.add("second", 100)
+    read = [chunk.request for _ in range(30) for chunk in scheduler.next_chunks()]
+    assert read == ["first", "first", "second", "batch", "batch", "batch", *["next batch"] * 4]
+
+
+def test_a_batch_is_read_in_the_end_however_many_interactive_prompts_come():
+    scheduler = Scheduler(slots=4, chunk=128)
+    scheduler.add("batch", 300, batch=True)
+    read = []
+    for number in range(5 * PATIENCE):
+        scheduler.add(f"r{number}", 128)
+        chunks = scheduler.next_chunks() or scheduler.next_chunks()
+        read += [chunk.request for chunk in chunks]
+        for chunk in chunks:
+            if chunk.last:
+                scheduler.remove(chunk.request)
+    assert [place for place, request in enumerate(read) if request == "batch"] == [8, 17, 26]
+
+
 def test_a_prompt_is_read_whole_where_it_must_be():
     scheduler = Scheduler(slots=1, chunk=None)
     scheduler.add("long", 5000)
@@ -127,7 +152,7 @@ def test_no_slot_is_given_twice_and_each_prompt_is_read_once_in_order(story, slo
     for number, event in enumerate(story):
         if isinstance(event, int):
             name = f"r{number}"
-            scheduler.add(name, event)
+            scheduler.add(name, event, batch=event % 2 == 0)
             lengths[name], read[name] = event, 0
             live.add(name)
         elif event == "step":

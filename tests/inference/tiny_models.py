@@ -166,7 +166,7 @@ def load(directory: Path, **fields: Any) -> Load:
 
 def ask(request: str, prompt: str = "the quick", max_tokens: int | None = 12, **fields: Any) -> Generate:
     """A Generate frame; sampling fields and frame fields mixed."""
-    frame = {key: fields.pop(key) for key in ("messages", "stop", "exact", "ephemeral") if key in fields}
+    frame = {key: fields.pop(key) for key in ("messages", "stop", "exact", "batch", "ephemeral") if key in fields}
     plain = None if "messages" in frame else prompt
     return Generate(
         request=request, model="tiny", prompt=plain, sampling=Sampling(**fields), max_tokens=max_tokens, **frame

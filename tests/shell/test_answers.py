@@ -27,6 +27,14 @@ async def test_another_protocol_version_is_refused_with_the_versions_served(live
         assert "1" in str(error["data"]["expected"])
 
 
+async def test_a_worker_is_told_what_may_stand_back(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        for priority in ("batch", "interactive"):
+            await sidecar.host.call("complete", {"model": "toy", "prompt": "x", "priority": priority})
+        told = [frame for frame in (await sidecar.worker()).told if type(frame).__name__ == "Generate"]
+        assert [frame.batch for frame in told] == [True, False]
+
+
 async def test_a_chat_streams_its_answer_and_then_gives_the_whole(lives, autojump_clock):
     async with lives.begin() as sidecar:
         chat = sidecar.chat("hello", stream=True, seed=5)
