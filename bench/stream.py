@@ -53,6 +53,7 @@ class Host:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self.pid = self._process.pid
         self._ids = 0
         self._sending = threading.Lock()
         self._pings: dict[int, float] = {}  # id -> when it was sent

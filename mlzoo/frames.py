@@ -154,6 +154,7 @@ class Up:
     versions: dict[str, str]  # torch, transformers, python
     threads: int
     wait_policy: str
+    held_bytes: int = 0  # by the process, before it has loaded anything; 0: not known
 
 
 @attrs.frozen(kw_only=True)
@@ -207,7 +208,7 @@ class Unloaded:
     """A model is gone."""
 
     model: str
-    memory_bytes: int = 0  # of the whole process, after
+    held_bytes: int = 0  # by the whole process, after; 0: not known
 
 
 @attrs.frozen(kw_only=True)

@@ -28,7 +28,7 @@ EXAMPLES = [
     frames.LoadProgress(model="m", stage="weights", done=1, total=2),
     frames.Loaded(model="m", memory_bytes=1, context=2, slots=3, dtype="float32", architecture="A", batching="slots"),
     frames.LoadFailed(model="m", message="x", reason="memory", needed_bytes=1),
-    frames.Unloaded(model="m", memory_bytes=5),
+    frames.Unloaded(model="m", held_bytes=5),
     frames.Stepped(rows=(
         frames.Row(request="r", content=" héllo", tokens=(1,), prompt_tokens=3, finish_reason="stop",
                    logprobs=(frames.TokenLogprob(token="a", logprob=-1.5, top=(("a", -1.5), ("b", -2.0))),)),

@@ -86,7 +86,13 @@ class Reports:
                 self._progress.of_model(frame.model, frame.stage, frame.done, frame.total, frame.unit)
             case frames.Up():
                 self._tell_of_start(1, f"the worker process of {device} has started")
-                up = cmd.ReportWorkerUp(device=device, pid=frame.pid, threads=frame.threads, versions=frame.versions)
+                up = cmd.ReportWorkerUp(
+                    device=device,
+                    pid=frame.pid,
+                    threads=frame.threads,
+                    versions=frame.versions,
+                    held_bytes=frame.held_bytes,
+                )
                 await self._tell(up)
             case frames.Loaded():
                 await self._tell(
@@ -107,7 +113,7 @@ class Reports:
             case frames.LoadFailed():
                 await self._tell(cmd.ReportLoadFailed(model=frame.model, device=device, failure=self._why(frame)))
             case frames.Unloaded():
-                await self._tell(cmd.ReportUnloaded(model=frame.model, device=device))
+                await self._tell(cmd.ReportUnloaded(model=frame.model, device=device, held_bytes=frame.held_bytes))
             case frames.Embedded():
                 blob = await self._log.put_blob(frame.vectors.encode(), kept=self._keeps(frame.request))
                 answer = cmd.ReportAnswer(

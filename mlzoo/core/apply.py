@@ -103,15 +103,8 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             | ev.ModelUnloaded()
         ):
             return _model_changes(state, event, at_ms)
-        case ev.WorkerWentUp():
-            crashes = state.workers.get(event.device, WorkerState()).crashes
-            return _worker_is(state, event.device, WorkerState(up=True, pid=event.pid, crashes=crashes))
-        case ev.WorkerWentDown():
-            crashes = state.workers.get(event.device, WorkerState()).crashes + (not event.expected)
-            return _worker_is(state, event.device, WorkerState(crashes=crashes))
-        case ev.WorkerRetired():
-            worker = state.workers.get(event.device, WorkerState())
-            return _worker_is(state, event.device, attrs.evolve(worker, retiring=True))
+        case ev.WorkerWentUp() | ev.WorkerWentDown() | ev.WorkerRetired():
+            return _worker_changes(state, event)
         case ev.DevicesSeen():
             return attrs.evolve(state, devices=event.devices)
         case ev.SidecarStarted():
@@ -263,6 +256,20 @@ def _model_is(state: State, model: ModelState, **changes: Any) -> State:
     return attrs.evolve(state, models=_with(state.models, key_of(model), attrs.evolve(model, **changes)))
 
 
+def _worker_changes(state: State, event: ev.WorkerWentUp | ev.WorkerWentDown | ev.WorkerRetired) -> State:
+    was = state.workers.get(event.device, WorkerState())
+    match event:
+        case ev.WorkerWentUp():
+            now = WorkerState(up=True, pid=event.pid, crashes=was.crashes, began_bytes=event.held_bytes)
+        case ev.WorkerWentDown():
+            now = WorkerState(crashes=was.crashes + (not event.expected))
+        case ev.WorkerRetired():
+            now = attrs.evolve(was, retiring=True)
+        case _:
+            assert_never(event)
+    return _worker_is(state, event.device, now)
+
+
 def _worker_is(state: State, device: str, worker: WorkerState) -> State:
     return attrs.evolve(state, workers=_with(state.workers, device, worker))
 
@@ -345,6 +352,9 @@ def _model_changes(
                 replica=model.replica,
                 measured_bytes=model.measured_bytes,
             )
+            if event.held_bytes:
+                worker = attrs.evolve(state.workers.get(event.device, WorkerState()), held_bytes=event.held_bytes)
+                state = _worker_is(state, event.device, worker)
             return attrs.evolve(state, models=_with(state.models, event.model, fresh))
         case _:
             assert_never(event)

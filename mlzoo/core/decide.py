@@ -77,7 +77,7 @@ def _decide(draft: Draft, command: Command) -> None:
         case cmd.ReportRemoved():
             models.removed(draft, command)
         case cmd.ReportWorkerUp():
-            draft.say(ev.WorkerWentUp(device=command.device, pid=command.pid))
+            draft.say(ev.WorkerWentUp(device=command.device, pid=command.pid, held_bytes=command.held_bytes))
         case cmd.ReportWorkerLost():
             models.worker_lost(draft, command)
         case cmd.Start():

@@ -12,6 +12,7 @@ from mlzoo import errors
 from mlzoo.core import requests
 from mlzoo.core.incidents import numbered
 from mlzoo.core.placement import Evict, NoRoom, Place, Unusable, Wait, beside, choose, needed_by
+from mlzoo.core.recycling import memory_comes_back
 from mlzoo.core.replicas import ALIVE, key_of, replica_at, replicas_of, siblings
 from mlzoo.core.state import calls_on, idle_models, waiting_on
 from mlzoo.events import commands as cmd
@@ -106,6 +107,8 @@ def place(draft: Draft, command: cmd.ReportDevices) -> None:
     if not (waiting_on(draft.state, model.facts.name) or model.pinned or serving):
         _memory_is_back(draft, command.model, "")  # Who wanted it has gone: nothing is loaded or evicted for nobody.
         return
+    if memory_comes_back(draft.state):
+        return  # More of it than the devices show: it is placed again as soon as that is so.
     choice = _choose(draft, model, command.devices)
     match choice:
         case Place():
@@ -201,13 +204,18 @@ def unloaded(draft: Draft, command: cmd.ReportUnloaded) -> None:
     """A worker has dropped the model."""
     model = replica_at(draft.state, command.model, command.device)
     if model is not None and model.phase == "unloading" and model.device == command.device:
-        _memory_is_back(draft, key_of(model), command.device)
+        _memory_is_back(draft, key_of(model), command.device, command.held_bytes)
 
 
-def _memory_is_back(draft: Draft, key: str, device: str) -> None:
+def _memory_is_back(draft: Draft, key: str, device: str, held_bytes: int = 0) -> None:
     """Answer who asked for a model's memory, and try again to place what waits for room."""
-    draft.say(ev.ModelUnloaded(model=key, device=device))
+    draft.say(ev.ModelUnloaded(model=key, device=device, held_bytes=held_bytes))
     _answer_unloads(draft, draft.state.models[key].facts.name, "available")
+    _place_again(draft)
+
+
+def _place_again(draft: Draft) -> None:
+    """Look for places anew, as there may be room now."""
     for other in tuple(draft.state.models.values()):
         if other.phase == "placing":
             draft.say(ev.PlacementAsked(model=other.facts, replica=other.replica))
@@ -232,7 +240,10 @@ def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
     """
     worker = draft.state.workers.get(command.device)
     held_nothing = command.expected and worker is not None and worker.retiring
+    kept_memory = memory_comes_back(draft.state)
     draft.say(ev.WorkerWentDown(device=command.device, reason=command.reason, expected=command.expected))
+    if kept_memory and not memory_comes_back(draft.state):
+        _place_again(draft)
     if held_nothing:
         return
     for request in tuple(draft.state.requests.values()):

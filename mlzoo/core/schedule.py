@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlzoo import errors
 from mlzoo.core import requests
+from mlzoo.core.recycling import keeps_memory, kept_bytes
 from mlzoo.core.replicas import ALIVE, ON_THE_WAY, free_slots, pick, replicas_of
 from mlzoo.core.state import drain_is_over, name_of_replica, running_on, waiting_on, waits
 from mlzoo.events import types as ev
@@ -148,12 +149,16 @@ def _unload_what_is_to_go(draft: Draft) -> None:
 
 
 def _retire_empty_workers(draft: Draft) -> None:
+    """Send away who holds nothing; where a model may be about to come, only who keeps memory of those that are gone."""
     models = draft.state.models.values()
-    if any(model.phase == "placing" for model in models):
-        return  # It may be about to land on the very worker that would leave.
+    one_may_come = any(model.phase == "placing" for model in models)
     for device, worker in tuple(draft.state.workers.items()):
         holds = any(model.device == device and model.phase in IN_MEMORY for model in models)
-        if worker.up and not worker.retiring and not holds:
+        if not worker.up or worker.retiring or holds:
+            continue
+        if keeps_memory(worker):
+            draft.say(ev.WorkerRetired(device=device, reason="memory", kept_bytes=kept_bytes(worker)))
+        elif not one_may_come:
             draft.say(ev.WorkerRetired(device=device))
 
 

@@ -88,6 +88,8 @@ class WorkerState:
     retiring: bool = False
     pid: int = 0
     crashes: int = 0
+    began_bytes: int = 0  # held by its process before it had loaded anything; 0: not known
+    held_bytes: int = 0  # held by it when a model was unloaded last
 
 
 NO_BOUNDS = Bounds(max_queued=0, max_running=0, queued_bytes=0, drain_ms=0)

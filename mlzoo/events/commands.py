@@ -180,6 +180,7 @@ class ReportWorkerUp:
     pid: int
     threads: int
     versions: dict[str, str]
+    held_bytes: int = 0  # by the process, before it has loaded anything; 0: not known
 
 
 @attrs.frozen(kw_only=True)
@@ -223,6 +224,7 @@ class ReportUnloaded:
 
     model: str
     device: str
+    held_bytes: int = 0  # by its whole process, after; 0: not known
 
 
 @attrs.frozen(kw_only=True)

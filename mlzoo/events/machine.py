@@ -89,6 +89,7 @@ class ModelUnloaded:
 
     model: str
     device: str
+    held_bytes: int = 0  # by the worker's whole process, after; 0: not known
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +105,7 @@ class WorkerWentUp:
 
     device: str
     pid: int
+    held_bytes: int = 0  # before it has loaded anything; 0: not known
 
 
 @attrs.frozen(kw_only=True)
@@ -117,9 +119,15 @@ class WorkerWentDown:
 
 @attrs.frozen(kw_only=True)
 class WorkerRetired:
-    """Instructs: the worker process has nothing loaded; it is to leave and give its memory back."""
+    """Instructs: the worker process has nothing loaded; it is to leave and give its memory back.
+
+    The reason is memory where it kept much more of it than it held before it loaded anything, and has to leave although
+    a model may be about to come: a new process will load that.
+    """
 
     device: str
+    reason: Literal["empty", "memory"] = "empty"
+    kept_bytes: int = 0  # told where that is the reason
 
 
 @attrs.frozen(kw_only=True)

@@ -29,6 +29,15 @@ def used_bytes(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def held_bytes(device: torch.device) -> int:
+    """Return what this process keeps from others, whether it uses it or not."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return used_bytes(device)
+
+
 def watch_peak(device: torch.device) -> None:
     """Begin to measure anew how much this process holds at most."""
     if device.type == "cuda":

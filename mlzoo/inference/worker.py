@@ -65,20 +65,25 @@ def run(link: Link, device: str, most_threads: int, wait_policy: str) -> None:
     torch.zeros(1, device=where)  # The device answers, or this is where the process ends.
     neighbours = Neighbours() if where.type == "cpu" and wait_policy == "adaptive" else None
     server = ModelServer(link, where, cache_directory(None, os.environ), neighbours)
-    link.send([_up(device, wait_policy)])
+    link.send([_up(where, wait_policy)])
     while True:
         server.drain()
         server.step()
 
 
-def _up(device: str, wait_policy: str) -> Up:
+def _up(device: torch.device, wait_policy: str) -> Up:
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
     return Up(
-        pid=os.getpid(), device=device, versions=versions, threads=torch.get_num_threads(), wait_policy=wait_policy
+        pid=os.getpid(),
+        device=str(device),
+        versions=versions,
+        threads=torch.get_num_threads(),
+        wait_policy=wait_policy,
+        held_bytes=memory.held_bytes(device),
     )
 
 
@@ -162,7 +167,7 @@ class ModelServer:
 
     def _unload(self, frame: Unload) -> None:
         self._drop(frame.model)
-        self._link.send([Unloaded(model=frame.model, memory_bytes=memory.used_bytes(self._device))])
+        self._link.send([Unloaded(model=frame.model, held_bytes=memory.held_bytes(self._device))])
 
     def _work(self, frame: Generate | Embed | Tokenize | Detokenize) -> list[FromWorker]:
         model = self._models.get(frame.model)

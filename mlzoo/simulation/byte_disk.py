@@ -72,6 +72,9 @@ class ByteDisk:
         """Return the files as they are now."""
         return tuple(sorted(self.files.items()))
 
+    def bound(self, most_s: float) -> None:
+        """Nothing is ever waited for."""
+
     def put(self, path: str, data: bytes) -> None:
         """Give a file other content."""
         self.files[path] = data

@@ -11,6 +11,7 @@ gone for good, though it still reads well), and be slow. Knows nothing of what t
 from __future__ import annotations
 
 import errno
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +41,7 @@ class DiskFaults:
         fail_write: Which write gives EIO, after half of its bytes.
         fail_sync: Which sync of a file gives EIO.
         sync_s: How long a sync takes, on trio's clock.
+        replace_s: How long it takes to put a file in place.
     """
 
     capacity_bytes: int | None = None
@@ -47,6 +49,7 @@ class DiskFaults:
     fail_write: int | None = None
     fail_sync: int | None = None
     sync_s: float = 0.0
+    replace_s: float = 0.0
 
 
 class Inode:
@@ -117,6 +120,8 @@ class SimulatedDisk:
         self.files: dict[PurePath, dict[str, Inode]] = {}  # by directory and name, as processes see them
         self.durable_files: dict[PurePath, dict[str, Inode]] = {}  # the same as a crash would surely leave it
         self._locks: set[PurePath] = set()
+        self._patience = Patience()
+        self.bound = self._patience.bound
 
     # ------------------------------------------------------------------------------------------------ as a disk
 
@@ -150,7 +155,7 @@ class SimulatedDisk:
         """Make what was written before this call durable, or fail and lose it."""
         assert isinstance(file, SimulatedFile)
         inner, data = file.file, bytes(file.file.data)
-        await trio.sleep(self.faults.sync_s)
+        await self._wait(self.faults.sync_s)
         number, self.syncs = self.syncs, self.syncs + 1
         if number == self.faults.fail_sync:
             # The kernel calls the pages clean though the disk has none of them.
@@ -166,6 +171,12 @@ class SimulatedDisk:
         await trio.lowlevel.checkpoint()
         self.durable_files[path] = dict(self.files[path])
         self._step("sync_dir")
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds:
+            await self._patience.see_through(partial(trio.sleep, seconds))
+        else:
+            await trio.lowlevel.checkpoint()
 
     def read(self, path: Path, offset: int = 0, size_bytes: int = -1) -> bytes:
         """Return up to size_bytes from offset, or all that follows."""
@@ -185,7 +196,7 @@ class SimulatedDisk:
 
         On a full disk what fits of the temporary file is there until it is removed again.
         """
-        await trio.lowlevel.checkpoint()
+        await self._wait(self.faults.replace_s)
         names, temporary = self.files[path.parent], path.name + TEMPORARY
         file = names[temporary] = Inode()
         fits = min(len(data), self.free_bytes(path))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Fault = Callable[["Life", Random], None]
 
 MENU: dict[str, Fault] = {}
+LEAK_BYTES = 300 << 20
 
 
 class Life(Protocol):
@@ -190,6 +191,12 @@ def worker_out_of_memory(life: Life, _random: Random) -> None:
 def worker_dies_loading(life: Life, _random: Random) -> None:
     """The weights are poison to its libraries."""
     life.shop.mood.dies_loading = True
+
+
+@fault
+def worker_leaks(life: Life, _random: Random) -> None:
+    """It keeps the memory of what it unloads."""
+    life.shop.mood.leaks_bytes = LEAK_BYTES
 
 
 @fault

@@ -7,23 +7,21 @@ copied as it is, and whatever the dying run does to it afterwards never happened
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import orjson
 import trio
 
 import mlzoo.app
-from mlzoo.config import Config
-from mlzoo.config.schema import Defaults, Licence, Limits, LogConfig, ModelEntry
-from mlzoo.devices import Device
 from mlzoo.simulation import faults, invariants
 from mlzoo.simulation.answers import UNKNOWN, UNRECORDABLE
 from mlzoo.simulation.evidence import Heard
 from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.hosts import Host
+from mlzoo.simulation.machines import config_of, devices_of
 from mlzoo.simulation.mirror import Mirror
 from mlzoo.simulation.pipe import Pipe
 from mlzoo.simulation.workers import RAISED, WorkerShop
@@ -33,13 +31,11 @@ from mlzoo.transport.stderr import StderrLog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mlzoo.devices import Device
     from mlzoo.simulation.disk import SimulatedDisk, Step
     from mlzoo.simulation.evidence import Evidence
     from mlzoo.simulation.plans import CrashPoint, LifePlan
 
-GIB = 1 << 30
-DAY_S = 86_400
-PLACES: tuple[tuple[str, Literal["cpu", "cuda"], int], ...] = (("cpu", "cpu", GIB), ("cuda:0", "cuda", 4096))
 # A worker's fault; a frame that is none, too; and where the disk fails, the process is on its way out.
 FAULTS_OF_OTHERS = (RAISED, "BrokenFrame", "StorageFailed")
 POINTS: dict[str, CrashPoint] = {"write": "append", "sync": "fsync", "sync_dir": "fsync"}
@@ -110,7 +106,7 @@ class Life:
         self._until = -1 if plan.crash is None else plan.crash.after
         self._world = attrs.evolve(simulated_world(0, disk), clock=self.clock, **_draws(seed))
         self._app = mlzoo.app.Sidecar(
-            config_of(evidence.durability, small=plan.small_segments, keep_s=plan.keep_s),
+            config_of(evidence.durability, small=plan.small_segments, keep_s=plan.keep_s, machine=plan.machine),
             self._world,
             probe=self._probe,
             spawn=self._spawn,
@@ -187,7 +183,7 @@ class Life:
 
     async def _probe(self) -> tuple[Device, ...]:
         await trio.lowlevel.checkpoint()
-        return _DEVICES
+        return devices_of(self._plan.machine, self.shop.living())
 
     async def _spawn(self, device: str) -> Any:
         return await self.shop(device)
@@ -308,34 +304,3 @@ class Life:
 def _draws(seed: str) -> dict[str, Any]:
     world = simulated_world(Random(f"{seed} world").getrandbits(32))
     return {"ids": world.ids, "seeds": world.seeds}
-
-
-_DEVICES = tuple(
-    Device(name=name, kind=kind, description="toy", memory_total_bytes=size_bytes, memory_free_bytes=size_bytes)
-    for name, kind, size_bytes in PLACES
-)
-
-
-def _entry(name: str, kind: str, memory_bytes: int) -> ModelEntry:
-    return ModelEntry(
-        name=name,
-        kind=cast("Any", kind),
-        source=f"path:/{name}",
-        licence=Licence(spdx="MIT", url="u"),
-        slots=3,
-        memory_bytes=memory_bytes,
-        keep_alive_s=60.0,
-    )
-
-
-@cache
-def config_of(durability: str, *, small: bool = False, keep_s: float | None = None) -> Config:
-    """Return what a sidecar is configured as; made once, since every start digests it."""
-    with attrs.validators.disabled():
-        sizes = {"segment_bytes": 6000, "asides_segment_bytes": 3000, "tail_bytes": 3000} if small else {}
-        keep_days = None if keep_s is None else keep_s / DAY_S
-        log = LogConfig(durability=cast("Any", durability), keep_days=keep_days, **sizes)
-    # One model fits onto the second device, which is preferred, the other only onto the first.
-    models = {"toy": _entry("toy", "chat", 100), "vec": _entry("vec", "embed", GIB // 2)}
-    limits = Limits(disk_reserve_bytes=0, line_bytes=64 * 1024, max_queued=6, max_running=4)
-    return Config(limits=limits, log=log, defaults=Defaults(chat="toy", embed="vec"), models=models, store="/store")

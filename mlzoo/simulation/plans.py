@@ -12,10 +12,12 @@ from typing import Any, Literal
 import attrs
 
 from mlzoo.simulation import faults, garbage
+from mlzoo.simulation.machines import Machine
 
 Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
 CrashPoint = Literal["append", "fsync", "emit", "step"]
 CRASH_POINTS: tuple[CrashPoint, ...] = ("append", "fsync", "emit", "step")
+MACHINES: tuple[Machine, ...] = ("gpu", "two workers", "small")
 PAUSES_S = (0.0, 0.01, 0.05, 0.2, 0.7, 3.0)
 
 
@@ -171,6 +173,7 @@ class LifePlan:
     sync_s: float
     small_segments: bool
     keep_s: float | None = None  # that a segment is kept which nobody needs
+    machine: Machine = "gpu"
 
 
 @attrs.frozen
@@ -190,6 +193,8 @@ def draw(seed: int) -> StoryPlan:
     lives = tuple(_life(random, durability, last=number == count - 1) for number in range(count))
     if random.random() < 0.06:  # What a key stands for outlives its records: rare by chance.
         lives = (*lives[:-1], _outliving(random, lives[-1]))
+    if random.random() < 0.06:  # So is a model that has to wait for the memory of others.
+        lives = (*lives[:-1], _leaking(random, lives[-1]))
     return StoryPlan(seed, lives, durability)
 
 
@@ -205,7 +210,8 @@ def _life(random: Random, durability: str, *, last: bool) -> LifePlan:
     crash = Crash(point, random.randrange(200 if point == "step" else 30), power)
     sync_s, small = random.choice((0.0, 0.0, 0.01, 2.0)), random.random() < 0.3
     keep_s = random.choice((0.4, 40.0)) if small and random.random() < 0.5 else None
-    return LifePlan(tuple(hosts), struck, None if last else crash, sync_s, small, keep_s)
+    machine = random.choices(MACHINES, (5, 3, 2))[0]
+    return LifePlan(tuple(hosts), struck, None if last else crash, sync_s, small, keep_s, machine)
 
 
 def _outliving(random: Random, life: LifePlan) -> LifePlan:
@@ -227,6 +233,16 @@ def _outliving(random: Random, life: LifePlan) -> LifePlan:
     )
     first = attrs.evolve(life.hosts[0], actions=scene + life.hosts[0].actions, room_bytes=1 << 18)
     return attrs.evolve(life, hosts=(first, *life.hosts[1:]), small_segments=True, keep_s=0.4)
+
+
+def _leaking(random: Random, life: LifePlan) -> LifePlan:
+    """Return a life whose first host has models make room for each other, in a worker that keeps their memory."""
+    embed = Ask("embed", {"model": "vec", "input": ["a", "bé"]})
+    pause: Action = random.choice((Settle(), Settle(), Pause(random.choice(PAUSES_S))))
+    scene: tuple[Action, ...] = (embed, Settle(), _generation(random), pause, embed, Settle(), _keyed(random, 1))
+    first = attrs.evolve(life.hosts[0], actions=scene + life.hosts[0].actions)
+    leak = FaultPlan("worker_leaks", 0.0)
+    return attrs.evolve(life, hosts=(first, *life.hosts[1:]), faults=(*life.faults, leak), machine="small")
 
 
 def _host(random: Random) -> HostPlan:

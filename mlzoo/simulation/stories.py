@@ -25,7 +25,8 @@ from mlzoo.simulation.byte_disk import ByteDisk, at_once
 from mlzoo.simulation.disk import SimulatedDisk
 from mlzoo.simulation.evidence import Evidence
 from mlzoo.simulation.histories import LOG
-from mlzoo.simulation.life import Life, Violation, config_of
+from mlzoo.simulation.life import Life, Violation
+from mlzoo.simulation.machines import config_of
 from mlzoo.simulation.mirror import Mirror
 from mlzoo.simulation.plans import StoryPlan, draw
 from mlzoo.simulation.weights import weights_in_memory

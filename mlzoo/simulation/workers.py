@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from random import Random
 
 RAISED = "the step raised an error"
+NEEDS_BYTES = {"toy": 100, "vec": 512 << 20}  # of memory, by each model
+BEGAN_BYTES = 200 << 20  # are held by a process that has loaded nothing
 SIGSEGV = -11
 
 
@@ -54,6 +56,7 @@ class Mood:
     stays: bool = False  # does not leave when it is told to
     heedless: bool = False  # goes on with what was abandoned
     fails_work: bool = False  # an exception for each request
+    leaks_bytes: int = 0  # that are not given back when a model is unloaded
 
 
 class SimulatedWorker(MemoryWorker):
@@ -70,8 +73,24 @@ class SimulatedWorker(MemoryWorker):
         self._begun: set[str] = set()
         self._abandoned: set[str] = set()  # which end with the next step: it was being computed already
         self._turn = 0
+        self._loaded: set[str] = set()
+        self._leaked_bytes = 0
         versions = {"torch": "0", "transformers": "0", "python": "3"}
-        self.say(frames.Up(pid=pid, device=device, versions=versions, threads=1, wait_policy="passive"))
+        self.say(
+            frames.Up(
+                pid=pid,
+                device=device,
+                versions=versions,
+                threads=1,
+                wait_policy="passive",
+                held_bytes=BEGAN_BYTES,
+            )
+        )
+
+    @property
+    def taken_bytes(self) -> int:
+        """Of the memory that models may take, what is loaded here, and what was and did not come back."""
+        return sum(NEEDS_BYTES[model] for model in self._loaded) + self._leaked_bytes
 
     # ------------------------------------------------------------------------------------------ as a WorkerProcess
 
@@ -131,7 +150,9 @@ class SimulatedWorker(MemoryWorker):
             case frames.Load():
                 self._load(frame)
             case frames.Unload():
-                self.say(frames.Unloaded(model=frame.model))
+                self._loaded.discard(frame.model)
+                self._leaked_bytes += self._shop.mood.leaks_bytes
+                self.say(frames.Unloaded(model=frame.model, held_bytes=BEGAN_BYTES + self.taken_bytes))
             case frames.Leave():
                 if not self._shop.mood.stays:
                     self.end(0)
@@ -151,10 +172,11 @@ class SimulatedWorker(MemoryWorker):
             full = "the device has no memory left"
             self.say(frames.LoadFailed(model=frame.model, message=full, reason="memory", needed_bytes=9, free_bytes=1))
         else:
+            self._loaded.add(frame.model)
             self.say(
                 frames.Loaded(
                     model=frame.model,
-                    memory_bytes=100,
+                    memory_bytes=NEEDS_BYTES[frame.model],
                     context=64,
                     slots=frame.slots,
                     dtype="float32",

@@ -5,6 +5,9 @@ from pathlib import Path
 import attrs
 from planted_bugs import whatever_goes_on_is_called_exact, whatever_goes_on_is_prefilled
 
+from mlzoo.core import recycling
+from mlzoo.simulation import stories
+from mlzoo.simulation.evidence import Evidence
 from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.plans import (
     Ask,
@@ -19,6 +22,7 @@ from mlzoo.simulation.plans import (
     Pause,
     Settle,
     StoryPlan,
+    Together,
     Turns,
     draw,
 )
@@ -114,3 +118,56 @@ def test_a_host_that_is_gone_with_a_slow_call_open_is_not_waited_for():
         lived = LifePlan((host,), (), Crash("fsync", 25, power=True), sync_s=2.0, small_segments=False)
         plan = StoryPlan(seed, (lived,), "disk")
         assert not tell(plan).violations
+
+
+EMBED = Ask("embed", {"model": "vec", "input": ["a"]})
+
+
+def recorded(monkeypatch, *lives, seed):
+    """Tell a story in which nothing is violated, and return the data of its events by their types."""
+    made = []
+
+    class Kept(Evidence):
+        def __init__(self, durability):
+            super().__init__(durability)
+            made.append(self)
+
+    monkeypatch.setattr(stories, "Evidence", Kept)
+    assert tell(StoryPlan(seed, lives, "disk")).violations == ()
+    events = {}
+    for record in made[-1].log.groups:
+        events.setdefault(record.data["type"], []).append(record.data["data"])
+    return events
+
+
+def making_room():
+    """Two models that do not fit together are wanted in turn, in a worker that keeps the memory of what has gone."""
+    actions = (EMBED, Settle(), Together((CHAT, CHAT, CHAT)), Pause(0.01), CHAT, Settle())
+    leaks = FaultPlan("worker_leaks", 0.0)
+    return attrs.evolve(life(*actions, faults=(leaks,)), machine="small")
+
+
+def test_a_worker_that_keeps_memory_makes_way_once_and_whoever_came_meanwhile_is_served(monkeypatch):
+    for seed in SEEDS:
+        events = recorded(monkeypatch, making_room(), seed=seed)
+        retired = [event["reason"] for event in events["WorkerRetired"]]
+        assert retired.count("memory") == 1
+        assert len(events["WorkerWentUp"]) == 2
+        assert len(events["RequestCompleted"]) == 5
+        assert "RequestFailed" not in events
+
+
+def test_were_it_kept_its_memory_would_be_missing(monkeypatch):
+    monkeypatch.setattr(recycling, "KEPT_BYTES", 1 << 40)
+    there_and_back = HostPlan((EMBED, Settle(), CHAT, Settle(), EMBED, Settle()), ROOM_BYTES)
+    back = attrs.evolve(making_room(), hosts=(there_and_back,))
+    [failed] = recorded(monkeypatch, back, seed=0)["RequestFailed"]
+    assert failed["failure"]["code"] == 1005
+
+
+def test_a_model_with_two_replicas_answers_on_both_workers_and_goes_on_beside_one_that_is_killed(monkeypatch):
+    actions = (Together((EXACT, CHAT, CHAT, CHAT)), Pause(0.3), RESUME, Settle())
+    for seed in SEEDS:
+        killed = life(*actions, faults=(FaultPlan("worker_killed", 0.5),))
+        events = recorded(monkeypatch, attrs.evolve(killed, machine="two workers"), seed=seed)
+        assert {event["device"] for event in events["RequestDispatched"]} == {"cpu:0", "cpu:1"}
