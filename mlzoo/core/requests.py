@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlzoo import errors
 from mlzoo.core import keys
 from mlzoo.core.incidents import numbered
-from mlzoo.core.replicas import replica_at
+from mlzoo.core.replicas import replica_at, replicas_of
 from mlzoo.core.state import CALLS, calls_on, drain_is_over, waits
 from mlzoo.events import types as ev
 
@@ -69,14 +69,19 @@ def _refusal(state: State, command: cmd.Submit) -> Failure | None:
             got=command.size_bytes,
         ).failure()
     queued = sum(waits(r) and r.kind not in CALLS for r in state.requests.values())
-    slots = max(1, min(command.model.slots * command.model.replicas, bounds.max_running))
-    retry_ms = round((state.mean_run_ms or FIRST_GUESS_MS) * (queued + 1) / slots)
+    retry_ms = round((state.mean_run_ms or FIRST_GUESS_MS) * (queued + 1) / _slots(state, command.model))
     if queued >= bounds.max_queued:
         return _overloaded("requests", queued, bounds.max_queued, retry_ms)
     held_bytes = sum(r.size_bytes for r in state.requests.values())
     if held_bytes + command.size_bytes > bounds.queued_bytes:
         return _overloaded("bytes", held_bytes, bounds.queued_bytes, retry_ms)
     return None
+
+
+def _slots(state: State, model: cmd.ModelFacts) -> int:
+    """Return how many requests of a model run together: where it is loaded, as many as there was memory for."""
+    loaded = sum(found.slots for found in replicas_of(state, model.name) if found.phase == "ready")
+    return max(1, min(loaded or model.slots * model.replicas, state.bounds.max_running))
 
 
 def call_refused(state: State, kind: ev.CallKind) -> Failure | None:

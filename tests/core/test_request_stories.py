@@ -119,6 +119,20 @@ def test_retry_after_is_reckoned_from_the_time_that_requests_run_not_from_the_ti
     assert failure.data["retry_after_ms"] == 2_000 * (BOUNDS.max_queued + 1) // CHAT.slots
 
 
+def test_retry_after_counts_the_slots_that_there_was_memory_for():
+    core = Core()
+    core.chat("r1")
+    core.devices(device("cpu", 100))
+    core.worker_up("cpu")
+    core.tell(cmd.ReportLoaded(model=CHAT.name, device="cpu", memory_bytes=40, context=64, slots=1))
+    core.at_ms += 2_000
+    core.step(row("r1", "stop"))
+    for number in range(1 + BOUNDS.max_queued):
+        core.chat(f"q{number}")
+    failure = only(core.chat("late"), ev.RequestRefused).failure
+    assert failure.data["retry_after_ms"] == 2_000 * (BOUNDS.max_queued + 1)
+
+
 def test_nothing_new_is_taken_in_while_the_disk_is_low_and_what_runs_goes_on():
     core = a_core_with_one_running_chat()
     core.tell(cmd.ReportStorage(low=True))
