@@ -85,9 +85,9 @@ def slot_attention(
             keys, values = (lines.expand(len(queries), -1, -1, -1) for lines in (keys, values))
         mask = None if attention_mask is None else attention_mask[run.rows, ..., : run.extent]
         if softcap is None and s_aux is None:
-            parts.append(attend(queries, keys, values, mask, scale, now.grain))
+            parts.append(attend(queries, keys, values, mask, scale, now.query_grain))
         else:
-            parts.append(_attend_in_steps(queries, keys, values, mask, scale, softcap, s_aux))
+            parts.append(attend_in_steps(queries, keys, values, mask, scale, softcap, s_aux, now.query_grain))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return (functional.pad(out, (0, 0, 0, 0, 0, 0, 0, padding)) if padding else out), None
 
@@ -102,8 +102,8 @@ def attend(
 ) -> torch.Tensor:
     """Attend from queries to keys and values, heads of a group sharing theirs; shapes as in ``slot_attention``.
 
-    A row that decodes has one query for each head; those of one group are padded to a multiple of ``grain``, for the
-    reason that rows of linear layers are (see ``mlzoo.inference.kernels``).
+    Queries are padded to a multiple of ``grain``, so that no row's bits depend on which thread has it (see
+    ``mlzoo.inference.kernels``). A row that decodes has one query for each head, and those of one group count.
     """
     rows, heads, tokens, dim = query.shape
     groups = heads // key.shape[1]
@@ -115,11 +115,14 @@ def attend(
         return out[:, :, :groups].reshape(rows, 1, heads, -1)
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    padding = -tokens % grain
+    query = functional.pad(query, (0, 0, 0, padding)) if padding else query
+    mask = functional.pad(mask, (0, 0, 0, padding)) if padding and mask is not None else mask
     out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    return out.transpose(1, 2).contiguous()
+    return out[:, :, :tokens].transpose(1, 2).contiguous()
 
 
-def _attend_in_steps(
+def attend_in_steps(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -127,7 +130,20 @@ def _attend_in_steps(
     scale: float,
     softcap: float | None,
     sinks: torch.Tensor | None,
+    grain: int = 1,
 ) -> torch.Tensor:
+    """Attend with bounded scores, or with sinks ``[heads]``; the other shapes as in ``slot_attention``.
+
+    With a grain above 1 rows are taken one by one: products of a batch choose their kernel by its size.
+    """
+    if grain > 1 and len(query) > 1:
+        parts = [slice(row, row + 1) for row in range(len(query))]
+        masks = [None if mask is None else mask[part] for part in parts]
+        alone = [
+            attend_in_steps(query[part], key[part], value[part], seen, scale, softcap, sinks, grain)
+            for part, seen in zip(parts, masks, strict=True)
+        ]
+        return torch.cat(alone)
     rows, heads, tokens, _ = query.shape
     groups = heads // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

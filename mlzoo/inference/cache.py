@@ -38,7 +38,7 @@ class Forward:
         self.positions = torch.zeros(0)  # [rows, tokens] of the sequence, without padding rows
         self.lines = torch.zeros(0)  # [rows * tokens] lines of the buffers that are written
         self.runs: tuple[Run, ...] = ()
-        self.grain = 1  # rows of matrices come in multiples of this
+        self.query_grain = 1  # that a head's queries are padded to a multiple of
 
     @property
     def rows(self) -> int:

@@ -81,12 +81,14 @@ class SlotDecoder:
         *,
         chunk: int = 128,
         grain: int = 1,
+        query_grain: int = 1,
         kernels: Kernels | None = None,
     ) -> None:
         module.set_attn_implementation(attention.NAME)
         self.module, self.slots, self.context, self.chunk, self.grain = module, slots, context, chunk, grain
         layers = module.config.get_text_config(decoder=True).num_hidden_layers
         self.cache = SlotCache(layers, slots, context)
+        self.cache.forward.query_grain = query_grain
         self.kernels = kernels
         self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
         self.few_threads: int | None = None  # for steps of few rows; None: all (see ``mlzoo.inference.threads``)
@@ -145,7 +147,6 @@ class SlotDecoder:
         grain: int = 1,
     ) -> torch.Tensor:
         now = self.cache.forward
-        now.grain = grain
         index = torch.tensor(slots, device=self._device)
         now.positions = positions
         now.lines = (index[:, None] * self.context + positions).reshape(-1)

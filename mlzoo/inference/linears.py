@@ -71,10 +71,12 @@ class Linear(nn.Module):
         if family in self.products:
             return
         assert self.weight is not None, "the plain weights are what others are made of"
-        if family == "int4" and self.takes_int4:
-            self.products[family] = int4(self.weight.data)
-        else:
-            self.products[family] = self.products.get("packed") or packed(self.weight.data)
+        is_there = "packed" in self.products and not (family == "int4" and self.takes_int4)
+        self.products[family] = self.products["packed"] if is_there else self._made(family, self.weight.data)
+
+    def product(self, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what the family in force makes of other weights of this shape."""
+        return self._made(self._in_force.family, weight)
 
     def keep(self, families: Iterable[Family]) -> None:
         """Give the memory of all other families back."""
@@ -88,6 +90,16 @@ class Linear(nn.Module):
         if self.bias is not None:
             out = out + self.bias
         return out.view(*x.shape[:-1], self.out_features)
+
+    @property
+    def kind(self) -> str:
+        """What tells layers of one shape apart that are computed in different ways."""
+        return "int4" if self.takes_int4 else "packed"
+
+    def _made(self, family: Family, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        if family == "plain":
+            return lambda x: functional.linear(x, weight)
+        return int4(weight) if family == "int4" and self.takes_int4 else packed(weight)
 
     def _plain(self, x: torch.Tensor) -> torch.Tensor:
         assert self.weight is not None

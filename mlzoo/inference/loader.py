@@ -192,40 +192,48 @@ def _arrange(found: Weights, load: Load, device: torch.device, findings: selftes
 def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Findings) -> Arrangement:
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
-    heads = _heads(module)
+    heads, like = _heads(module), next(module.parameters())
     why = [f"slots: {size.slots} rows in one forward", size.why]
-    chosen = _kernels(module, load, device, size.slots, heads, findings)
+    chosen = _kernels(module, load, device, size.slots, findings)
     if chosen is None:
-        grain = findings.ask(f"grain of {size.slots} rows", lambda: kernels.row_grain(module, size.slots, heads))
+        grain = findings.ask(f"grain of {size.slots} rows", lambda: kernels.row_grain(module, size.slots))
         why.append("linear layers: torch's own")
     else:
         grain = chosen.plan.grain if chosen.plan.exact is not None else None
         why += chosen.why
         chosen.for_prompt()
-    if grain is None:
-        why.append("a row's last bits may depend on its company: no padding of rows helps on this machine")
+    queries = heads and findings.ask(
+        f"grain of {size.slots} rows' queries", lambda: kernels.query_grain(heads, size.slots, like)
+    )
+    if grain is None or queries is None:
+        grain = None
+        why.append("a row's last bits may depend on its company: no padding helps on this machine")
     elif grain > 1:
         why.append(f"rows of exact requests padded to multiples of {grain}, so that no result depends on its company")
     if _has_experts(module):
         why.append("a row's last bits may depend on its company: experts are computed over all rows that chose them")
     joins = heads is not None and findings.ask(
-        f"joins chunks of {CHUNK}", lambda: kernels.joins_chunks(module, CHUNK, heads)
+        f"joins chunks of {CHUNK}", lambda: kernels.joins_chunks(module, CHUNK, heads, queries or 1)
     )
-    decoder = SlotDecoder(module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, kernels=chosen)
+    decoder = SlotDecoder(
+        module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
+    )
     if device.type == "cpu" and torch.get_num_threads() > 1:
-        decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
-        why.append(f"{decoder.few_threads} threads for steps of up to {threads.FEW_ROWS} rows: enough to be fast")
-        decoder.any_threads = findings.ask("any number of threads", lambda: threads.change_no_bit(decoder))
-        if not decoder.any_threads:
-            why.append("always all threads: fewer beside a busy neighbour would change last bits")
+        decoder.any_threads = heads is not None and findings.ask(
+            f"any number of threads for {size.slots} rows",
+            lambda: _takes_any_threads(module, chosen, heads, size.slots, queries or 1),
+        )
+        if decoder.any_threads:
+            decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
+            why.append(f"{decoder.few_threads} threads for steps of up to {threads.FEW_ROWS} rows: enough to be fast")
+        else:
+            why.append("always all threads: fewer would change last bits")
     rows_are = {
         "context": decoder.context,
         "chunk": decoder.chunk,
         "joined": joins,
-        "grain": grain,
+        "grains": [grain, queries],
         "families": None if chosen is None else [chosen.plan.many, chosen.plan.exact],
-        # Chosen by a clock among those that compute the same for one token, which is no proof for all.
-        "threads of few": decoder.few_threads,
     }
     is_exact = grain is not None and not _has_experts(module)
     decoder.ahead = load.speculation and is_exact
@@ -240,8 +248,20 @@ def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Fin
     )
 
 
+def _takes_any_threads(module: Any, chosen: plan.Kernels | None, heads: kernels.Heads, rows: int, queries: int) -> bool:
+    """Whether no bit of an exact answer depends on how many threads compute it."""
+    if not kernels.attention_takes_any_threads(heads, rows, next(module.parameters()), queries):
+        return False
+    if chosen is None:
+        return kernels.layers_take_any_threads(module, rows)
+    chosen.for_step(1, exact=True)
+    decodes = kernels.layers_take_any_threads(module, rows)
+    chosen.for_prompt()
+    return decodes and kernels.layers_take_any_threads(module, rows)
+
+
 def _kernels(
-    module: Any, load: Load, device: torch.device, rows: int, heads: kernels.Heads | None, findings: selftest.Findings
+    module: Any, load: Load, device: torch.device, rows: int, findings: selftest.Findings
 ) -> plan.Kernels | None:
     """Put faster linear layers into a model on a processor; None where it keeps its own.
 
@@ -255,7 +275,7 @@ def _kernels(
     question = "difference of its kernels"
     expected = None if findings.knows(question) else gate.sample_logits(module, _vocabulary(module))
     replaced = linears.replace(module)
-    chosen = plan.choose(module, replaced, rows, heads, load.quantization, findings)
+    chosen = plan.choose(module, replaced, rows, load.quantization, findings)
     # 4 bits that were asked for round as they do; what comes by itself must not.
     families = () if load.quantization == "int4" else chosen.plan.families()
     if findings.ask(question, lambda: _difference(module, chosen, families, expected)) <= gate.tolerance(module.dtype):
@@ -314,14 +334,18 @@ def _has_experts(module: Any) -> bool:
 
 
 def _heads(module: Any) -> kernels.Heads | None:
-    """Return the shape of a model's attention, where it is plain: no bounded scores, no sinks, one width."""
+    """Return what is known of a model's attention; None where that is not enough to try it."""
     config = module.config.get_text_config(decoder=True)
     queries = getattr(config, "num_attention_heads", None)
-    sinks = any(name.endswith("sinks") for name, _ in module.named_parameters())
-    if not queries or sinks or getattr(config, "attn_logit_softcapping", None):
+    if not queries:
         return None
-    dim = getattr(config, "head_dim", None) or config.hidden_size // queries
-    return kernels.Heads(queries, getattr(config, "num_key_value_heads", None) or queries, dim)
+    return kernels.Heads(
+        queries,
+        keys=getattr(config, "num_key_value_heads", None) or queries,
+        dim=getattr(config, "head_dim", None) or config.hidden_size // queries,
+        softcap=getattr(config, "attn_logit_softcapping", None),
+        sinks=any(name.endswith("sinks") for name, _ in module.named_parameters()),
+    )
 
 
 def _token_bytes(module: Any) -> int:

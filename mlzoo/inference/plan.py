@@ -92,7 +92,6 @@ def choose(
     module: torch.nn.Module,
     replaced: Replaced,
     rows: int,
-    heads: kernels.Heads | None,
     quantization: Quantization,
     findings: Findings,
     clock: Callable[[], float] = time.perf_counter,
@@ -103,7 +102,6 @@ def choose(
         module: The model.
         replaced: Its linear layers.
         rows: That may decode together.
-        heads: Of its attention, where it is plain.
         quantization: auto: 4 bits where that is free; int4: everywhere; none: nowhere.
         findings: Of earlier loads.
         clock: Seconds that pass.
@@ -124,7 +122,7 @@ def choose(
     took = _measure(replaced, like, usable, heights, findings, clock) if len(usable) > 1 else {}
     plan = fitting(usable, took, heights, quantization)
     candidates = dict.fromkeys(plan.families() if quantization == "int4" else (plan.many, *usable[-1:]))
-    plan = _with_exact(plan, candidates, module, replaced, rows, heads, took, findings)
+    plan = _with_exact(plan, candidates, module, replaced, rows, took, findings)
     for layer in layers:
         for family in plan.families():
             layer.make(family)
@@ -241,7 +239,6 @@ def _with_exact(
     module: torch.nn.Module,
     replaced: Replaced,
     rows: int,
-    heads: kernels.Heads | None,
     took: Took,
     findings: Findings,
 ) -> Plan:
@@ -249,7 +246,7 @@ def _with_exact(
     best: tuple[float, Plan] | None = None
     apart: tuple[Family, ...] = ()
     for family in candidates:
-        find = partial(_grain, module, replaced, family, rows, heads)
+        find = partial(_grain, module, replaced, family, rows)
         grain = findings.ask(f"grain of {rows} rows in {family}", find)
         if grain is None:
             continue
@@ -261,13 +258,11 @@ def _with_exact(
     return attrs.evolve(plan if best is None else best[1], apart=apart)
 
 
-def _grain(
-    module: torch.nn.Module, replaced: Replaced, family: Family, rows: int, heads: kernels.Heads | None
-) -> int | None:
+def _grain(module: torch.nn.Module, replaced: Replaced, family: Family, rows: int) -> int | None:
     for layer in replaced.layers:
         layer.make(family)
     replaced.in_force.family = family
-    return kernels.row_grain(module, rows, heads)
+    return kernels.row_grain(module, rows)
 
 
 def _behind(family: Family, grain: int, plan: Plan, took: Took) -> float:

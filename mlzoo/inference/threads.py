@@ -1,8 +1,9 @@
-"""The fewest threads with which a decode step of few rows is fast, where that changes no bit.
+"""The fewest threads with which a decode step of few rows is fast.
 
-Knows decoders and torch's thread pool; nothing of requests. A step of one row is hundreds of small matrix products:
-where threads sleep between them, waking a second one can take longer than its half of the work. So a model is asked
-once, when it is loaded. Fewer threads also leave processors to the sidecar and its host.
+Knows decoders and torch's thread pool; nothing of requests, or of bits that may depend on threads (``kernels`` does).
+A step of one row is hundreds of small matrix products: where threads sleep between them, waking a second one can take
+longer than its half of the work. So a model is asked once, when it is loaded. Fewer threads also leave processors to
+the sidecar and its host.
 """
 
 from __future__ import annotations
@@ -26,17 +27,6 @@ class Steps(Protocol):
     """What is asked of a decoder here."""
 
     few_threads: int | None  # what a step of few rows computes with; None: all threads
-
-    @property
-    def slots(self) -> int:
-        """Rows that may decode together."""
-
-    @property
-    def chunk(self) -> int | None:
-        """Tokens of a prompt that one forward reads at most."""
-
-    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
-        """Read tokens into a slot from a position on; return the logits after the last one."""
 
     def decode(
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, exact: bool = False
@@ -69,7 +59,7 @@ def fewest(decoder: Steps, clock: Callable[[], float] = time.perf_counter) -> in
     took_s: dict[int, float] = {}
     threads = most
     while threads >= 1:
-        _decode(decoder, 1, threads)  # Threads start, and memory is touched.
+        _decode(decoder, threads)  # Threads start, and memory is touched.
         step_s = _step_s(decoder, threads, clock)
         if step_s > min(took_s.values(), default=step_s) * HOPELESS:
             break
@@ -79,48 +69,19 @@ def fewest(decoder: Steps, clock: Callable[[], float] = time.perf_counter) -> in
         for threads, step_s in took_s.items():
             took_s[threads] = min(step_s, _step_s(decoder, threads, clock))
     enough_s = min(took_s.values()) * SLACK
-    quick = sorted(threads for threads, step_s in took_s.items() if step_s <= enough_s)
-    return next((threads for threads in quick if _computes_the_same(decoder, threads, most)), most)
-
-
-def change_no_bit(decoder: Steps) -> bool:
-    """Return whether exact steps and prompts compute the same with every number of threads up to that of now."""
-    most = torch.get_num_threads()
-    expected = _computed(decoder)
-    for fewer in range(1, most):
-        with using(fewer):
-            if not all(map(torch.equal, expected, _computed(decoder))):
-                return False
-    return True
-
-
-def _computed(decoder: Steps) -> list[torch.Tensor]:
-    """Return the logits of a chunk of a prompt, and of steps of all sizes after it."""
-    found = [decoder.prefill(0, range(decoder.chunk or 1), 0)]
-    rows = 1
-    while rows <= decoder.slots:
-        found.append(decoder.decode(range(rows), range(rows), [0] * rows, exact=True))
-        rows *= 2
-    return found
+    return min(threads for threads, step_s in took_s.items() if step_s <= enough_s)
 
 
 def _step_s(decoder: Steps, threads: int, clock: Callable[[], float]) -> float:
     began = clock()
-    _decode(decoder, 1, threads)
+    _decode(decoder, threads)
     return clock() - began
 
 
-def _computes_the_same(decoder: Steps, threads: int, others: int) -> bool:
-    return all(
-        torch.equal(_decode(decoder, rows, threads, exact=True), _decode(decoder, rows, others, exact=True))
-        for rows in range(1, min(FEW_ROWS, decoder.slots) + 1)
-    )
-
-
-def _decode(decoder: Steps, rows: int, threads: int, *, exact: bool = False) -> torch.Tensor:
-    """Decode one token at the beginning of some slots: the next request writes over it."""
+def _decode(decoder: Steps, threads: int) -> None:
+    """Decode one token at the beginning of a slot: the next request writes over it."""
     decoder.few_threads = threads
     try:
-        return decoder.decode(range(rows), range(rows), [0] * rows, exact=exact)
+        decoder.decode([0], [0], [0])
     finally:
         decoder.few_threads = None

@@ -21,6 +21,7 @@ def model(request, tmp_path_factory):
         "hidden_size": 96,
         "intermediate_size": 1536,
         "num_attention_heads": 6,
+        "num_key_value_heads": 2,  # Three queries for each: an odd number, which kernels lay out in their own way.
         "head_dim": 16,
         "num_hidden_layers": 3,
     }

@@ -87,7 +87,7 @@ def test_four_bits_where_there_is_no_kernel_are_refused(monkeypatch):
     monkeypatch.setattr(plan, "able", lambda *_: ["plain"])
     module = tiny_models.causal("llama")
     with pytest.raises(ModelLoadFailed, match="set quantization to none"):
-        plan.choose(module, linears.replace(module), 4, None, "int4", Findings(None, {}))
+        plan.choose(module, linears.replace(module), 4, "int4", Findings(None, {}))
 
 
 def test_layers_that_four_bits_would_harm_keep_all_of_theirs():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import Heard, ask, load, run, save_causal
 
 from mlzoo.frames import Prefilled, Replayed, Stepped, WorkFailed
-from mlzoo.inference import kernels, plan, threads
+from mlzoo.inference import kernels, plan
 from mlzoo.inference.engine import REPLAYED_AT_ONCE, BatchEngine
 from mlzoo.inference.loader import load_chat
 
@@ -187,15 +187,15 @@ def test_how_rows_are_computed_is_part_of_the_fingerprint(tiny_directory, monkey
         return load_chat(load(tiny_directory, digest="d" * 64), CPU).fingerprint
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # Also where there is one processor.
-    monkeypatch.setattr(threads, "fewest", lambda _decoder: 2)
     monkeypatch.setattr(plan, "able", lambda *_: ["plain"])  # The fastest of several is found by a clock.
     monkeypatch.setattr(kernels, "row_grain", lambda *_: 2)
+    monkeypatch.setattr(kernels, "query_grain", lambda *_: 2)
     monkeypatch.setattr(kernels, "joins_chunks", lambda *_: False)
     plain = fingerprint()
     assert fingerprint() == plain
     for module, name, value in (
-        (threads, "fewest", 1),
         (kernels, "row_grain", 4),
+        (kernels, "query_grain", 4),
         (kernels, "joins_chunks", True),
     ):
         with monkeypatch.context() as patch:
