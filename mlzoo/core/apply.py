@@ -289,6 +289,22 @@ def _placement_asked(state: State, event: ev.PlacementAsked, at_ms: int) -> Stat
     return attrs.evolve(state, models=_with(state.models, name, model))
 
 
+def _model_unloaded(state: State, event: ev.ModelUnloaded) -> State:
+    was = state.models[event.model]
+    if event.held_bytes:
+        worker = attrs.evolve(state.workers.get(event.device, WorkerState()), held_bytes=event.held_bytes)
+        state = _worker_is(state, event.device, worker)
+    fresh = ModelState(
+        facts=was.facts,
+        phase="available",
+        pinned=was.pinned,
+        last_used_ms=was.last_used_ms,
+        replica=was.replica,
+        measured_bytes=was.measured_bytes,
+    )
+    return attrs.evolve(state, models=_with(state.models, event.model, fresh))
+
+
 def _model_changes(
     state: State,
     event: ev.PlacementAsked
@@ -344,17 +360,6 @@ def _model_changes(
         case ev.ModelUnloadStarted():
             return _model_is(state, model, phase="unloading", unload_asked=False)
         case ev.ModelUnloaded():
-            fresh = ModelState(
-                facts=model.facts,
-                phase="available",
-                pinned=model.pinned,
-                last_used_ms=model.last_used_ms,
-                replica=model.replica,
-                measured_bytes=model.measured_bytes,
-            )
-            if event.held_bytes:
-                worker = attrs.evolve(state.workers.get(event.device, WorkerState()), held_bytes=event.held_bytes)
-                state = _worker_is(state, event.device, worker)
-            return attrs.evolve(state, models=_with(state.models, event.model, fresh))
+            return _model_unloaded(state, event)
         case _:
             assert_never(event)
