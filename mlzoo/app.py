@@ -112,7 +112,8 @@ class Sidecar:
         self._engine: Mailbox[EngineMessage] = Mailbox("engine", Backpressure(ENGINE_ORDERS))
         self._stderr = StderrLog() if stderr is None else stderr
         self._leaving = trio.Event()
-        self._flushing = Flushing(partial(self._stderr.log, "warning", "host did not read", waited_s=FLUSH_S))
+        late = partial(self._stderr.log, "warning", "host did not read", waited_s=FLUSH_S)
+        self._flushing = Flushing(late, world.disk)
         self._status = EXIT_DONE
         self._services: Services
 

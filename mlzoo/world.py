@@ -9,22 +9,28 @@ since a thread would cost a hundred times more than the call itself.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import secrets
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVarTuple
 
 import attrs
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+Args = TypeVarTuple("Args")
 
 
 class Clock(Protocol):
@@ -72,7 +78,13 @@ class Lock(Protocol):
 
 
 class Disk(Protocol):
-    """A file system as a log needs it. Errors are OSError, as the operating system gives them."""
+    """A file system as a log needs it. Errors are OSError, as the operating system gives them.
+
+    What has begun is seen through, also by who is cancelled: nobody else may write to the same place meanwhile.
+    """
+
+    def bound(self, most_s: float) -> None:
+        """Wait for nothing longer than that from now on, also not for what hangs already; then it is an error."""
 
     async def make_dir(self, path: Path) -> None:
         """Create path and its parents, readable by their owner only, durable in their parents."""
@@ -87,10 +99,7 @@ class Disk(Protocol):
         """Open for appending, creating it; the new name is durable only after sync_dir."""
 
     async def sync(self, file: AppendFile) -> None:
-        """Make what was written before this call durable, without stopping the event loop. Never retried on error.
-
-        Cancelled, it is not waited for; nobody hears then whether it failed.
-        """
+        """Make what was written before this call durable, without stopping the event loop. Never retried on error."""
 
     async def sync_dir(self, path: Path) -> None:
         """Make the names in a directory durable."""
@@ -186,12 +195,50 @@ class RealLock:
         os.close(self._descriptor)
 
 
+class Patience:
+    """How long what a disk was asked for is waited for: as long as it takes, until somebody bounds that."""
+
+    def __init__(self) -> None:
+        self._most_s = math.inf
+        self._waits: set[trio.CancelScope] = set()
+
+    def bound(self, most_s: float) -> None:
+        """See ``Disk``."""
+        self._most_s = most_s
+        for wait in self._waits:
+            wait.deadline = min(wait.deadline, trio.current_time() + most_s)
+
+    async def see_through(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Wait for what the disk does, whoever leaves: the kernel says only once that it failed, to who asked.
+
+        Raises:
+            OSError: It took longer than is waited for.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._most_s) as wait:
+            self._waits.add(wait)
+            try:
+                await work()
+            finally:
+                self._waits.discard(wait)
+        if wait.cancelled_caught:
+            raise OSError(errno.ETIMEDOUT, f"the disk did not answer within {self._most_s:g} s")
+
+
 class RealDisk:
     """The file system of the operating system."""
 
+    def __init__(self) -> None:
+        self._patience = Patience()
+        self.bound = self._patience.bound
+
+    async def _in_thread(self, work: Callable[[*Args], None], *args: *Args) -> None:
+        # A disk that hangs keeps its thread for ever; that is a daemon, which holds up no end of the process.
+        await self._patience.see_through(partial(trio.to_thread.run_sync, work, *args, abandon_on_cancel=True))
+
     async def make_dir(self, path: Path) -> None:
         """Create path and its parents, mode 0700, each durable in the one above."""
-        await trio.to_thread.run_sync(_make_dir, path)
+        await self._in_thread(_make_dir, path)
 
     def sizes(self, path: Path) -> dict[str, int]:
         """Return the sizes of the files in a directory by sorted name."""
@@ -216,12 +263,11 @@ class RealDisk:
     async def sync(self, file: AppendFile) -> None:
         """Make what was written durable: fdatasync on Linux, F_FULLFSYNC on macOS, FlushFileBuffers on Windows."""
         assert isinstance(file, RealFile)
-        # A disk that hangs keeps its thread for ever; that is a daemon, which holds up no end of the process.
-        await trio.to_thread.run_sync(_sync, file.descriptor, abandon_on_cancel=True)
+        await self._in_thread(_sync, file.descriptor)
 
     async def sync_dir(self, path: Path) -> None:
         """Make the names in a directory durable; NTFS journals them itself."""
-        await trio.to_thread.run_sync(_sync_dir, path)
+        await self._in_thread(_sync_dir, path)
 
     def read(self, path: Path, offset: int = 0, size_bytes: int = -1) -> bytes:
         """Return up to size_bytes from offset, or all that follows."""
@@ -233,11 +279,11 @@ class RealDisk:
 
     async def truncate(self, path: Path, size_bytes: int) -> None:
         """Cut a file and make the cut durable."""
-        await trio.to_thread.run_sync(_truncate, path, size_bytes)
+        await self._in_thread(_truncate, path, size_bytes)
 
     async def replace(self, path: Path, data: bytes) -> None:
         """Put data at path, whole or not at all."""
-        await trio.to_thread.run_sync(_replace, path, data)
+        await self._in_thread(_replace, path, data)
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mlzoo.actors.services import Peer, Services
-    from mlzoo.events.log import Log
+    from mlzoo.world import Disk
 
 FLUSH_S = 5.0  # that a host gets to take what is due when the sidecar leaves
 
@@ -28,13 +28,14 @@ class Flushing:
 
     Args:
         late: called where a host had not taken everything when its time was over.
+        disk: of the log; one that hangs may keep up the end for ever.
     """
 
-    def __init__(self, late: Callable[[], None]) -> None:
+    def __init__(self, late: Callable[[], None], disk: Disk) -> None:
         self._late = late
+        self._disk = disk
         self._patient = False
-        self._insisted = False
-        self._log: Log | None = None  # once it has only to sync, which a disk that hangs may keep up for ever
+        self._begun = False  # whether no work is left
         self._reading = False  # whether the time to read has begun
         self._own = trio.CancelScope()
         self._others = trio.CancelScope()
@@ -46,15 +47,15 @@ class Flushing:
     def hurry(self) -> None:
         """Bound the wait for that host, and for the disk where no work is left: others want the end of the process."""
         self._patient = False
-        if self._log is not None:
-            self._log.bound_syncs(FLUSH_S)
+        if self._begun:
+            self._disk.bound(FLUSH_S)
         if self._reading:
             self._own.deadline = min(self._own.deadline, trio.current_time() + FLUSH_S)
 
     def insist(self) -> None:
-        """Bound the waits for that host and for the disk, whenever they come: the end was asked for twice."""
-        self._insisted = True
+        """Bound the waits for that host and for the disk, from now on: the end was asked for twice."""
         self.hurry()
+        self._disk.bound(FLUSH_S)
 
     async def run(self, services: Services, own: Peer) -> None:
         """Return once all that is due has been taken, or its time is over. Nothing new may come.
@@ -63,9 +64,7 @@ class Flushing:
             services: whose connections these are.
             own: the host on stdio, if it is still there.
         """
-        self._log = services.log if services.unusable is None else None
-        if self._insisted:
-            self.hurry()
+        self._begun = True
         await services.hub.wait_shown()
         until = trio.current_time() + FLUSH_S
         self._reading = True

@@ -10,8 +10,6 @@ and calls it clean. Knows nothing of what is written.
 
 from __future__ import annotations
 
-import errno
-import math
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
@@ -48,8 +46,6 @@ class Durability:
         self._failure: str | None = None
         self._work = trio.Event()
         self._flushing = trio.Lock()
-        self._sync = trio.CancelScope()  # the one that is waited for, if any
-        self._sync_s = math.inf  # that a sync is waited for
 
     def wrote(self, seq: int) -> None:
         """Note that all up to a log_seq is written; who is told of it is up to ``tell``."""
@@ -87,27 +83,13 @@ class Durability:
                 if not self.syncs:
                     self._writer.close_sealed()
                 elif target > self.synced or dropped or seals:
-                    await self._wait_synced()
+                    with trio.CancelScope(shield=True):  # Whoever leaves sees it through, or the log has failed.
+                        await self._writer.sync()
                     self.synced = target
                     self.tell()
                 await self._retention.remove(dropped)
             except OSError as error:
                 self.fail(error)
-
-    async def _wait_synced(self) -> None:
-        """Sync, and see it through whoever leaves: the kernel says only once that it failed, to who asked.
-
-        One that is given up is an error like any other, so that no later one can call durable what was lost.
-        """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._sync_s) as self._sync:
-            await self._writer.sync()
-        if self._sync.cancelled_caught:
-            raise OSError(errno.ETIMEDOUT, f"a sync did not end within {self._sync_s:g} s")
-
-    def bound_syncs(self, most_s: float) -> None:
-        """Wait for each sync only so long from now on, also for one that hangs already; then the log has failed."""
-        self._sync_s = most_s
-        self._sync.deadline = min(self._sync.deadline, trio.current_time() + most_s)
 
     def tell(self) -> None:
         """Tell everybody that a watermark has moved, or that the log has failed."""

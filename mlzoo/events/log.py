@@ -74,7 +74,6 @@ class Log:
         self._durability = Durability(path, self._writer, self._retention, syncs=settings.durability == "disk")
         self.on_progress = self._durability.on_progress  # called when a watermark has moved, or the log has failed
         self.fail = self._durability.fail  # for who keeps files beside the segments and meets an error of the disk
-        self.bound_syncs = self._durability.bound_syncs  # for who leaves though the disk hangs
         self._base: Header | None = None  # of the segment that replay begins with
         self._snapshot: Callable[[], JsonObject] | None = None
         self._wants_sync = False

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import trio
 
+from mlzoo.world import Patience
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path

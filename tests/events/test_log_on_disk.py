@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from log_driver import append_end, append_tokens, bind, open_log, read_all, wait_synced
 
 from mlzoo.errors import LogUnusable, StorageFailed
@@ -211,23 +212,32 @@ async def test_what_a_crash_left_of_asides_that_were_to_be_put_in_their_place_go
     await again.close()
 
 
-async def test_a_sync_that_hangs_is_not_waited_for_by_who_gives_it_up(tmp_path, monkeypatch):
-    began, ended = threading.Event(), threading.Event()
+@pytest.mark.parametrize("what", ["sync", "sync_dir", "replace", "truncate", "make_dir"])
+async def test_a_disk_that_hangs_is_waited_for_also_by_who_leaves_until_that_is_bounded(tmp_path, monkeypatch, what):
+    began, ended, left = threading.Event(), threading.Event(), []
 
-    def hang(_descriptor):
+    def hang(*_args):
         began.set()
         ended.wait()
 
-    monkeypatch.setattr("mlzoo.world._sync", hang)
+    monkeypatch.setattr(f"mlzoo.world._{what}", hang)
     disk = RealDisk()
     file = disk.open_append(tmp_path / "file")
+    of = {"sync": (file,), "replace": (tmp_path / "file", b"data"), "truncate": (tmp_path / "file", 0)}
+
+    async def work(scope):
+        with scope, pytest.raises(OSError, match="the disk did not answer within 0 s"):
+            await getattr(disk, what)(*of.get(what, (tmp_path,)))
+        left.append(what)
+
     try:
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(disk.sync, file)
-                await trio.to_thread.run_sync(began.wait)
-                scope.cancel()
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work, scope := trio.CancelScope())
+            await trio.to_thread.run_sync(began.wait)
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            assert left == []
+            disk.bound(0)
     finally:
         ended.set()
         file.close()

@@ -106,7 +106,26 @@ async def test_who_asks_twice_for_the_end_gets_it_though_the_disk_hangs(lives, a
         assert trio.current_time() - began <= 2 * FLUSH_S + 1
         assert (await sidecar.host.error(chat))["data"]["reason"] == "failed"
     assert sidecar.status == EXIT_STORAGE_FAILED
-    assert "a sync did not end within 5 s" in sidecar.stderr_text()
+    assert "the disk did not answer within 5 s" in sidecar.stderr_text()
+
+
+async def test_who_asks_twice_for_the_end_gets_it_though_an_embedding_hangs_on_its_way_to_the_disk(
+    lives, autojump_clock
+):
+    async with lives.begin(leave=False) as sidecar:
+        await sidecar.host.call("models.load", {"model": "vec"})
+        lives.disk.faults.replace_s = 1e9
+        embed = sidecar.host.send("embed", {"model": "vec", "input": "x"})
+        await trio.sleep(1)
+        sidecar.app._leaving.set()
+        await trio.sleep(100 * FLUSH_S)
+        assert not sidecar.ended.is_set()
+        sidecar.app._flushing.insist()
+        began = trio.current_time()
+        await sidecar.ended.wait()
+        assert trio.current_time() - began <= 2 * FLUSH_S + 1
+        assert (await sidecar.host.error(embed))["data"]["reason"] == "failed"
+    assert sidecar.status == EXIT_STORAGE_FAILED
 
 
 async def test_whoever_wants_the_end_now_does_not_wait_for_the_host_that_closed_stdin(lives, autojump_clock):
