@@ -227,8 +227,8 @@ BENCHMARKS = (
         how=(
             "Each cycle loads smollm2 and minilm, has them answer, and unloads them: each alone, so that its worker "
             "process leaves with it; or the one before the other goes, so that one worker process lives through all. "
-            "Memory is the sum of the resident sets of sidecar and worker. Shares count a part of a page that others hold "
-            "too, so that neighbours change them."
+            "Memory is the sum of the resident sets of sidecar and worker. Shares count a part of a page that others "
+            "hold too, so that neighbours change them."
         ),
     ),
     Benchmark(
