@@ -29,7 +29,7 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
     """Refuse at the door, accept, or show what its key stands for already."""
     if command.key and keys.reuse(draft, command):
         return
-    refusal = command.refused or _refusal(draft.state, command)
+    refusal = command.refused or _refusal(draft.state, command, draft.at_ms)
     if refusal is not None:
         draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=refusal))
         return
@@ -57,7 +57,7 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
     )
 
 
-def _refusal(state: State, command: cmd.Submit) -> Failure | None:
+def _refusal(state: State, command: cmd.Submit, at_ms: int) -> Failure | None:
     closed = door_closed(state)
     if closed is not None:
         return closed
@@ -69,13 +69,23 @@ def _refusal(state: State, command: cmd.Submit) -> Failure | None:
             got=command.size_bytes,
         ).failure()
     queued = sum(waits(r) and r.kind not in CALLS for r in state.requests.values())
-    retry_ms = round((state.mean_run_ms or FIRST_GUESS_MS) * (queued + 1) / _slots(state, command.model))
+    retry_ms = round(_run_ms(state, command.model, at_ms) * (queued + 1) / _slots(state, command.model))
     if queued >= bounds.max_queued:
         return _overloaded("requests", queued, bounds.max_queued, retry_ms)
     held_bytes = sum(r.size_bytes for r in state.requests.values())
     if held_bytes + command.size_bytes > bounds.queued_bytes:
         return _overloaded("bytes", held_bytes, bounds.queued_bytes, retry_ms)
     return None
+
+
+def _run_ms(state: State, model: cmd.ModelFacts, at_ms: int) -> float:
+    """Return how long a request of a model runs: as the latest did, of all models and kinds.
+
+    It is no less than those of this model have run by now: short ones, or those of others, do not promise too much.
+    """
+    running = [r for r in state.requests.values() if r.phase == "running" and r.model and r.model.name == model.name]
+    so_far_ms = sum(at_ms - r.started_at_ms for r in running) / max(1, len(running))
+    return max(so_far_ms, state.mean_run_ms or FIRST_GUESS_MS)
 
 
 def _slots(state: State, model: cmd.ModelFacts) -> int:

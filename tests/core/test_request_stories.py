@@ -119,6 +119,19 @@ def test_retry_after_is_reckoned_from_the_time_that_requests_run_not_from_the_ti
     assert failure.data["retry_after_ms"] == 2_000 * (BOUNDS.max_queued + 1) // CHAT.slots
 
 
+def test_retry_after_is_not_reckoned_from_short_work_while_what_runs_takes_long():
+    core = Core()
+    core.tell(cmd.Submit(request="t", caller=core.caller(), method="tokenize", model=CHAT))
+    core.ready()
+    core.at_ms += 2
+    core.tell(cmd.ReportAnswer(request="t", prompt_tokens=9))
+    for number in range(CHAT.slots + BOUNDS.max_queued):
+        core.chat(f"q{number}")
+    core.at_ms += 20_000
+    failure = only(core.chat("late"), ev.RequestRefused).failure
+    assert failure.data["retry_after_ms"] == 20_000 * (BOUNDS.max_queued + 1) // CHAT.slots
+
+
 def test_retry_after_counts_the_slots_that_there_was_memory_for():
     core = Core()
     core.chat("r1")
