@@ -291,8 +291,10 @@ def _placement_asked(state: State, event: ev.PlacementAsked, at_ms: int) -> Stat
 
 def _model_unloaded(state: State, event: ev.ModelUnloaded) -> State:
     was = state.models[event.model]
-    if event.held_bytes:
-        worker = attrs.evolve(state.workers.get(event.device, WorkerState()), held_bytes=event.held_bytes)
+    worker = state.workers.get(event.device)
+    if worker is not None:
+        is_empty = not any(key != event.model and m.device == event.device for key, m in state.models.items())
+        worker = attrs.evolve(worker, held_bytes=event.held_bytes if is_empty else 0)
         state = _worker_is(state, event.device, worker)
     fresh = ModelState(
         facts=was.facts,

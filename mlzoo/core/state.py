@@ -89,7 +89,7 @@ class WorkerState:
     pid: int = 0
     crashes: int = 0
     began_bytes: int = 0  # held by its process before it had loaded anything; 0: not known
-    held_bytes: int = 0  # held by it when a model was unloaded last
+    held_bytes: int = 0  # held by it once nothing was loaded on it any more; 0: not known
 
 
 NO_BOUNDS = Bounds(max_queued=0, max_running=0, queued_bytes=0, drain_ms=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from core_driver import CHAT, EMBED, OTHER, Core, device, row
 
+from mlzoo import errors
 from mlzoo.core.recycling import KEPT_BYTES
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
@@ -100,6 +101,21 @@ def test_a_worker_that_has_another_model_stays_whatever_it_keeps():
     core.unload("u2", EMBED)
     [left] = retired(unloaded(core, EMBED))
     assert left.reason == "memory"
+
+
+def test_what_was_held_beside_a_load_that_failed_says_nothing():
+    core = Core()
+    core.load("l1")
+    core.devices()
+    worker_up(core)
+    core.loaded()
+    core.load("l2", EMBED)
+    core.devices(model=EMBED)
+    core.unload("u1")
+    unloaded(core)
+    failure = errors.ModelLoadFailed("broken", model=EMBED.name, reason="broken").failure()
+    events = core.tell(cmd.ReportLoadFailed(model=EMBED.name, device="cpu", failure=failure))
+    assert retired(events) == [ev.WorkerRetired(device="cpu")]
 
 
 def test_a_fresh_process_is_judged_by_what_it_holds_itself():
