@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn, assert_never
 
@@ -50,11 +51,14 @@ from mlzoo.inference.loader import load_chat
 from mlzoo.inference.neighbours import Neighbours
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlzoo.inference.link import Link
     from mlzoo.inference.loader import OnProgress
     from mlzoo.inference.text import Text
+
+DRAIN_S = 0.01  # in which frames are taken in while something runs: turning texts into tokens takes time, too
 
 
 def run(link: Link, device: str, most_threads: int, wait_policy: str) -> None:
@@ -91,9 +95,15 @@ class ModelServer:
     """The models of one process, and what each frame means to them."""
 
     def __init__(
-        self, link: Link, device: torch.device, cache: Path | None = None, neighbours: Neighbours | None = None
+        self,
+        link: Link,
+        device: torch.device,
+        cache: Path | None = None,
+        neighbours: Neighbours | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
+        self._clock = clock
         self._cache = cache
         self._device = device
         self._neighbours = neighbours  # to whom processors are left; None: nobody is looked at
@@ -102,8 +112,15 @@ class ModelServer:
         self._texts: dict[str, Text] = {}
 
     def drain(self) -> None:
-        """Take all frames that have arrived; wait for one where there is nothing else to do."""
-        while (line := self._link.take(wait=self._idle())) is not None:
+        """Take the frames that have arrived, as far as what runs can wait; wait for one where nothing runs."""
+        began_s = self._clock()
+        while self._idle() or self._clock() - began_s < DRAIN_S:
+            waits = self._idle()
+            line = self._link.take(wait=waits)
+            if line is None:
+                return
+            if waits:
+                began_s = self._clock()
             self._link.begin("work")
             self._take(line)
 
