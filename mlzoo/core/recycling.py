@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlzoo.core.state import State, WorkerState
 
-# What libraries make when they are first used stays, and a fresh process would make it again: 100 MiB on a CPU, and up
-# to 120 after 20 loads of a chat and an embedding model each (bench/cycles.py). Twice that is no library's any more,
-# and worth the seconds that a process takes to start.
+# What libraries make when they are first used stays, and a fresh process would make it again: 40 to 100 MiB on a CPU
+# for smollm2 and minilm, and one more for each further load. More than twice that is no library's any more, and worth
+# the seconds that a process takes to start: two on an idle machine.
 KEPT_BYTES = 256 << 20
 
 
