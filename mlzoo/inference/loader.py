@@ -329,8 +329,10 @@ def _speculation(load: Load, decoder: SlotDecoder, *, is_exact: bool) -> str:
 
 
 def _has_experts(module: Any) -> bool:
+    """Return whether a model has experts, each of which computes the rows that chose it, as config or modules say."""
     config = module.config.get_text_config(decoder=True)
-    return any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+    by_config = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+    return by_config or any("experts" in name.split(".") for name, _ in module.named_modules())
 
 
 def _heads(module: Any) -> kernels.Heads | None:

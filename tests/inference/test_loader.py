@@ -126,3 +126,10 @@ def test_the_dtype_is_what_was_asked_for_or_what_the_processor_is_fast_at(monkey
 def test_remote_code_stays_off_unless_asked_for(tiny_directory):
     assert attrs.fields(type(load(tiny_directory))).trust_remote_code.default is False
     assert loader.CHUNK == 128
+
+
+@pytest.mark.parametrize(("kind", "config"), [("mixtral", {}), ("aria_text", {"moe_num_experts": 4, "moe_topk": 2})])
+def test_a_model_with_experts_promises_no_exact_answers_whatever_its_config_calls_them(tmp_path, kind, config):
+    model = load_chat(load(save_causal(tmp_path, kind, **config), digest="d" * 64), CPU)
+    assert (model.batching, model.fingerprint) == ("slots", "")
+    assert any("experts" in reason for reason in model.why)
