@@ -144,7 +144,7 @@ class Embedder:
             self._embed_batch(job)
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (MemoryError, RuntimeError, IndexError, ValueError) as error:
             del self._jobs[job.frame.request]
             return [broken(job.frame.request, error)]
         if job.order:

@@ -134,6 +134,20 @@ def test_a_text_that_cannot_be_embedded_fails_its_request_alone(model):
     assert isinstance(second, Embedded)
 
 
+def test_want_of_memory_fails_the_request_that_wanted_it_and_no_other(model, monkeypatch):
+    def fail(*_given, **_how):
+        raise MemoryError
+
+    embedder = Embedder(model)
+    embedder.submit(Embed(request="hungry", model="tiny", texts=("x",)))
+    with monkeypatch.context() as patch:
+        patch.setattr(embedder_module, "pool", fail)
+        (failed,) = embedder.step()
+    assert (failed.request, failed.code) == ("hungry", 1005)
+    embedder.submit(Embed(request="good", model="tiny", texts=("y",)))
+    assert [frame.request for frame in embedder.step()] == ["good"]
+
+
 def test_each_pooling_is_what_its_name_says():
     hidden = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
     mask = torch.tensor([[True, True, True], [True, True, False]])
