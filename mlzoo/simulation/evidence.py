@@ -65,7 +65,8 @@ class Request:
     deadline_at_ms: int | None = None
     terminals: list[Record] = attrs.field(factory=list)
     pieces: list[tuple[int | None, str | None]] = attrs.field(factory=list)  # (seq, content), None where it is gone
-    device: str | None = None
+    device: str | None = None  # on which it runs
+    ran_on: str | None = None  # until its last suspension or its end; None where it waited then
     cancelled: bool = False
     key: str = ""
     params_digest: str = ""

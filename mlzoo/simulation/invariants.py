@@ -317,8 +317,8 @@ def I11(step: Recorded | Spawned, evidence: Evidence) -> Iterator[str]:  # noqa:
         case Recorded(record) if record.data["type"] in {"RequestFailed", "RequestSuspended"}:
             command = evidence.log.by_seq[record.data["group"][0]].data
             request = evidence.log.request(record.data["data"]["request"])
-            if command["type"] == "ReportWorkerLost" and request.device not in {None, command["data"]["device"]}:
-                yield f"{request.id} ran on {request.device} and died with the worker of {command['data']['device']}"
+            if command["type"] == "ReportWorkerLost" and request.ran_on not in {None, command["data"]["device"]}:
+                yield f"{request.id} ran on {request.ran_on} and died with the worker of {command['data']['device']}"
         case Spawned() if evidence.spawned > evidence.log.loads:
             yield f"{evidence.spawned} worker processes were started for {evidence.log.loads} loads"
 

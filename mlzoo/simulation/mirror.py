@@ -160,12 +160,15 @@ def _note(log: Log, record: Record) -> None:
         case "RequestDispatched":
             log.request(fields["request"]).device = fields["device"]
         case "RequestSuspended":
-            log.request(fields["request"]).suspensions.append(record)
+            request = log.request(fields["request"])
+            request.suspensions.append(record)
+            request.ran_on, request.device = request.device, None
         case "ModelLoadStarted":
             log.loads += 1
         case str(kind) if kind in TERMINAL:
             request = log.request(fields["request"])
             request.terminals.append(record)
+            request.ran_on, request.device = request.device, None
             request.cancelled = kind == "RequestCancelled"
             _named(log, request, fields)
             if kind == "RequestAttached":  # What its caller hears is the story of the target.
