@@ -143,6 +143,7 @@ class Registry:
             slots=entry.slots,
             context=entry.context,
             quantization=entry.quantization,
+            compile=entry.compile,
             speculation=entry.speculation,
             trust_remote_code=entry.trust_remote_code,
             digest=installed.digest,

@@ -19,6 +19,7 @@ Durability = Literal["disk", "process"]
 WaitPolicy = Literal["adaptive", "passive", "active"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["auto", "none", "int4"]
+Compile = Literal["auto", "none"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -150,6 +151,8 @@ class ModelEntry(_Compared):
     dtype: Dtype = "auto"
     quantization: Quantization = "auto"
     """4-bit weights: auto where they lose nothing by it, none, or int4 wherever the device can."""
+    compile: Compile = "auto"
+    """Whole decode steps: auto where there is a C++ compiler, in the background, once the model has worked a while."""
     context: int = attrs.field(default=0, validator=ge(0))
     """Tokens a request may hold; 0: what the model and a sensible bound allow."""
     slots: int = attrs.field(default=16, validator=ge(1))

@@ -6,6 +6,7 @@ one forward; ``SerialDecoder`` runs one row on the model's own cache, for archit
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,8 +15,9 @@ from mlzoo.inference import attention, threads
 from mlzoo.inference.cache import Run, SlotCache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from mlzoo.inference.linears import Family
     from mlzoo.inference.plan import Kernels
 
 EXTENT_GRAIN = 64  # Attention sees a multiple of this many tokens, so that shapes repeat.
@@ -64,6 +66,23 @@ class Decoder(Protocol):
         """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
 
 
+class Compiled(Protocol):
+    """Compiled steps, as far as there are any (see ``mlzoo.inference.graphs``)."""
+
+    def decode(
+        self,
+        family: Family,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        eager: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the logits after a fast step of a family of kernels, of eager where there is nothing better."""
+
+    def keeps_apart(self, family: Family) -> bool:
+        """Whether a row of such a step is the same among any number of rows, if it is a compiled one."""
+
+
 class SlotDecoder:
     """Many rows in one forward, each at its own position.
 
@@ -93,6 +112,7 @@ class SlotDecoder:
         self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
         self.few_threads: int | None = None  # for steps of few rows; None: all (see ``mlzoo.inference.threads``)
         self.any_threads = False  # whether no bit depends on how many threads compute
+        self.graphs: Compiled | None = None  # of fast steps
         self._device = module.device
 
     @torch.inference_mode()
@@ -108,7 +128,11 @@ class SlotDecoder:
         """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
         if exact or not self.ahead:
             return bool(self.ahead)
-        return self.grain == 1 if self.kernels is None else self.kernels.plan.keeps_apart(sequences)
+        if self.kernels is None:
+            return self.grain == 1
+        plan = self.kernels.plan
+        graph_does = self.graphs is None or self.graphs.keeps_apart(plan.decoding(sequences, exact=False))
+        return graph_does and plan.keeps_apart(sequences)
 
     @torch.inference_mode()
     def decode(
@@ -117,14 +141,13 @@ class SlotDecoder:
         """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
         if self.kernels is not None:
             self.kernels.for_step(len(set(slots)), exact=exact)
-        grain = self.grain if exact else 1
-        ids = torch.tensor(tokens, device=self._device)[:, None]
-        places = torch.tensor(positions, device=self._device)[:, None]
-        lengths = [position + 1 for position in positions]
-        if self.few_threads is None or len(slots) > threads.FEW_ROWS:
-            return self._forward(ids, places, slots, lengths, keep=0, grain=grain)[: len(slots), -1]
-        with threads.using(min(self.few_threads, torch.get_num_threads())):
-            return self._forward(ids, places, slots, lengths, keep=0, grain=grain)[: len(slots), -1]
+        is_few = self.few_threads is not None and len(slots) <= threads.FEW_ROWS
+        most = torch.get_num_threads()
+        with threads.using(min(self.few_threads or most, most) if is_few else most):
+            eager = partial(self._decode, slots, tokens, positions, grain=self.grain if exact else 1)
+            if exact or self.graphs is None or self.kernels is None:
+                return eager()
+            return self.graphs.decode(self.kernels.in_force.family, slots, tokens, positions, eager)
 
     @torch.inference_mode()
     def forget(self, slot: int, start: int, stop: int) -> None:
@@ -135,6 +158,14 @@ class SlotDecoder:
         """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
         if dirty:
             self.forget(slot, 0, tokens)
+
+    def _decode(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, grain: int
+    ) -> torch.Tensor:
+        ids = torch.tensor(tokens, device=self._device)[:, None]
+        places = torch.tensor(positions, device=self._device)[:, None]
+        lengths = [position + 1 for position in positions]
+        return self._forward(ids, places, slots, lengths, keep=0, grain=grain)[: len(slots), -1]
 
     def _forward(
         self,

@@ -13,6 +13,7 @@ Families, all of them for processors:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -56,7 +57,9 @@ class Linear(nn.Module):
         self.weight: nn.Parameter | None
         self.weight = nn.Parameter(joined, requires_grad=False)
         biases: list[torch.Tensor | None] = [layer.bias for layer in layers]
-        self.bias = torch.cat([bias.detach() for bias in biases if bias is not None]) if biases[0] is not None else None
+        self.bias: torch.Tensor | None
+        bias = torch.cat([bias.detach() for bias in biases if bias is not None]) if biases[0] is not None else None
+        self.register_buffer("bias", bias, persistent=False)
         self.products: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"plain": self._plain}
         self._in_force = in_force
         self.is_head = is_head
@@ -181,8 +184,13 @@ def int4_error(layer: Linear) -> float:
 def packed(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the product with weights ``[outputs, inputs]`` in oneDNN's order."""
     ordered = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)  # noqa: SLF001 - torch's own compiler uses it
-    product = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
-    return lambda x: product(x, ordered, None, "none", [], "")
+    return partial(packed_product, ordered)
+
+
+def packed_product(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return the product of rows with weights in oneDNN's order."""
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, ordered, None, "none", [], "")  # noqa: SLF001
+    return out
 
 
 def int4(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -191,8 +199,13 @@ def int4(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     # The kernel computes (step - 8) * size + zero.
     scales = torch.stack([size, least + 8 * size], -1).transpose(0, 1).contiguous().to(weight.dtype)
     ordered = torch.ops.aten._convert_weight_to_int4pack_for_cpu(steps, 1)  # noqa: SLF001 - no public name as yet
-    product = torch.ops.aten._weight_int4pack_mm_for_cpu  # noqa: SLF001
-    return lambda x: product(x, ordered, GROUP, scales)
+    return partial(int4_product, ordered, scales)
+
+
+def int4_product(ordered: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return the product of rows with weights in 4 bits."""
+    out: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, ordered, GROUP, scales)  # noqa: SLF001
+    return out
 
 
 def to_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -13,7 +13,19 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mlzoo.errors import ModelLoadFailed, OutOfMemory
-from mlzoo.inference import gate, kernels, linears, memory, plan, selftest, sizing, speculation, threads, weights
+from mlzoo.inference import (
+    gate,
+    graphs,
+    kernels,
+    linears,
+    memory,
+    plan,
+    selftest,
+    sizing,
+    speculation,
+    threads,
+    weights,
+)
 from mlzoo.inference.decoder import Decoder, SerialDecoder, SlotDecoder
 from mlzoo.inference.text import Text
 
@@ -105,6 +117,7 @@ def load_chat(
         return load_chat(load, device, progress, cache=cache)
     if findings.asked_anew:
         memory.give_back(device)  # What was only made to be measured is not the model's.
+    compiled = graphs.offer(decoder, load, cache, subject)
     progress("check", 1, 1, "checks")
     module = found.module
     return ChatModel(
@@ -123,6 +136,7 @@ def load_chat(
         why=(
             found.why,
             *arranged.why,
+            compiled,
             *(() if findings.asked_anew else ("its self-test was passed at an earlier load",)),
         ),
     )

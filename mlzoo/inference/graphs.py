@@ -1,0 +1,349 @@
+"""Compiled graphs of decode steps: made in the background, kept on disk, tried beside the eager step before use.
+
+A graph is a library that torch's compiler makes of a whole step, one for each family of kernels that fast requests
+have. It reads the weights and the slots of the model that is there, so that it takes no memory of its own. Knows
+libraries, their files and the process that makes them; nothing of requests. Whatever goes wrong leaves the eager step,
+and is said.
+
+Files, by a key of all that a graph depends on:
+    .so and .json: the library, and what it calls by name.
+    .graph: the library's digest; or why there is none, so that it is not tried again.
+    .loading: the process that loads it. Where that is gone, it died of it, and the library is not loaded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+import orjson
+import psutil
+import torch
+
+from mlzoo.inference import gate, memory, tracing
+from mlzoo.inference.graph_making import COMMAND, Making
+from mlzoo.inference.linears import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlzoo.frames import Load
+    from mlzoo.inference.decoder import SlotDecoder
+
+AFTER_TOKENS = 512  # that a model has decoded before a graph of it is worth its making
+CHECKS = 3  # steps in which a graph computes what the eager step does, before it is used in its stead
+GRAIN = 64  # of what rows see, as in the eager step
+HEIGHTS = (2, 3, 16)  # rows among which one must be what it is alone, for a graph to keep rows apart
+MAKING_BYTES = 2 << 30  # that must be free before one is made: what a compiler takes, and some
+
+State = Literal["wanted", "making", "there", "checking", "used", "refused"]
+
+
+@attrs.define(eq=False)
+class Graph:
+    """One family's graph."""
+
+    family: Family
+    library: Path
+    state: State = "wanted"
+    why: str = ""  # it was refused
+    runner: Any = None
+    constants: Mapping[str, torch.Tensor] = attrs.field(factory=dict)  # what it reads, which must outlive it
+    checks: int = 0
+    took_s: float = math.inf  # a step by the graph, and by eager, at best, as far as they were compared
+    eager_s: float = math.inf
+    apart: bool = True  # whether a row was the same among any number of rows so far
+
+
+@attrs.frozen(eq=False)
+class Rows:
+    """What a step is given."""
+
+    slots: Sequence[int]
+    tokens: Sequence[int]
+    positions: Sequence[int]
+
+    def times(self, height: int) -> Rows:
+        """Return the first row, so many times."""
+        return Rows(list(self.slots[:1]) * height, list(self.tokens[:1]) * height, list(self.positions[:1]) * height)
+
+
+class Graphs:
+    """The graphs of one model.
+
+    Args:
+        decoder: Of the model.
+        load: What was loaded.
+        directory: Where graphs are kept.
+        subject: All that the machine's numbers depend on, as of ``selftest``.
+        command: What compiles, to be given an order.
+        after_tokens: That are decoded before one is made.
+        say: Hears what became of a graph, for whoever looks after the worker.
+        clock: Seconds that pass; a graph that is slower than the eager step is not used.
+    """
+
+    def __init__(
+        self,
+        decoder: SlotDecoder,
+        load: Load,
+        directory: Path,
+        subject: Mapping[str, Any],
+        *,
+        command: Sequence[str] = COMMAND,
+        after_tokens: int = AFTER_TOKENS,
+        say: Callable[[str], object] = sys.stderr.write,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        assert decoder.kernels is not None
+        plan = decoder.kernels.plan
+        self._decoder, self._load, self._command = decoder, load, command
+        self._say, self._clock = say, clock
+        self._after_tokens, self._decoded = after_tokens, 0
+        self.making: Making | None = None  # the compiler that runs now
+        families: tuple[Family, ...] = (*(("int4",) if plan.few_rows else ()), plan.many)
+        self.all = {family: Graph(family, directory / _name(decoder, family, subject)) for family in families}
+        for graph in self.all.values():
+            self._look(graph)
+
+    def why(self) -> str:
+        """Return what is the case with them, as a sentence for people."""
+        said = {
+            "used": "in use",
+            "checking": "of an earlier load, compared with the eager step before use",
+            "there": "of an earlier load, compared with the eager step before use",
+            "making": "being compiled, eager until then",
+            "wanted": f"compiled in the background once {self._after_tokens} tokens are decoded, eager until then",
+        }
+        parts = (f"{name}: {said.get(graph.state) or f'none, {graph.why}'}" for name, graph in self.all.items())
+        return "compiled graphs, by family of layers, " + "; ".join(parts)
+
+    def keeps_apart(self, family: Family) -> bool:
+        """Whether a row of a step in a family is the same among any number of rows, if its graph computes it."""
+        graph = self.all.get(family)
+        return graph is None or graph.state != "used" or graph.apart
+
+    def decode(
+        self,
+        family: Family,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        eager: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the logits after a fast step, ``[rows, vocabulary]``: of the graph where there is one to be trusted.
+
+        Args:
+            family: That is in force.
+            slots: Of the rows.
+            tokens: Of the rows.
+            positions: Of the rows.
+            eager: Computes the step without a graph.
+        """
+        graph, rows = self.all.get(family), Rows(slots, tokens, positions)
+        self._decoded += len(rows.slots)
+        if graph is None or graph.state == "refused":
+            return eager()
+        if graph.state in ("wanted", "making"):
+            self._make(graph)
+        if graph.state == "there":
+            return self._first(graph, rows, eager)
+        if graph.state == "checking":
+            return self._check(graph, rows, eager)
+        if graph.state != "used":
+            return eager()
+        seen = self._run(graph, rows)
+        return eager() if seen is None else seen
+
+    def _look(self, graph: Graph) -> None:
+        """Take up what an earlier load has left."""
+        note = _read(graph.library.with_suffix(".graph"))
+        if isinstance(note.get("failed"), str):
+            self._refuse(graph, note["failed"])
+        elif isinstance(note.get("sha256"), str):
+            graph.state = "there"
+
+    def _make(self, graph: Graph) -> None:
+        """Begin to make a graph, or see what became of it; at most one is made at a time."""
+        if self.making is None:
+            is_worth_it = self._decoded >= self._after_tokens
+            if is_worth_it and memory.free_bytes(self._decoder.module.device) >= MAKING_BYTES:
+                try:
+                    step = _step(self._decoder, graph.family)
+                    self.making = Making.begin(self._command, self._load, self._decoder.module, step, graph.library)
+                    graph.state = "making"
+                except (OSError, ValueError, KeyError) as error:
+                    self._refuse(graph, str(error))
+            return
+        if graph.state != "making":
+            return
+        ended = self.making.ended()
+        if ended is None:
+            return
+        self.making = None
+        if ended:
+            self._refuse(graph, ended, keep=True)
+        else:
+            graph.state = "wanted"
+            self._look(graph)
+            if graph.state == "wanted":
+                self._refuse(graph, "its compiler has left nothing")
+
+    def _first(self, graph: Graph, rows: Rows, eager: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Load a graph and run it, both of which may end this process: another one then knows of what."""
+        marker = graph.library.with_suffix(".loading")
+        loads = _read(marker).get("pid")
+        if loads is not None and loads != os.getpid():
+            if not psutil.pid_exists(loads):
+                marker.unlink(missing_ok=True)
+                self._refuse(graph, "a process ended while it loaded this graph", keep=True)
+            return eager()
+        try:
+            marker.write_bytes(orjson.dumps({"pid": os.getpid()}))
+            _open(graph, tracing.operands_of(self._decoder.module, graph.family) | _buffers(self._decoder))
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            self._refuse(graph, f"it cannot be loaded ({_line(error)})", keep=True)
+            marker.unlink(missing_ok=True)
+            return eager()
+        graph.state = "checking"
+        logits = self._check(graph, rows, eager)
+        marker.unlink(missing_ok=True)
+        return logits
+
+    def _check(self, graph: Graph, rows: Rows, eager: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return the eager step's logits, and compare the graph's with them.
+
+        The eager step is the later one: what the slots hold afterwards is its own.
+        """
+        began_s = self._clock()
+        seen = self._run(graph, rows)
+        graph.took_s = min(graph.took_s, self._clock() - began_s)
+        alone = self._run(graph, rows.times(1))
+        for height in {min(height, self._decoder.slots) for height in HEIGHTS}:
+            among = self._run(graph, rows.times(height), farther=GRAIN)
+            if alone is None or among is None or not bool((among == alone).all()):
+                graph.apart = False
+        began_s = self._clock()
+        expected = eager()
+        graph.eager_s = min(graph.eager_s, self._clock() - began_s)
+        if seen is None:
+            return expected
+        difference = gate.mean_difference(list(expected), list(seen))
+        if difference > gate.tolerance(expected.dtype):
+            self._refuse(graph, f"its logits differ by {difference:.2g}", keep=True)
+            return expected
+        graph.checks += 1
+        if graph.checks == CHECKS and graph.took_s > graph.eager_s:
+            self._refuse(graph, "it is not faster")
+        elif graph.checks == CHECKS:
+            graph.state = "used"
+            self._say(f"{self._load.model}: the graph of a step in {graph.family} is used from now on\n")
+        return expected
+
+    def _run(self, graph: Graph, rows: Rows, farther: int = 0) -> torch.Tensor | None:
+        """Return a graph's logits; None where it does not compute them, and will not be asked again."""
+        if graph.runner is None:
+            return None
+        extent = -(-(max(rows.positions) + 1) // GRAIN) * GRAIN + farther
+        places = torch.tensor(rows.positions)[:, None]
+        seen = torch.empty(min(extent, self._decoder.context), dtype=torch.uint8)
+        given = [torch.tensor(rows.tokens)[:, None], places, torch.tensor(rows.slots), seen]
+        try:
+            logits: torch.Tensor = graph.runner.run(given)[0]
+        except (RuntimeError, IndexError) as error:
+            if memory.is_out_of_memory(error):
+                raise
+            self._refuse(graph, f"it does not run ({_line(error)})")
+            return None
+        return logits
+
+    def _refuse(self, graph: Graph, why: str, *, keep: bool = False) -> None:
+        """Do without a graph from now on; where that is kept, in later loads as well."""
+        graph.state, graph.why, graph.runner, graph.constants = "refused", why, None, {}
+        self._say(f"{self._load.model}: no graph of a step in {graph.family}: {why}\n")
+        if keep:
+            with contextlib.suppress(OSError):
+                graph.library.with_suffix(".graph").write_bytes(orjson.dumps({"failed": why}))
+
+
+def offer(decoder: Any, load: Load, directory: Path | None, subject: Mapping[str, Any]) -> str:
+    """Give a decoder its graphs, where there can be some; return what is the case, as a sentence for people."""
+    kernels = getattr(decoder, "kernels", None)
+    if load.compile == "none":
+        return "no compiled graphs: switched off"
+    if kernels is None:
+        return "no compiled graphs: they are for slots on a processor"
+    if directory is None or not load.digest:
+        return "no compiled graphs: nothing is remembered of weights whose digest is not known"
+    made = Graphs(decoder, load, directory, subject)
+    if not compiler() and not any(graph.state == "there" for graph in made.all.values()):
+        return "no compiled graphs: this machine has no C++ compiler"
+    decoder.graphs = made
+    return made.why()
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that torch would use; None: there is none."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX", usual))
+
+
+def _name(decoder: SlotDecoder, family: Family, subject: Mapping[str, Any]) -> str:
+    products = [attrs.asdict(tracing.product_of(layer, family)) for layer in tracing.layers_of(decoder.module)]
+    whole = {"subject": subject, "size": [decoder.slots, decoder.context], "products": products}
+    digest = hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return f"graph-{digest[:32]}-{family}.so"
+
+
+def _step(decoder: SlotDecoder, family: Family) -> tracing.Step:
+    products = [tracing.product_of(layer, family) for layer in tracing.layers_of(decoder.module)]
+    caches = [
+        (tracing.shape_of(layer.keys), tracing.shape_of(layer.values)) if layer.is_initialized else None
+        for layer in decoder.cache.layers
+    ]
+    return tracing.Step(products=tuple(products), caches=tuple(caches), slots=decoder.slots, context=decoder.context)
+
+
+def _buffers(decoder: SlotDecoder) -> dict[str, torch.Tensor]:
+    layers = [(place, layer) for place, layer in enumerate(decoder.cache.layers) if layer.is_initialized]
+    return {f"{kind}_{place}": getattr(layer, kind) for place, layer in layers for kind in ("keys", "values")}
+
+
+def _open(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load a library, and have it read these tensors.
+
+    Raises:
+        ValueError: It is not what was made.
+        RuntimeError: It cannot be loaded.
+        KeyError: It reads what is not there.
+    """
+    from torch._C._aoti import AOTIModelContainerRunnerCpu  # noqa: PLC0415 - the archives of the public way are unpacked into places that nobody clears
+
+    note = _read(graph.library.with_suffix(".graph"))
+    if hashlib.sha256(graph.library.read_bytes()).hexdigest() != note.get("sha256"):
+        raise ValueError("the file is damaged")
+    runner = AOTIModelContainerRunnerCpu(str(graph.library), 1)
+    names = runner.get_constant_names_to_original_fqns()
+    constants = {constant: tensors[name] for constant, name in names.items()}
+    runner.update_constant_buffer(constants, use_inactive=False, validate_full_updates=True, user_managed=True)
+    graph.runner, graph.constants = runner, constants
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

@@ -1,0 +1,194 @@
+"""Compiled graphs: one that is real, and all that may go wrong with one, which leaves the eager step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import attrs
+import orjson
+import pytest
+import torch
+from tiny_models import load
+
+from mlzoo.inference import gate, graphs
+from mlzoo.inference.graph_making import Making
+from mlzoo.inference.graphs import CHECKS, Graphs
+from mlzoo.inference.loader import load_chat
+from mlzoo.inference.tracing import Step
+
+pytestmark = pytest.mark.torch
+
+PROMPT = (5, 6, 7, 8)
+ENDS_WITHIN_S = 300
+BROKEN = b"\x7fELF"
+FAILS = (sys.executable, "-c", "import sys; sys.exit('no such header')")
+DOES_NOTHING = (sys.executable, "-c", "")
+HANGS = (sys.executable, "-c", "import signal; signal.sigwait([signal.SIGTERM])")
+
+
+@pytest.fixture
+def decoder(tiny_directory):
+    model = load_chat(load(tiny_directory), torch.device("cpu"))
+    for slot in range(3):
+        model.decoder.prefill(slot, PROMPT[: slot + 2], 0)
+    return model.decoder
+
+
+@pytest.fixture
+def loaded(tiny_directory):
+    return attrs.evolve(load(tiny_directory), digest="d1g35t")
+
+
+def made(decoder, loaded, directory, **how):
+    """Give a decoder graphs that are made as soon as it decodes; return its only one, and what is said."""
+    said = []
+    how = {"clock": lambda: 0.0, **how}  # Nothing is slower than anything.
+    decoder.graphs = Graphs(decoder, loaded, directory, {}, after_tokens=1, say=said.append, **how)
+    (graph,) = decoder.graphs.all.values()
+    return graph, said
+
+
+def decoded(decoder):
+    return decoder.decode([2, 0], [9, 10], [4, 2])
+
+
+def test_a_graph_is_compiled_while_steps_go_on_then_compared_then_used_and_taken_up_by_the_next_load(
+    decoder, loaded, tmp_path
+):
+    if graphs.compiler() is None:
+        pytest.skip("this machine has no C++ compiler")
+    expected = decoded(decoder)
+    graph, said = made(decoder, loaded, tmp_path)
+    assert torch.equal(decoded(decoder), expected)
+    assert graph.state == "making"
+    assert decoder.graphs.making.process.wait(ENDS_WITHIN_S) == 0
+    for _ in range(CHECKS):
+        assert torch.equal(decoded(decoder), expected)  # The eager step's, beside which it is tried.
+    assert graph.state == "used"
+    assert "used from now on" in said[-1]
+    seen = decoded(decoder)
+    assert gate.mean_difference(list(expected), list(seen)) < gate.tolerance(torch.float32)
+    one = decoder.decode([1], [9], [3])  # one row, of which the compiler saw no example
+    decoder.graphs, whole = None, decoder.graphs
+    assert gate.mean_difference(list(decoder.decode([1], [9], [3])), list(one)) < gate.tolerance(torch.float32)
+    assert torch.equal(decoder.decode([2, 0], [9, 10], [4, 2], exact=True), expected)
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in {".so", ".json", ".graph"}]
+    assert whole.why().endswith("in use")
+    again, _ = made(decoder, loaded, tmp_path)
+    decoded(decoder)
+    assert (again.state, again.checks) == ("checking", 1)
+
+
+def test_a_compiler_that_fails_leaves_the_eager_step_and_is_not_asked_again(decoder, loaded, tmp_path):
+    expected = decoded(decoder)
+    graph, said = made(decoder, loaded, tmp_path, command=FAILS)
+    decoded(decoder)
+    decoder.graphs.making.process.wait()
+    assert torch.equal(decoded(decoder), expected)
+    assert graph.state == "refused"
+    assert said == [f"tiny: no graph of a step in {graph.family}: its compiler failed (no such header)\n"]
+    later, _ = made(decoder, loaded, tmp_path, command=FAILS)
+    decoded(decoder)
+    assert (later.state, decoder.graphs.making) == ("refused", None)
+    assert "no such header" in decoder.graphs.why()
+
+
+def test_a_compiler_that_leaves_nothing_is_a_compiler_that_fails(decoder, loaded, tmp_path):
+    graph, _ = made(decoder, loaded, tmp_path, command=DOES_NOTHING)
+    decoded(decoder)
+    decoder.graphs.making.process.wait()
+    decoded(decoder)
+    assert (graph.state, graph.why) == ("refused", "its compiler has left nothing")
+
+
+def test_a_compiler_that_cannot_be_started_is_done_without(decoder, loaded, tmp_path):
+    graph, _ = made(decoder, loaded, tmp_path, command=(str(tmp_path / "nowhere"),))
+    decoded(decoder)
+    assert graph.state == "refused"
+
+
+def test_a_compiler_that_hangs_is_ended_when_its_time_is_over(decoder, loaded, tmp_path):
+    now_s = 0.0
+    step = Step(products=(), caches=(), slots=1, context=64)
+    library = tmp_path / "graph.so"
+    making = Making.begin(HANGS, loaded, decoder.module, step, library, timeout_s=10, clock=lambda: now_s)
+    assert making.ended() is None
+    now_s = 10.0
+    assert making.ended() == "its compiler took too long"
+    assert making.process.poll() is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_compiled_before_a_model_has_worked_a_while(decoder, loaded, tmp_path):
+    decoder.graphs = Graphs(decoder, loaded, tmp_path, {}, command=HANGS, after_tokens=5)
+    decoded(decoder)
+    decoded(decoder)
+    assert decoder.graphs.making is None
+    assert "eager until then" in decoder.graphs.why()
+
+
+def test_exact_steps_are_never_a_graph_s(decoder, loaded, tmp_path):
+    graph, _ = made(decoder, loaded, tmp_path, command=HANGS)
+    decoder.decode([0], [9], [2], exact=True)
+    assert (graph.state, decoder.graphs.making) == ("wanted", None)
+
+
+def left_by_an_earlier_load(decoder, loaded, directory, digest):
+    """Leave a library that is none, under the name that this model's graph has."""
+    graph, _ = made(decoder, loaded, directory)
+    graph.library.write_bytes(BROKEN)
+    graph.library.with_suffix(".graph").write_bytes(orjson.dumps({"sha256": digest}))
+    return graph.library
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, hashlib.sha256(BROKEN).hexdigest()])
+def test_a_library_that_is_damaged_or_none_is_not_used(decoder, loaded, tmp_path, digest):
+    expected = decoded(decoder)
+    left_by_an_earlier_load(decoder, loaded, tmp_path, digest)
+    graph, _ = made(decoder, loaded, tmp_path)
+    assert graph.state == "there"
+    assert torch.equal(decoded(decoder), expected)
+    assert graph.state == "refused"
+    assert "cannot be loaded" in graph.why
+    assert made(decoder, loaded, tmp_path)[0].state == "refused"
+
+
+def test_a_graph_that_a_process_died_of_is_not_loaded_again(decoder, loaded, tmp_path):
+    library = left_by_an_earlier_load(decoder, loaded, tmp_path, "0" * 64)
+    gone = subprocess.Popen(DOES_NOTHING)
+    gone.wait()
+    library.with_suffix(".loading").write_bytes(orjson.dumps({"pid": gone.pid}))
+    graph, _ = made(decoder, loaded, tmp_path)
+    decoded(decoder)
+    assert (graph.state, graph.why) == ("refused", "a process ended while it loaded this graph")
+
+
+def test_a_graph_that_another_process_loads_just_now_is_waited_for(decoder, loaded, tmp_path):
+    library = left_by_an_earlier_load(decoder, loaded, tmp_path, "0" * 64)
+    library.with_suffix(".loading").write_bytes(orjson.dumps({"pid": os.getppid()}))
+    graph, _ = made(decoder, loaded, tmp_path)
+    decoded(decoder)
+    assert graph.state == "there"
+
+
+def test_the_key_holds_machine_and_sizes(decoder, loaded, tmp_path):
+    names = {
+        next(iter(Graphs(decoder, loaded, tmp_path, subject).all.values())).library.name
+        for subject in ({"machine": "one"}, {"machine": "another"})
+    }
+    decoder.context //= 2
+    names |= {next(iter(Graphs(decoder, loaded, tmp_path, {"machine": "one"}).all.values())).library.name}
+    assert len(names) == 3
+
+
+def test_where_there_can_be_none_that_is_said(decoder, loaded, tmp_path, monkeypatch):
+    off = attrs.evolve(loaded, compile="none")
+    assert graphs.offer(decoder, off, tmp_path, {}) == "no compiled graphs: switched off"
+    assert "digest" in graphs.offer(decoder, attrs.evolve(loaded, digest=""), tmp_path, {})
+    assert "slots" in graphs.offer(object(), loaded, tmp_path, {})
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    assert graphs.offer(decoder, loaded, tmp_path, {}) == "no compiled graphs: this machine has no C++ compiler"
+    assert decoder.graphs is None
