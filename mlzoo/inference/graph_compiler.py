@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LOOK_S = 1.0  # between two looks at the parent and the clock
 EXAMPLE_ROWS = 3  # Not 1, nor a number that the model might have somewhere: a compiler takes those to be fixed.
 EXAMPLE_EXTENT = 192
+MOST_NUMBERS = 4096  # of a constant of the compiler's own; they are few
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +55,8 @@ def main(arguments: list[str]) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["OMP_NUM_THREADS"] = "1"
-        made = Path(compiled(order, scratch))
+        path, constants = compiled(order, scratch)
+        made = Path(path)
         proxies = made.with_suffix(".json")  # what the library calls by name, where it does
         if proxies.exists():
             proxies.replace(library.with_suffix(".json"))
@@ -63,12 +65,12 @@ def main(arguments: list[str]) -> None:
         digest = hashlib.sha256(made.read_bytes()).hexdigest()
         made.replace(library)
         note = library.with_suffix(f".{os.getpid()}")
-        note.write_bytes(orjson.dumps({"sha256": digest}))
+        note.write_bytes(orjson.dumps({"sha256": digest, "constants": constants}))
         note.replace(library.with_suffix(".graph"))
 
 
-def compiled(order: Order, scratch: str) -> str:
-    """Return the path of a library that computes a step."""
+def compiled(order: Order, scratch: str) -> tuple[str, dict[str, Any]]:
+    """Return the path of a library that computes a step, and the numbers that it needs beside the model's."""
     import torch  # noqa: PLC0415 - the environment is set first
     from torch._inductor import aot_compile  # noqa: PLC0415 - the public way packs libraries into archives, which are unpacked at each load
     from torch.export import Dim, export  # noqa: PLC0415
@@ -92,9 +94,31 @@ def compiled(order: Order, scratch: str) -> str:
             "compile_threads": 1,
             "cpp.dynamic_threads": True,  # The worker has more or fewer from step to step.
         }
+        constants = _remembered({tensor.data_ptr() for tensor in traced.state_dict(keep_vars=True).values()})
         path = aot_compile(program.module(), given, options=options)
     assert isinstance(path, str)
-    return path
+    return path, constants
+
+
+def _remembered(known: set[int]) -> dict[str, Any]:
+    """Return what will hold the compiler's own constants, by name: dtype and numbers. Libraries come without any.
+
+    Args:
+        known: Where the tensors of the model are.
+    """
+    from torch._inductor.graph import GraphLowering  # noqa: PLC0415
+
+    found: dict[str, Any] = {}
+    name_of = GraphLowering.allocate_non_dup_const_name
+
+    def remember(graph: Any, name: str | None, data: Any) -> str:
+        given: str = name_of(graph, name, data)
+        if data.data_ptr() not in known and data.numel() <= MOST_NUMBERS:
+            found[given] = {"dtype": str(data.dtype).removeprefix("torch."), "numbers": data.tolist()}
+        return given
+
+    GraphLowering.allocate_non_dup_const_name = remember  # type: ignore[assignment, method-assign]  # nothing else sees them
+    return found
 
 
 def build(order: Order, step: Step) -> Any:

@@ -332,7 +332,11 @@ def _open(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> None:
         raise ValueError("the file is damaged")
     runner = AOTIModelContainerRunnerCpu(str(graph.library), 1)
     names = runner.get_constant_names_to_original_fqns()
-    constants = {constant: tensors[name] for constant, name in names.items()}
+    its_own = {
+        name: torch.tensor(one["numbers"], dtype=getattr(torch, one["dtype"]))
+        for name, one in note["constants"].items()
+    }
+    constants = {constant: tensors[name] if name in tensors else its_own[constant] for constant, name in names.items()}
     runner.update_constant_buffer(constants, use_inactive=False, validate_full_updates=True, user_managed=True)
     graph.runner, graph.constants = runner, constants
 

@@ -201,11 +201,21 @@ def place(module: nn.Module, products: Sequence[Product]) -> None:
     """Give the linear layers of a module what the products of a step are made of: placeholders."""
     for layer, product in zip(layers_of(module), products, strict=True):
         if product.function != PLAIN:
-            operands = [placeholder(shape) for shape in product.operands]
-            for number, operand in enumerate(operands):
-                layer.register_buffer(f"operand_{number}", operand)
-            layer.products = {"plain": partial(getattr(linears, product.function), *operands)}
+            for number, shape in enumerate(product.operands):
+                layer.register_buffer(_operand(number), placeholder(shape))
+            layer.products = {"plain": partial(_placed, layer, product)}
             layer.weight = None
+
+
+def _placed(layer: linears.Linear, product: Product, x: torch.Tensor) -> torch.Tensor:
+    """Return a layer's product. Who traces puts tensors of its own in the place of buffers, so they are looked up."""
+    operands = [layer.get_buffer(_operand(number)) for number in range(len(product.operands))]
+    out: torch.Tensor = getattr(linears, product.function)(*operands, x)
+    return out
+
+
+def _operand(number: int) -> str:
+    return f"operand_{number}"
 
 
 def product_of(layer: linears.Linear, family: linears.Family) -> Product:
@@ -232,7 +242,7 @@ def operands_of(module: nn.Module, family: linears.Family) -> dict[str, torch.Te
     found = dict(_named(module))
     for name, layer in module.named_modules():
         if isinstance(layer, linears.Linear) and isinstance(product := layer.products[family], partial):
-            found |= {f"{name}.operand_{number}": operand for number, operand in enumerate(product.args)}
+            found |= {f"{name}.{_operand(number)}": operand for number, operand in enumerate(product.args)}
     return {f"module.{name}": tensor for name, tensor in found.items()}
 
 

@@ -140,7 +140,7 @@ def left_by_an_earlier_load(decoder, loaded, directory, digest):
     """Leave a library that is none, under the name that this model's graph has."""
     graph, _ = made(decoder, loaded, directory)
     graph.library.write_bytes(BROKEN)
-    graph.library.with_suffix(".graph").write_bytes(orjson.dumps({"sha256": digest}))
+    graph.library.with_suffix(".graph").write_bytes(orjson.dumps({"sha256": digest, "constants": {}}))
     return graph.library
 
 
