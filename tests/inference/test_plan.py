@@ -66,6 +66,13 @@ def test_exact_requests_have_one_family_and_others_go_by_how_many_decode():
     assert {chosen.decoding(sequences, exact=True) for sequences in range(1, 17)} == {"int4"}
 
 
+def test_a_moment_in_which_others_kept_the_processor_decides_nothing():
+    disturbed = took(plain=(60, 7, 8, 8, 8, 27), packed=(4, 90, 4, 4, 5, 25), int4=(1.5, 1.7, 20, 4.2, 8, 55))
+    smoothed = plan.smoothed(disturbed)
+    assert [smoothed["plain", 1], smoothed["packed", 2], smoothed["int4", 4]] == [7, 4, 4.2]
+    assert {key for key, ms in smoothed.items() if ms != disturbed[key]} == {("plain", 1), ("packed", 2), ("int4", 4)}
+
+
 def test_what_was_measured_at_an_earlier_load_is_not_measured_again(tmp_path):
     directory = save_causal(tmp_path / "model", "llama", dtype=torch.bfloat16)
     order = load(directory, dtype="bfloat16", digest="d" * 64)
