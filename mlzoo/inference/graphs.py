@@ -177,7 +177,7 @@ class Graphs:
             is_worth_it = self._decoded >= self._after_tokens
             if is_worth_it and memory.free_bytes(self._decoder.module.device) >= MAKING_BYTES:
                 try:
-                    step = _step(self._decoder, graph.family)
+                    step = step_of(self._decoder, graph.family)
                     self.making = Making.begin(self._command, self._load, self._decoder.module, step, graph.library)
                     graph.state = "making"
                 except (OSError, ValueError, KeyError) as error:
@@ -208,7 +208,7 @@ class Graphs:
             return eager()
         try:
             marker.write_bytes(orjson.dumps({"pid": os.getpid()}))
-            _open(graph, tracing.operands_of(self._decoder.module, graph.family) | _buffers(self._decoder))
+            _open(graph, tracing.operands_of(self._decoder.module, graph.family) | buffers_of(self._decoder))
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             self._refuse(graph, f"it cannot be loaded ({_line(error)})", keep=True)
             marker.unlink(missing_ok=True)
@@ -303,7 +303,8 @@ def _name(decoder: SlotDecoder, family: Family, subject: Mapping[str, Any]) -> s
     return f"graph-{digest[:32]}-{family}.so"
 
 
-def _step(decoder: SlotDecoder, family: Family) -> tracing.Step:
+def step_of(decoder: SlotDecoder, family: Family) -> tracing.Step:
+    """Return what a graph of a decoder is made of; something must have been read into its slots."""
     products = [tracing.product_of(layer, family) for layer in tracing.layers_of(decoder.module)]
     caches = [
         (tracing.shape_of(layer.keys), tracing.shape_of(layer.values)) if layer.is_initialized else None
@@ -312,7 +313,8 @@ def _step(decoder: SlotDecoder, family: Family) -> tracing.Step:
     return tracing.Step(products=tuple(products), caches=tuple(caches), slots=decoder.slots, context=decoder.context)
 
 
-def _buffers(decoder: SlotDecoder) -> dict[str, torch.Tensor]:
+def buffers_of(decoder: SlotDecoder) -> dict[str, torch.Tensor]:
+    """Return keys and values of a decoder, by the names that they have in a graph."""
     layers = [(place, layer) for place, layer in enumerate(decoder.cache.layers) if layer.is_initialized]
     return {f"{kind}_{place}": getattr(layer, kind) for place, layer in layers for kind in ("keys", "values")}
 

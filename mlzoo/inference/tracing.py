@@ -128,14 +128,14 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens; return what each row may see, ``[rows, extent, heads, dim]``."""
+        """Write the new tokens; return what each row may see, ``[rows, heads, extent, dim]``."""
         return self._write(self.keys, key_states), self._write(self.values, value_states)
 
     def _write(self, buffer: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
         assert buffer is not None, "a layer without keys of its own writes none"
         rows, heads = states.shape[:2]
         buffer.index_copy_(0, self.now.written(), states.reshape(rows, -1))
-        return buffer[self.now.read()].view(rows, self.now.extent, heads, -1)
+        return buffer[self.now.read()].view(rows, self.now.extent, heads, -1).transpose(1, 2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - transformers' interface
         """Return length and offset of what attention sees."""
@@ -176,7 +176,8 @@ def traced_attention(
     loop, and a row's numbers are gathered from its slot without a copy.
     """
     rows, heads, _tokens, dim = query.shape
-    groups = heads // key.shape[2]
+    groups = heads // key.shape[1]
+    key, value = key.transpose(1, 2), value.transpose(1, 2)
     queries = query.view(rows, 1, -1, groups, dim).float()
     scores = (queries * key[:, :, :, None].float()).sum(-1) * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_models import load
 
+from mlzoo.errors import ModelLoadFailed
 from mlzoo.inference import gate, graphs
 from mlzoo.inference.graph_making import Making
 from mlzoo.inference.graphs import CHECKS, Graphs
@@ -42,6 +43,18 @@ def loaded(tiny_directory):
     return attrs.evolve(load(tiny_directory), digest="d1g35t")
 
 
+def in_few_bits(loaded):
+    """Load it with layers of all kinds that this machine has kernels for."""
+    loaded = attrs.evolve(loaded, digest="", dtype="bfloat16")
+    try:
+        model = load_chat(attrs.evolve(loaded, quantization="int4"), torch.device("cpu"))
+    except ModelLoadFailed:
+        model = load_chat(loaded, torch.device("cpu"))
+    for slot in range(3):
+        model.decoder.prefill(slot, PROMPT[: slot + 2], 0)
+    return model.decoder
+
+
 def made(decoder, loaded, directory, **how):
     """Give a decoder graphs that are made as soon as it decodes; return its only one, and what is said."""
     said = []
@@ -55,12 +68,12 @@ def decoded(decoder):
     return decoder.decode([2, 0], [9, 10], [4, 2])
 
 
-def test_a_graph_is_compiled_while_steps_go_on_then_compared_then_used_and_taken_up_by_the_next_load(
-    decoder, loaded, tmp_path
-):
+def test_a_graph_is_compiled_while_steps_go_on_then_compared_then_used_and_taken_up_by_the_next_load(loaded, tmp_path):
     if graphs.compiler() is None:
         pytest.skip("this machine has no C++ compiler")
+    decoder = in_few_bits(loaded)
     expected = decoded(decoder)
+    rounding = gate.tolerance(expected.dtype)
     graph, said = made(decoder, loaded, tmp_path)
     assert torch.equal(decoded(decoder), expected)
     assert graph.state == "making"
@@ -70,11 +83,10 @@ def test_a_graph_is_compiled_while_steps_go_on_then_compared_then_used_and_taken
     assert graph.state == "used"
     assert "used from now on" in said[-1]
     seen = decoded(decoder)
-    assert gate.mean_difference(list(expected), list(seen)) < gate.tolerance(torch.float32)
+    assert gate.mean_difference(list(expected), list(seen)) < rounding
     one = decoder.decode([1], [9], [3])  # one row, of which the compiler saw no example
     decoder.graphs, whole = None, decoder.graphs
-    assert gate.mean_difference(list(decoder.decode([1], [9], [3])), list(one)) < gate.tolerance(torch.float32)
-    assert torch.equal(decoder.decode([2, 0], [9, 10], [4, 2], exact=True), expected)
+    assert gate.mean_difference(list(decoder.decode([1], [9], [3])), list(one)) < rounding
     assert not [path for path in tmp_path.iterdir() if path.suffix not in {".so", ".json", ".graph"}]
     assert whole.why().endswith("in use")
     again, _ = made(decoder, loaded, tmp_path)
