@@ -43,7 +43,9 @@ AFTER_TOKENS = 512  # that a model has decoded before a graph of it is worth its
 CHECKS = 3  # steps in which a graph computes what the eager step does, before it is used in its stead
 GRAIN = 64  # of what rows see, as in the eager step
 HEIGHTS = (2, 3, 16)  # rows among which one must be what it is alone, for a graph to keep rows apart
-MAKING_BYTES = 2 << 30  # that must be free before one is made: what a compiler takes, and some
+MAKING_BYTES = 2 << 30  # that must be free before one is made, beside as much as the slots may take
+FARTHEST = 512  # Rows that see more are computed eagerly: its attention is the faster one there.
+BORDER = 32  # before that, where nothing is read ahead: what is read in one step is computed in one way
 
 State = Literal["wanted", "making", "there", "checking", "used", "refused"]
 
@@ -108,6 +110,7 @@ class Graphs:
         self._decoder, self._load, self._command = decoder, load, command
         self._say, self._clock = say, clock
         self._after_tokens, self._decoded = after_tokens, 0
+        self._seen = 0  # by the row that saw farthest in the last step
         self.making: Making | None = None  # the compiler that runs now
         families: tuple[Family, ...] = (*(("int4",) if plan.few_rows else ()), plan.many)
         self.all = {family: Graph(family, directory / _name(decoder, family, subject)) for family in families}
@@ -129,7 +132,9 @@ class Graphs:
     def keeps_apart(self, family: Family) -> bool:
         """Whether a row of a step in a family is the same among any number of rows, if its graph computes it."""
         graph = self.all.get(family)
-        return graph is None or graph.state != "used" or graph.apart
+        if graph is None or graph.state != "used":
+            return True
+        return graph.apart and not FARTHEST - BORDER <= self._seen < FARTHEST
 
     def decode(
         self,
@@ -150,7 +155,8 @@ class Graphs:
         """
         graph, rows = self.all.get(family), Rows(slots, tokens, positions)
         self._decoded += len(rows.slots)
-        if graph is None or graph.state == "refused":
+        self._seen = max(positions) + 1
+        if graph is None or graph.state == "refused" or self._seen > FARTHEST:
             return eager()
         if graph.state in ("wanted", "making"):
             self._make(graph)
@@ -175,7 +181,7 @@ class Graphs:
         """Begin to make a graph, or see what became of it; at most one is made at a time."""
         if self.making is None:
             is_worth_it = self._decoded >= self._after_tokens
-            if is_worth_it and memory.free_bytes(self._decoder.module.device) >= MAKING_BYTES:
+            if is_worth_it and self._has_room():
                 try:
                     step = step_of(self._decoder, graph.family)
                     self.making = Making.begin(self._command, self._load, self._decoder.module, step, graph.library)
@@ -196,6 +202,10 @@ class Graphs:
             self._look(graph)
             if graph.state == "wanted":
                 self._refuse(graph, "its compiler has left nothing")
+
+    def _has_room(self) -> bool:
+        needed = MAKING_BYTES + self._decoder.cache.size_bytes()
+        return memory.free_bytes(self._decoder.module.device) >= needed
 
     def _first(self, graph: Graph, rows: Rows, eager: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Load a graph and run it, both of which may end this process: another one then knows of what."""

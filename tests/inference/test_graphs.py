@@ -148,6 +148,15 @@ def test_exact_steps_are_never_a_graph_s(decoder, loaded, tmp_path):
     assert (graph.state, decoder.graphs.making) == ("wanted", None)
 
 
+def test_rows_that_see_far_are_computed_eagerly_and_nothing_is_read_ahead_across_that_border(decoder, loaded, tmp_path):
+    graph, _ = made(decoder, loaded, tmp_path)
+    graph.state = "used"  # It has no library: asked for anything, it is refused.
+    decoder.graphs.decode(graph.family, [0], [9], [graphs.FARTHEST], lambda: torch.zeros(1))
+    assert (graph.state, decoder.graphs.keeps_apart(graph.family)) == ("used", True)
+    decoder.graphs.decode(graph.family, [0], [9], [graphs.FARTHEST - 2], lambda: torch.zeros(1))
+    assert not decoder.graphs.keeps_apart(graph.family)
+
+
 def left_by_an_earlier_load(decoder, loaded, directory, digest):
     """Leave a library that is none, under the name that this model's graph has."""
     graph, _ = made(decoder, loaded, directory)
