@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def compiled(order: Order, scratch: str) -> tuple[str, dict[str, Any]]:
             "compile_threads": 1,
             "cpp.dynamic_threads": True,  # The worker has more or fewer from step to step.
         }
-        constants = _remembered({tensor.data_ptr() for tensor in traced.state_dict(keep_vars=True).values()})
+        constants = _remembered({tensor.data_ptr() for tensor in chain(traced.parameters(), traced.buffers())})
         path = aot_compile(program.module(), given, options=options)
     assert isinstance(path, str)
     return path, constants

@@ -44,7 +44,7 @@ CHECKS = 3  # steps in which a graph computes what the eager step does, before i
 GRAIN = 64  # of what rows see, as in the eager step
 HEIGHTS = (2, 3, 16)  # rows among which one must be what it is alone, for a graph to keep rows apart
 MAKING_BYTES = 2 << 30  # that must be free before one is made, beside as much as the slots may take
-FARTHEST = 512  # Rows that see more are computed eagerly: its attention is the faster one there.
+FARTHEST = 384  # Rows that see more are computed eagerly: its attention is the faster one there.
 BORDER = 32  # before that, where nothing is read ahead: what is read in one step is computed in one way
 
 State = Literal["wanted", "making", "there", "checking", "used", "refused"]
@@ -219,7 +219,7 @@ class Graphs:
         try:
             marker.write_bytes(orjson.dumps({"pid": os.getpid()}))
             _open(graph, tracing.operands_of(self._decoder.module, graph.family) | buffers_of(self._decoder))
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             self._refuse(graph, f"it cannot be loaded ({_line(error)})", keep=True)
             marker.unlink(missing_ok=True)
             return eager()
