@@ -293,7 +293,10 @@ def offer(decoder: Any, load: Load, directory: Path | None, subject: Mapping[str
         return "no compiled graphs: they are for slots on a processor"
     if directory is None or not load.digest:
         return "no compiled graphs: nothing is remembered of weights whose digest is not known"
-    made = Graphs(decoder, load, directory, subject)
+    try:
+        made = Graphs(decoder, load, directory, subject)
+    except ValueError as error:  # A layer of a kind that nobody has taught to compile.
+        return f"no compiled graphs: {error}"
     if not compiler() and not any(graph.state == "there" for graph in made.all.values()):
         return "no compiled graphs: this machine has no C++ compiler"
     decoder.graphs = made
