@@ -163,9 +163,11 @@ class Host:
 
 @contextmanager
 def hosting(log, *overrides, config_dir=None):
+    # Many tests' tokens together would have a compiler started, which takes a core for minutes from those that follow.
+    command = client_command(["model.compile=none", *overrides], log=log, config_dir=config_dir)
     with (
         start_blocking_portal("trio") as portal,
-        portal.wrap_async_context_manager(spawn(client_command(overrides, log=log, config_dir=config_dir))) as client,
+        portal.wrap_async_context_manager(spawn(command)) as client,
     ):
         yield Host(portal, client, log)
 
