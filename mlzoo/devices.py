@@ -15,10 +15,13 @@ import os
 import platform
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
+
+from mlzoo import cgroups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["cuda", "mps", "cpu"]
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUPS = Path("/proc/self/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
 _LOCAL_EXTRA = "pip install 'mlzoo[local]'"
 _DRIVER_REMEDY = "see what nvidia-smi says; the driver, or the machine, may want a restart"
@@ -249,9 +250,7 @@ def cpu_device(torch: TorchBuild | None) -> Device:
     import psutil  # noqa: PLC0415 - 30 ms, only asked for when devices are
 
     memory = psutil.virtual_memory()
-    total, free = memory.total, memory.available
-    for limit, used in cgroup_memory(_CGROUPS, _OWN_CGROUPS):
-        total, free = min(total, limit), min(free, max(limit - used, 0))
+    total, free = cgroups.bound_memory(memory.total, memory.available)
     cores = usable_cores()
     return Device(
         name="cpu",
@@ -305,7 +304,7 @@ def shares_of(cores: list[tuple[int, ...]], workers: int) -> list[tuple[int, ...
 
 
 def _within_quota(cores: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    quota = cgroup_cpus(_CGROUPS, _OWN_CGROUPS)
+    quota = cgroups.cpus()
     return cores if quota is None else cores[: max(1, int(quota))]
 
 
@@ -315,7 +314,9 @@ if sys.platform == "linux":
         """Return the processors of each core that this process may use."""
         cores: dict[str, tuple[int, ...]] = {}
         for processor in sorted(os.sched_getaffinity(0)):
-            core = _read(_CPUS / f"cpu{processor}" / "topology" / "thread_siblings_list") or str(processor)
+            core = str(processor)
+            with suppress(OSError):
+                core = (_CPUS / f"cpu{processor}" / "topology" / "thread_siblings_list").read_text().strip() or core
             cores[core] = (*cores.get(core, ()), processor)
         return list(cores.values())
 
@@ -326,57 +327,3 @@ else:
         import psutil  # noqa: PLC0415
 
         return [()] * (psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
-
-
-def cgroup_memory(root: Path, own: Path) -> list[tuple[int, int]]:
-    """Return (limit, used) in bytes of each control group that bounds this process's memory, of both versions.
-
-    Cached file pages that the kernel would give up count as free.
-
-    Args:
-        root: Where control groups are mounted.
-        own: The file that names this process's groups.
-    """
-    found = []
-    for directory in _groups(root, own, "memory"):
-        limit = _read(directory / "memory.max") or _read(directory / "memory.limit_in_bytes")
-        used = _read(directory / "memory.current") or _read(directory / "memory.usage_in_bytes")
-        if limit.isdigit() and used.isdigit():
-            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(directory / "memory.stat"), re.MULTILINE)
-            found.append((int(limit), max(int(used) - (int(cached[1]) if cached else 0), 0)))
-    return found
-
-
-def cgroup_cpus(root: Path, own: Path) -> float | None:
-    """Return how many CPUs the tightest control group grants, None where none limits them."""
-    granted = []
-    for directory in _groups(root, own, "cpu"):
-        quota, _, period = _read(directory / "cpu.max").partition(" ")
-        if not quota:
-            quota, period = _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
-        if quota.isdigit() and period.isdigit():
-            granted.append(int(quota) / int(period))
-    return min(granted, default=None)
-
-
-def _groups(root: Path, own: Path, controller: str) -> list[Path]:
-    """Return the directories of this process's group and of all above it; a container may see only the topmost."""
-    directories: list[Path] = []
-    for line in _read(own).splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0" and not controllers:
-            base = root
-        elif controller in controllers.split(","):
-            base = root / controller
-        else:
-            continue
-        group = base / path.lstrip("/")
-        directories += [group, *(parent for parent in group.parents if parent.is_relative_to(base))]
-    return directories
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""

@@ -16,7 +16,10 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+RESERVED_LINES = 256  # of a slot that are asked for at once: to ask is a matter of a tenth of a millisecond
+SPARED_BYTES = 256 << 20  # of the machine's memory that no slot takes: the sidecar and its host live there too
 
 
 @attrs.frozen
@@ -105,15 +108,49 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
-    """All layers' slots."""
+    """All layers' slots.
 
-    def __init__(self, layers: int, slots: int, size: int) -> None:
+    Args:
+        layers: Of the model.
+        slots: Rows that may run together.
+        size: Tokens that each holds.
+        free_bytes: Says what memory may still be had, where buffers take it as they are written: on the CPU. None: they
+            have it from the start.
+    """
+
+    def __init__(self, layers: int, slots: int, size: int, free_bytes: Callable[[], int] | None = None) -> None:
         self.forward = Forward()
         self.slots, self.size = slots, size
+        self.free_bytes = free_bytes
+        self._reserved = [0] * slots  # lines of each slot for which there is memory
         super().__init__(layers=[SlotLayer(self.forward, slots, size) for _ in range(layers)])
 
+    def reserve(self, slot: int, stop: int) -> None:
+        """Make sure that there is memory for a slot's lines up to one, before they are written for the first time.
+
+        The system ends a process that touches memory which nobody has; only whoever asks before can fail alone.
+
+        Raises:
+            MemoryError: There is none.
+        """
+        if stop <= self._reserved[slot]:
+            return
+        stop = min(-(-stop // RESERVED_LINES) * RESERVED_LINES, self.size)
+        needed_bytes = (stop - self._reserved[slot]) * self.line_bytes()
+        if self.lacks(needed_bytes):
+            raise MemoryError(f"{needed_bytes} bytes for keys and values are not free")
+        self._reserved[slot] = stop
+
+    def lacks(self, needed_bytes: int) -> bool:
+        """Whether the machine has not so much memory left that it can be taken without harm."""
+        return self.free_bytes is not None and self.free_bytes() - needed_bytes < SPARED_BYTES
+
     def clear(self, slot: int, start: int, stop: int) -> None:
-        """Zero some tokens of a slot in all layers: what a broken row left must not reach the next."""
+        """Zero some tokens of a slot in all layers: what a broken row left must not reach the next.
+
+        What was never reserved was never written, and to zero it would take the memory that may be lacking.
+        """
+        stop = min(stop, self._reserved[slot])
         for layer in self.layers:
             layer.clear(slot, start, stop)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from mlzoo.inference import attention, threads
+from mlzoo.inference import attention, memory, threads
 from mlzoo.inference.cache import Run, SlotCache
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class SlotDecoder:
         module.set_attn_implementation(attention.NAME)
         self.module, self.slots, self.context, self.chunk, self.grain = module, slots, context, chunk, grain
         layers = module.config.get_text_config(decoder=True).num_hidden_layers
-        self.cache = SlotCache(layers, slots, context)
+        is_lazy = module.device.type == "cpu"
+        self.cache = SlotCache(layers, slots, context, partial(memory.free_bytes, module.device) if is_lazy else None)
         self.cache.forward.query_grain = query_grain
         self.kernels = kernels
         self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
@@ -118,6 +119,7 @@ class SlotDecoder:
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
+        self.cache.reserve(slot, start + len(tokens))
         positions = torch.arange(start, start + len(tokens), device=self._device)[None]
         ids = torch.tensor([tokens], device=self._device)
         if self.kernels is not None:
@@ -139,6 +141,8 @@ class SlotDecoder:
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, exact: bool = False
     ) -> torch.Tensor:
         """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
+        for slot, position in zip(slots, positions, strict=True):
+            self.cache.reserve(slot, position + 1)
         if self.kernels is not None:
             self.kernels.for_step(len(set(slots)), exact=exact)
         is_few = self.few_threads is not None and len(slots) <= threads.FEW_ROWS

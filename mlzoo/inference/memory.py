@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from mlzoo import cgroups
+
 _of_thread = threading.local()
 FORGET_PEAK = "5"  # proc(5), /proc/pid/clear_refs
 
@@ -63,7 +65,8 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return int(psutil.virtual_memory().available)
+    machine = psutil.virtual_memory()
+    return cgroups.bound_memory(machine.total, machine.available)[1]
 
 
 def give_back(device: torch.device) -> None:

@@ -164,8 +164,14 @@ class PrefixCache:
             found = found[: len(found) - len(found) % (self._chunk // BLOCK)]
         if not found:
             return Restored()
-        self._cache.copy_in(slot, [block.lines for block in found])
         count = len(found) * BLOCK
+        try:
+            self._cache.reserve(slot, count)
+            self._cache.copy_in(slot, [block.lines for block in found])
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            return Restored()  # To be read, which fails alone where there is no memory for that either.
         return Restored(count, exact=all(block.exact for block in found) and count % self._chunk == 0)
 
     def keep(self, slot: int, tokens: Sequence[int], read: int, restored: Restored) -> None:
@@ -177,6 +183,9 @@ class PrefixCache:
             read: How many of them were read in chunks; the others were decoded.
             restored: What it had from the start.
         """
+        if self._cache.lacks(len(tokens) * self._cache.line_bytes()):
+            self.give_way()  # Nobody waits for a copy.
+            return
         if self._prefixes.room == 0:  # What a block takes is known since something was read.
             self._prefixes.room = self._room_bytes // (self._cache.line_bytes() * BLOCK)
         exact = read - read % self._chunk if restored.exact else 0
@@ -185,7 +194,7 @@ class PrefixCache:
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
                 raise
-            self.give_way()  # Nobody waits for a copy.
+            self.give_way()
 
     def clear(self) -> None:
         """Keep nothing of what was kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ from tiny_models import Heard, ask, load, run, save_causal
 
 from mlzoo.frames import Prefilled, Stepped, WorkFailed
 from mlzoo.inference import engine as engine_module
+from mlzoo.inference.cache import SPARED_BYTES
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
@@ -285,6 +287,47 @@ def test_want_of_memory_does_not_take_more_of_it(tiny, monkeypatch):
     ((slot, start, stop),) = cleared
     assert (slot, start) == (0, 0)
     assert stop <= len(tiny.text.encode("one")) + tiny.decoder.slots
+
+
+@pytest.fixture
+def machine(tiny, monkeypatch):
+    """The machine's free memory, as the slots see it, none of which were written so far."""
+    cache = tiny.decoder.cache
+    cache._reserved = [0] * cache.slots
+    machine = SimpleNamespace(free_bytes=1 << 40)
+    monkeypatch.setattr(cache, "free_bytes", lambda: machine.free_bytes)
+    yield machine
+    cache._reserved = [cache.size] * cache.slots
+    for slot in range(cache.slots):
+        tiny.decoder.forget(slot, 0, cache.size)  # Other tests have these slots as well.
+
+
+def test_a_slot_that_would_take_the_machines_last_memory_fails_alone_and_before_it_is_touched(tiny, machine):
+    engine, heard = BatchEngine(tiny), Heard()
+    heard.take(engine.submit(ask("elder")))
+    heard.take(engine.step())
+    machine.free_bytes = SPARED_BYTES + 10
+    written = [layer.keys[tiny.decoder.context :].count_nonzero() for layer in tiny.decoder.cache.layers]
+    heard.take(engine.submit(ask("younger")))
+    while not engine.idle:
+        heard.take(engine.step())
+    assert [(frame.request, frame.code) for frame in heard.others] == [("younger", 1005)]
+    assert len(heard.tokens("elder")) == 12
+    assert [layer.keys[tiny.decoder.context :].count_nonzero() for layer in tiny.decoder.cache.layers] == written
+    machine.free_bytes = 1 << 40
+    assert len(run(engine, ask("later")).tokens("later")) == 12
+
+
+def test_where_memory_is_short_no_copies_are_made_and_those_there_give_way(tiny, machine):
+    engine = BatchEngine(tiny)
+    long = "one two three four " * 40
+    expected = run(engine, ask("first", long)).tokens("first")
+    assert len(engine._prefixes) > 1
+    machine.free_bytes = 0  # What was reserved may be used; nothing is copied any more.
+    while len(engine._prefixes):
+        assert run(engine, ask("again", long)).tokens("again") == expected
+    assert run(engine, ask("again", long)).tokens("again") == expected
+    assert len(engine._prefixes) == 0
 
 
 def test_an_unexpected_failure_of_a_step_is_not_swallowed(tiny, monkeypatch):
