@@ -5,8 +5,9 @@ takes minutes and a C++ compiler) and draws bench/plots/throughput.svg.
 
 A figure is the number of tokens said, by the time from the first request's being sent to the last one's end: prompts
 are read within it. All choose greedily, 96 tokens to each prompt; the prompts are new ones each time, of equal lengths.
-Ours is the sidecar as a user has it, over NDJSON, everything recorded; `transformers serve` is asked over HTTP; the
-others are called in their own process.
+Ours is the sidecar as a user has it, over NDJSON, everything recorded: once its compiled steps are there, and beside it
+one without any, as on a machine without a C++ compiler. `transformers serve` is asked over HTTP; the others are called
+in their own process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from measure import PeerMissing, Row, compare, interleave, main
 from prompts import story
 from rivals import BENCH, LLAMA, MODEL, OPENVINO, Rival, Served, environment, gguf, weights
 from stream import Host, result_of
+from warming import warm
 
 from mlzoo.inference import process
 
@@ -42,6 +44,7 @@ TARGETS: Mapping[str, tuple[str, str, str]] = {  # of ours divided by theirs, at
     "generate": ("", "", ""),
     "the engine alone": ("", "", ">= 0.96"),
 }
+EAGER_TARGETS: Mapping[str, tuple[str, str, str]] = {"llama.cpp": (">= 0.65", ">= 1.2", ">= 1.9")}
 CHAPTERS = itertools.count(100)  # Each asking is of new prompts: nobody knows them from before.
 EXACT_TARGETS = {1: ">= 0.4", 16: ">= 0.7"}
 
@@ -110,21 +113,25 @@ def start(stack: ExitStack) -> dict[str, Rival | None]:
 
 
 def measure(rounds: int) -> list[Row]:
-    serve = [sys.executable, "-m", "mlzoo", "serve", "--log"]
+    serve = [sys.executable, "-m", "mlzoo", "serve"]
     with ExitStack() as stack:
-        rivals = start(stack)
         log = stack.enter_context(tempfile.TemporaryDirectory())
-        host = stack.enter_context(Host([*serve, log]))
-        host.call("models.load", {"model": MODEL})
+        host = stack.enter_context(Host([*serve, "--log", f"{log}/compiled"]))
+        print(f"Compiled steps: {warm(host, MODEL)}", flush=True)
+        eager = stack.enter_context(Host([*serve, f"models.{MODEL}.compile=none", "--log", f"{log}/eager"]))
+        warm(eager, MODEL)
+        rivals = start(stack)
         measures: dict[str, Callable[[], float]] = {}
         for streams in STREAMS:
             measures[f"ours {streams}"] = partial(tokens_per_second, host, streams)
+            measures[f"eager {streams}"] = partial(tokens_per_second, eager, streams)
             if streams in EXACT_TARGETS:
                 measures[f"exact {streams}"] = partial(tokens_per_second, host, streams, "exact")
             for name, rival in rivals.items():
                 measures[f"{name} {streams}"] = partial(rival_rate, rival, host, streams)
         values = interleave(rounds, measures)
         host.leave()
+        eager.leave()
     draw(values)
     return rows(values)
 
@@ -135,11 +142,16 @@ def rows(values: Mapping[str, list[float]]) -> list[Row]:
         for name, targets in TARGETS.items()
         for streams, target in zip(STREAMS, targets, strict=True)
     ]
+    eager = [
+        compare(f"{what(n)}, eager", "tokens/s", values[f"eager {n}"], name, values[f"{name} {n}"], target)
+        for name, targets in EAGER_TARGETS.items()
+        for n, target in zip(STREAMS, targets, strict=True)
+    ]
     exact = [
         compare(f"{what(n)}, exact", "tokens/s", values[f"exact {n}"], "fast", values[f"ours {n}"], target)
         for n, target in EXACT_TARGETS.items()
     ]
-    return [*made, *exact]
+    return [*made, *eager, *exact]
 
 
 def what(streams: int) -> str:
@@ -148,7 +160,12 @@ def what(streams: int) -> str:
 
 def draw(values: Mapping[str, list[float]]) -> None:
     """Draw the medians of all engines."""
-    names = {"mlzoo": "ours", "mlzoo, exact": "exact", **{name: name for name in TARGETS if name != "the engine alone"}}
+    names = {
+        "mlzoo": "ours",
+        "mlzoo, eager": "eager",
+        "mlzoo, exact": "exact",
+        **{name: name for name in TARGETS if name != "the engine alone"},
+    }
     bars = {
         label: [median(found) if (found := values.get(f"{name} {n}")) else None for n in STREAMS]
         for label, name in names.items()

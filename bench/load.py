@@ -24,6 +24,7 @@ from measure import Row, compare, main
 from prompts import long, story
 from rivals import MODEL
 from stream import Host, result_of
+from warming import warm
 
 SHARES = (0.5, 0.8, 1.2)  # of the capacity
 ARRIVALS_S = 60.0  # for which requests arrive at each share
@@ -167,7 +168,7 @@ def measure(rounds: int) -> list[Row]:
     found: dict[float, list[Request]] = {share: [] for share in SHARES}
     capacities: list[float] = []
     with tempfile.TemporaryDirectory() as log, Host([*serve, "--log", log]) as host:
-        host.call("models.load", {"model": MODEL})
+        warm(host, MODEL)
         capacity(host)  # Warms up.
         for number in range(rounds):
             capacities.append(capacity(host))

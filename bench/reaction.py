@@ -16,13 +16,15 @@ from measure import Row, compare, interleave, main
 from prompts import long, story
 from rivals import MODEL
 from stream import Host, result_of
+from warming import warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DECODING = 4
 PROMPT_WORDS = 800  # make about 1,000 tokens
-GAP_MS = 130.0  # allowed between two pieces while a prompt is read
+GAP_MS = 130.0  # allowed between two pieces while a prompt is read, without compiled steps
+GAP_STEPS = 6  # allowed with them
 LOAD_MS = 1500.0  # allowed from a chat with an unloaded model to its first piece
 LOAD_ROUNDS = 3
 CANCELLED = -32800
@@ -129,10 +131,30 @@ class Reaction:
 
 
 def measure(rounds: int) -> list[Row]:
-    serve = [sys.executable, "-m", "mlzoo", "serve", "--log"]
-    with tempfile.TemporaryDirectory() as log, Host([*serve, log]) as host:
+    eager, found = reactions(f"models.{MODEL}.compile=none", rounds)
+    compiled, values = reactions("", rounds)
+    # The first of each was that of the round that warms up.
+    steps, ones, firsts = compiled.step_ms[1:], compiled.one_ms[1:], compiled.first_ms[1:]
+    chunks = [first * CHUNK / 1000 for first in firsts]
+    gap = f"longest gap of {DECODING} streams while a prompt of 1,000 tokens is read"
+    return [
+        compare(f"{gap}, eager", "ms", found["gap"], "what is allowed", [GAP_MS] * rounds, "<= 1"),
+        compare(f"{gap}, eager", "ms", found["gap"], f"a step of {DECODING} rows", eager.step_ms[1:]),
+        compare(f"{gap}, compiled", "ms", values["gap"], f"a step of {DECODING} rows", steps, f"<= {GAP_STEPS}"),
+        compare("cancel of an answer", "ms", values["cancel"], "a step of one row", ones, f"<= {STEPS}"),
+        compare("cancel while the prompt is read", "ms", values["cancel prefill"],
+                f"reading {CHUNK} tokens, an eighth of such a prompt", chunks, "<= 1"),
+        compare("chat with an unloaded model to its first token", "ms", values["load"], "what is allowed",
+                [LOAD_MS] * len(values["load"]), "<= 1"),
+    ]  # fmt: skip
+
+
+def reactions(override: str, rounds: int) -> tuple[Reaction, dict[str, list[float]]]:
+    """Measure one sidecar, its compiled steps ready if it has any."""
+    serve = [sys.executable, "-m", "mlzoo", "serve", *([override] if override else [])]
+    with tempfile.TemporaryDirectory() as log, Host([*serve, "--log", log]) as host:
         host.call("models.load", {"model": "minilm"})  # Keeps the worker up where the other model is unloaded.
-        host.call("models.load", {"model": MODEL})
+        warm(host, MODEL)
         reaction = Reaction(host)
         measures: dict[str, Callable[[], float]] = {
             "gap": reaction.gap_ms,
@@ -140,21 +162,9 @@ def measure(rounds: int) -> list[Row]:
             "cancel prefill": reaction.cancel_prefill_ms,
         }
         values = interleave(rounds, measures)
-        loads = interleave(min(rounds, LOAD_ROUNDS), {"load": reaction.load_ms})["load"]
+        values |= interleave(min(rounds, LOAD_ROUNDS), {"load": reaction.load_ms})
         host.leave()
-    # The first of each was that of the round that warms up.
-    steps, ones, firsts = reaction.step_ms[1:], reaction.one_ms[1:], reaction.first_ms[1:]
-    chunks = [first * CHUNK / 1000 for first in firsts]
-    gap = f"longest gap of {DECODING} streams while a prompt of 1,000 tokens is read"
-    return [
-        compare(gap, "ms", values["gap"], "what is allowed", [GAP_MS] * rounds, "<= 1"),
-        compare(gap, "ms", values["gap"], f"a step of {DECODING} rows", steps),
-        compare("cancel of an answer", "ms", values["cancel"], "a step of one row", ones, f"<= {STEPS}"),
-        compare("cancel while the prompt is read", "ms", values["cancel prefill"],
-                f"reading {CHUNK} tokens, an eighth of such a prompt", chunks, "<= 1"),
-        compare("chat with an unloaded model to its first token", "ms", loads, "what is allowed",
-                [LOAD_MS] * len(loads), "<= 1"),
-    ]  # fmt: skip
+    return reaction, values
 
 
 if __name__ == "__main__":

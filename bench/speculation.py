@@ -17,6 +17,7 @@ from measure import Row, compare, interleave, main
 from prompts import story
 from rivals import MODEL
 from stream import Host, result_of
+from warming import warm
 
 TOKENS = 128
 TEXT = """\
@@ -81,6 +82,8 @@ def measure(rounds: int) -> list[Row]:
         Host([*serve, f"models.{MODEL}.speculation=true", "--log", f"{log}/on"]) as on,
         Host([*serve, f"models.{MODEL}.speculation=false", "--log", f"{log}/off"]) as off,
     ):
+        for host in (on, off):
+            warm(host, MODEL)
         pair = Pair({"on": on, "off": off})
         measures = {f"{side} {what}": partial(pair.rate, side, what) for what in TARGETS for side in ("on", "off")}
         values = interleave(rounds, measures)

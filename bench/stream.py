@@ -46,9 +46,14 @@ IDLE_PINGS = 300
 class Host:
     """A host that reads lines and does nothing else."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=BENCH.parent
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=BENCH.parent,
+            env=env,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
