@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?=
 MINUTES ?= 10
+# Processes that run tests side by side; each may start sidecars and workers of its own.
+JOBS ?= 2
 
 .PHONY: help setup chat test lint types unit rust weights bench clean
 
@@ -52,7 +54,7 @@ types: setup
 	$(BIN)/mypy --platform win32
 
 unit: setup weights
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
 
 # Says so where there is no cargo, and goes on.
 rust: setup weights
