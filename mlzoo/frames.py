@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Doing = Literal["start", "load", "work", "idle"]
 Resumption = Literal["exact", "prefill"]
 Messages = tuple[dict[str, Any], ...]
@@ -88,6 +88,9 @@ class Generate:
     resume: Resumption | None = None  # None: it begins
     tokens: tuple[int, ...] = ()
     said: str = ""
+    tools: tuple[dict[str, Any], ...] = ()  # that the model may call, as OpenAI has them
+    tool_choice: Any = None  # a word or an object, as OpenAI has it
+    response_format: dict[str, Any] | None = None  # as OpenAI has it; None: any text
 
 
 @attrs.frozen(kw_only=True)
@@ -222,19 +225,33 @@ class TokenLogprob:
 
 
 @attrs.frozen(kw_only=True)
+class ToolCallDelta:
+    """A piece of a call that the model wants made; the pieces of one index are to be joined, field by field."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""  # of the text of a JSON object
+
+
+@attrs.frozen(kw_only=True)
 class Row:
     """What a token brought to a request.
 
-    content is whole UTF-8 text and may be empty while a character or a possible stop string is still open.
+    content is whole UTF-8 text and may be empty while a character or a possible stop string is still open. An API has
+    no token ids to give: completion_tokens says how many there have been, where it tells.
     """
 
     request: str
     content: str
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
-    prompt_tokens: int | None = None  # set in the first row of a request
+    prompt_tokens: int | None = None  # set in the first row of a request, or when an API tells
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    reasoning: str = ""
+    completion_tokens: int | None = None  # of the whole request so far; None: those of its rows are counted
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ from mlzoo.events import types as ev
 from mlzoo.events.codec import CODEC
 from mlzoo.events.commands import Command, ReportFailure
 from mlzoo.events.records import is_gone, request_of
+from mlzoo.events.said import Said, delta_of, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,17 +96,14 @@ class RequestView:
         self._began_after = after_seq  # the last group before its acceptance
         self._room_bytes = held_bytes
         self._accepted: ev.RequestAccepted | None = None
-        self._content: list[str] = []
+        self._said = Said()
         self._seq = -1  # of the last piece
-        self._logprobs: list[JsonObject] = []
         self._gone = False  # some of what was said is not there
 
     @property
     def text(self) -> str:
         """What has been said so far."""
-        if self._content:
-            self._content = ["".join(self._content)]  # A long text is not held twice.
-        return "".join(self._content)
+        return self._said.text
 
     def read(self, group: Group) -> Iterator[Piece]:
         """Yield what a group brings to the host."""
@@ -136,7 +134,7 @@ class RequestView:
                 self._hold(row)
                 if event.seq is not None:
                     self._seq = event.seq
-                    yield Delta(event.seq, _delta(row))
+                    yield Delta(event.seq, delta_of(row))
             case ev.RequestAccepted():
                 self._accepted = event
             case ev.RequestCompleted():
@@ -155,13 +153,12 @@ class RequestView:
         """Keep what a row said, while there is room: a host that reads late reads many long answers side by side."""
         if self._is_unheld:
             return
-        self._content.append(row["content"])
-        self._logprobs += row.get("logprobs", ())
+        self._said.add(row)
         ephemeral = self._accepted is not None and self._accepted.ephemeral  # That cannot be read twice.
         if self._room_bytes is not None and not ephemeral:
-            self._room_bytes -= len(row["content"]) + PIECE_BYTES + LOGPROB_BYTES * len(row.get("logprobs", ()))
+            self._room_bytes -= size_of(row) + PIECE_BYTES + LOGPROB_BYTES * len(row.get("logprobs", ()))
             if self._room_bytes < 0:
-                self._content, self._logprobs = [], []
+                self._said = Said()
 
     @property
     def _is_unheld(self) -> bool:
@@ -183,7 +180,7 @@ class RequestView:
 
     def _failure(self, failure: Failure, group: Group) -> Failure:
         """Return a failure with the text that belongs to it: what was said so far, and what is said about the fault."""
-        if self._content:
+        if not self._said.is_empty:
             failure = self._with_partial(failure)
         if (
             group.text is not None
@@ -245,15 +242,15 @@ class RequestView:
             "timing": attrs.asdict(event.timing),
         }
         if accepted.kind == "chat":
-            result["message"] = {"role": "assistant", "content": self.text}
+            result["message"] = self._said.message()
         else:
             result["text"] = self.text
         if event.degraded is not None:
             result["degraded"] = event.degraded
         if event.resumed is not None:
             result["resumed"] = event.resumed
-        if self._logprobs:
-            result["logprobs"] = self._logprobs
+        if self._said.logprobs:
+            result["logprobs"] = self._said.logprobs
         return result
 
 
@@ -271,13 +268,6 @@ def _usage(event: ev.RequestCompleted) -> JsonObject:
         "total_tokens": event.prompt_tokens + event.completion_tokens,
         "cached_tokens": event.cached_tokens,
     }
-
-
-def _delta(row: JsonObject) -> JsonObject:
-    delta = {"content": row["content"]}
-    if row.get("logprobs"):
-        delta["logprobs"] = row["logprobs"]
-    return delta
 
 
 def event_params(group: Group, index: int) -> JsonObject:

@@ -16,6 +16,8 @@ EXAMPLES = [
     frames.Unload(model="m"),
     frames.Generate(request="r", model="m", messages=({"role": "user", "content": [{"a": 1}]},), sampling=SAMPLING),
     frames.Generate(request="r", model="m", prompt="é\n", sampling=frames.Sampling(), stop=("a", "b"), max_tokens=3),
+    frames.Generate(request="r", model="m", prompt="p", sampling=SAMPLING, tools=({"type": "function"},),
+                    tool_choice={"type": "function"}, response_format={"type": "json_object"}),
     frames.Embed(request="r", model="m", texts=("a", "")),
     frames.Tokenize(request="r", model="m", text="x"),
     frames.Detokenize(request="r", model="m", tokens=(1, 2)),
@@ -32,7 +34,8 @@ EXAMPLES = [
     frames.Stepped(rows=(
         frames.Row(request="r", content=" héllo", tokens=(1,), prompt_tokens=3, finish_reason="stop",
                    logprobs=(frames.TokenLogprob(token="a", logprob=-1.5, top=(("a", -1.5), ("b", -2.0))),)),
-        frames.Row(request="s", content="", tokens=()),
+        frames.Row(request="s", content="", tokens=(), reasoning="so", completion_tokens=4,
+                   tool_calls=(frames.ToolCallDelta(index=0, id="c", arguments="{"),)),
     )),
     frames.Prefilled(request="r", done=1, total=2),
     frames.Replayed(request="r", done=1, total=2),

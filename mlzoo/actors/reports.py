@@ -145,6 +145,10 @@ class Reports:
             shown: cmd.JsonObject = {"content": row.content, "tokens": row.tokens}
             if row.logprobs:
                 shown["logprobs"] = [_logprob(token) for token in row.logprobs]
+            if row.reasoning:
+                shown["reasoning"] = row.reasoning
+            if row.tool_calls:
+                shown["tool_calls"] = [_tool_call(piece) for piece in row.tool_calls]
             text.append(shown)
             content = row.content.encode()
             rows.append(
@@ -157,6 +161,9 @@ class Reports:
                     cached_tokens=row.cached_tokens,
                     finish_reason=row.finish_reason,
                     digest=self._digest(row, content),
+                    tool_calls=len(row.tool_calls),
+                    reasoning_bytes=len(row.reasoning.encode()),
+                    completion_tokens=row.completion_tokens,
                 )
             )
         await self._tell(cmd.ReportStep(device=self._device, rows=tuple(rows)), text)
@@ -202,6 +209,11 @@ def _logprob(token: frames.TokenLogprob) -> cmd.JsonObject:
     if token.top:
         shown["top"] = [{"token": name, "logprob": value} for name, value in token.top]
     return shown
+
+
+def _tool_call(piece: frames.ToolCallDelta) -> cmd.JsonObject:
+    named = {"id": piece.id, "name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, **{name: value for name, value in named.items() if value}}
 
 
 _BY_CODE: dict[int, Callable[..., errors.MlzooError]] = {

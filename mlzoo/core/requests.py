@@ -137,7 +137,7 @@ def step(draft: Draft, command: cmd.ReportStep) -> None:
         counts = draft.counts(facts.request)
         if counts is None or counts.request.phase != "running":
             continue
-        shows = facts.size_bytes > 0 or facts.logprobs > 0
+        shows = facts.size_bytes > 0 or facts.logprobs > 0 or facts.tool_calls > 0 or facts.reasoning_bytes > 0
         piece = ev.RequestStreamed(
             request=facts.request,
             row=row,
@@ -145,6 +145,7 @@ def step(draft: Draft, command: cmd.ReportStep) -> None:
             seq=counts.next_seq if shows else None,
             prompt_tokens=facts.prompt_tokens,
             cached_tokens=facts.cached_tokens,
+            completion_tokens=facts.completion_tokens,
         )
         draft.stream(piece, counts)
         if facts.finish_reason is not None:

@@ -38,7 +38,10 @@ class Counts:
 
     def add(self, event: RequestStreamed, at_ms: int) -> None:
         """Count a piece."""
-        self.completion_tokens += event.tokens
+        if event.completion_tokens is None:
+            self.completion_tokens += event.tokens
+        else:
+            self.completion_tokens = event.completion_tokens
         if event.tokens:
             self.losses = 0
         if event.seq is not None:

@@ -239,11 +239,14 @@ class RowFacts:
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     digest: str = ""  # of the whole answer, where finish_reason is set
+    tool_calls: int = 0  # pieces of calls
+    reasoning_bytes: int = 0
+    completion_tokens: int | None = None  # of the whole request so far; None: tokens are added up
 
 
 @attrs.frozen(kw_only=True)
 class ReportStep:
-    """One step of a worker's batch. Text: a list, one item a row: {content, tokens, logprobs?}."""
+    """One step of a worker's batch. Text: a list, a row: {content, tokens, logprobs?, reasoning?, tool_calls?}."""
 
     device: str
     rows: tuple[RowFacts, ...]

@@ -135,6 +135,7 @@ class RequestStreamed:
     seq: int | None
     prompt_tokens: int | None = None
     cached_tokens: int = 0
+    completion_tokens: int | None = None  # of the whole request so far; None: tokens are added up
 
 
 @attrs.frozen(kw_only=True)

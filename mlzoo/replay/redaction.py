@@ -18,10 +18,14 @@ from mlzoo.errors import ConfigError
 from mlzoo.events.records import is_gone
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mlzoo.events.answers import KeptAnswer
     from mlzoo.replay.telling import Told
+
+JsonObject = dict[str, Any]
+Place = tuple[int, int]  # (group, row)
+Text = tuple[str, int]  # the content or the reasoning of an answer, or the arguments of one of its calls
 
 STRUCTURE = frozenset(
     {"role", "model", "method", "device", "require_device", "provider", "priority", "determinism", "retention", "type"}
@@ -69,8 +73,8 @@ class Redaction:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
-        self._pieces: dict[str, list[tuple[tuple[int, int], str]]] = {}  # request -> place of each piece, and its text
-        self._changed: dict[tuple[int, int], str] = {}  # (group, row) -> the new text
+        self._pieces: dict[str, list[tuple[Place, JsonObject]]] = {}  # request -> place of each piece, and its row
+        self._changed: dict[Place, JsonObject] = {}  # the new row
         self._touched: set[str] = set()  # requests of which something was taken out
         self._digests: dict[str, tuple[str, str]] = {}  # request -> its params' and its answer's digest
         self.digests: dict[str, str] = {}  # what stands for digests of text that was changed
@@ -81,8 +85,7 @@ class Redaction:
         request = data.get("request")
         if kind == "ReportStep":
             for row, facts in enumerate(data["rows"]):
-                piece = ((told.first_seq, row), told.text[row].get("content", ""))  # A tombstone has none.
-                self._pieces.setdefault(facts["request"], []).append(piece)
+                self._pieces.setdefault(facts["request"], []).append(((told.first_seq, row), told.text[row]))
                 if facts.get("digest"):
                     self._digests[facts["request"]] = (
                         self._digests.get(facts["request"], ("", ""))[0],
@@ -97,25 +100,37 @@ class Redaction:
     def decide(self) -> None:
         """Say what is changed, now that all pieces are known."""
         for request, pieces in self._pieces.items():
-            was = [text for _, text in pieces]
+            was = [row for _, row in pieces]
             now = self._across(was)
             if now != was:
                 self._touched.add(request)
-                self._changed |= {place: text for (place, _), text in zip(pieces, now, strict=True)}
+                self._changed |= {place: row for (place, _), row in zip(pieces, now, strict=True)}
             if request in self._touched:
                 _, answer = self._digests.get(request, ("", ""))
                 if answer:
-                    self.digests[answer] = hashlib.sha256("".join(now).encode()).hexdigest()
+                    said = "".join(row.get("content", "") for row in now)  # A tombstone has none.
+                    self.digests[answer] = hashlib.sha256(said.encode()).hexdigest()
         for number, request in enumerate(self._digests, start=1):
             params, _ = self._digests[request]
             if request in self._touched and params:
                 self.digests[params] = hashlib.sha256(f"redacted {number}".encode()).hexdigest()
         self._pieces.clear()
 
-    def _across(self, pieces: list[str]) -> list[str]:
-        for rule in self._rules:
-            pieces = _replaced(pieces, rule)
-        return pieces
+    def _across(self, rows: list[JsonObject]) -> list[JsonObject]:
+        """Return rows, or deltas, without what the rules find in any of the texts that they are pieces of."""
+        texts: dict[Text, list[tuple[int, str]]] = {}
+        for index, row in enumerate(rows):
+            for text, piece in _texts_of(row):
+                texts.setdefault(text, []).append((index, piece))
+        changed = list(rows)
+        for text, pieces in texts.items():
+            now = [piece for _, piece in pieces]
+            for rule in self._rules:
+                now = _replaced(now, rule)
+            for (index, was), piece in zip(pieces, now, strict=True):
+                if piece != was:
+                    changed[index] = _with_text(changed[index], text, piece)
+        return changed
 
     def group_text(self, told: Told) -> Any:
         """Return the text of a group without what the rules find."""
@@ -133,19 +148,17 @@ class Redaction:
     def _row(self, row: dict[str, Any], place: tuple[int, int], request: str) -> dict[str, Any]:
         if request not in self._touched or is_gone(row):
             return row
-        hidden: dict[str, Any] = _without_tokens({**row, "content": self._changed.get(place, row["content"])})
+        hidden: dict[str, Any] = _without_tokens(self._changed.get(place, row))
         return hidden
 
     def answer(self, kept: KeptAnswer) -> KeptAnswer:
         """Return the copy of an answer without what the rules find."""
-        was = [piece.get("content", "") for piece in kept.pieces]
-        now, result, failure = self._across(was), self.text(kept.result), kept.failure
+        now, result, failure = self._across(kept.pieces), self.text(kept.result), kept.failure
         if failure is not None:
             failure = attrs.evolve(failure, data=self.text(dict(failure.data)))
-        if now == was and result == kept.result and failure == kept.failure:
+        if now == kept.pieces and result == kept.result and failure == kept.failure:
             return kept
-        pieces = [{**piece, "content": text} for piece, text in zip(kept.pieces, now, strict=True)]
-        pieces, result = _without_tokens(pieces), _without_tokens(result)
+        pieces, result = _without_tokens(now), _without_tokens(result)
         return attrs.evolve(kept, pieces=pieces, result=result, failure=failure)
 
     def text(self, value: Any) -> Any:
@@ -159,6 +172,25 @@ class Redaction:
         if isinstance(value, list):
             return [self.text(item) for item in value]
         return value
+
+
+def _texts_of(row: JsonObject) -> Iterator[tuple[Text, str]]:
+    """Yield the pieces of texts that a row or a delta has, with the text that each belongs to."""
+    for name in ("content", "reasoning"):
+        if name in row:
+            yield (name, 0), row[name]
+    for call in row.get("tool_calls", ()):
+        if "arguments" in call:
+            yield ("arguments", call["index"]), call["arguments"]
+
+
+def _with_text(row: JsonObject, text: Text, piece: str) -> JsonObject:
+    """Return a row with another piece of one of its texts."""
+    name, index = text
+    if name != "arguments":
+        return {**row, name: piece}
+    calls = [{**call, name: piece} if call["index"] == index else call for call in row["tool_calls"]]
+    return {**row, "tool_calls": calls}
 
 
 def _replaced(pieces: list[str], rule: Rule) -> list[str]:

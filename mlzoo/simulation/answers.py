@@ -98,7 +98,7 @@ def wrong_text(host: Heard, message: JsonObject, evidence: Evidence) -> Iterator
         yield f"the answer to {asked['prompt']}, resumed: {resumed}, is {text!r}"
     if resumed == "prefill" and asked.get("determinism") == "exact" and not evidence.build:
         yield f"{asked['prompt']} was to be exact, nothing has changed, and it went on by prefill"
-    told = "".join(delta["delta"]["content"] for delta in host.deltas.get(message["id"], ()))
+    told = "".join(delta["delta"].get("content", "") for delta in host.deltas.get(message["id"], ()))
     if asked["stream"] and told != text:
         yield f"the pieces of {asked['prompt']} were {told!r}"
 

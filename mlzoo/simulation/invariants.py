@@ -194,7 +194,7 @@ def I4(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
         case "stream":
             params = message["params"]
             request = evidence.log.by_rpc.get(params["request"])
-            said = params["seq"], params["delta"]["content"]
+            said = params["seq"], params["delta"].get("content", "")
             if request is None or not is_piece_recorded(request, said, evidence):
                 yield f"a piece is not in the log: {params}"
         case "event":

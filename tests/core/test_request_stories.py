@@ -313,3 +313,23 @@ def test_a_fall_back_to_a_slower_device_is_said_in_the_answer():
     core.loaded()
     done = only(core.step(row("r1", "stop")), ev.RequestCompleted)
     assert done.degraded == "cuda:0: the driver is too old"
+
+
+def test_what_shows_has_a_seq_be_it_text_reasoning_or_a_call_of_a_tool():
+    core = a_core_with_one_running_chat()
+    silent = cmd.RowFacts(request="r1", tokens=1, size_bytes=0)
+    thinks = cmd.RowFacts(request="r1", tokens=1, size_bytes=0, reasoning_bytes=4)
+    calls = cmd.RowFacts(request="r1", tokens=1, size_bytes=0, tool_calls=1, finish_reason="tool_calls")
+    assert [e.seq for e in core.step(silent) + core.step(thinks)] == [None, 0]
+    *streamed, completed = core.step(calls)[:2]
+    assert ([e.seq for e in streamed], completed.finish_reason) == ([1], "tool_calls")
+
+
+def test_an_api_says_how_many_tokens_there_were_instead_of_each_of_them():
+    core = a_core_with_one_running_chat()
+    core.step(cmd.RowFacts(request="r1", tokens=0, size_bytes=5))
+    last = cmd.RowFacts(
+        request="r1", tokens=0, size_bytes=0, prompt_tokens=9, completion_tokens=4, finish_reason="stop"
+    )
+    completed = only(core.step(last), ev.RequestCompleted)
+    assert (completed.prompt_tokens, completed.completion_tokens) == (9, 4)

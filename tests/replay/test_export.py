@@ -3,9 +3,11 @@
 import hashlib
 from random import Random
 
+import attrs
 import orjson
 import pytest
 
+from mlzoo import frames
 from mlzoo.errors import ConfigError, NotFound
 from mlzoo.replay.export import Part, part_of
 from mlzoo.replay.redaction import BUILT_IN, Rule, rule_of
@@ -223,6 +225,25 @@ async def test_a_redacted_recording_has_no_digest_of_a_refused_calls_params(live
     [line] = [line for line in recorded(rules=BUILT_IN).wire("con-1") if line.get("method") == "chat"]
     assert line["withheld"]
     assert "digest" not in line
+
+
+async def test_reasoning_and_arguments_of_calls_are_text_as_well(lives, recorded):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        chat = sidecar.chat("Mail him.", stream=True)
+        worker = await sidecar.worker()
+        request = await worker.asked("Mail him.")
+        for number, part in enumerate(('{"to": "bob@exam', 'ple.com"}')):
+            call = frames.ToolCallDelta(index=0, arguments=part)
+            said = frames.Row(request=request, content="", tokens=(7,), reasoning="bob@", tool_calls=(call,))
+            worker.say(frames.Stepped(rows=(attrs.evolve(said, finish_reason="tool_calls" if number else None),)))
+        await sidecar.host.result(chat)
+    found = recorded(rules=BUILT_IN)
+    assert "bob@exam" not in str(found.lines)
+    deltas = [line["stream"]["delta"] for line in found.wire("con-1") if "stream" in line]
+    arguments = [call["arguments"] for delta in deltas for call in delta["tool_calls"]]
+    assert arguments == ['{"to": "[redacted:email]', '"}']
+    assert "".join(delta["reasoning"] for delta in deltas) == "bob@bob@"
 
 
 async def test_structure_is_not_text(lives, recorded):

@@ -104,8 +104,8 @@ class Watch:
         }
         texts = {r["log_seq"]: r["text"] for r in written if r["type"] == "ReportStep"}
         return any(
-            texts[r["group"][0]][r["data"]["row"]].get("content", params["delta"]["content"])
-            == params["delta"]["content"]
+            texts[r["group"][0]][r["data"]["row"]].get("content", params["delta"].get("content", ""))
+            == params["delta"].get("content", "")
             for r in written
             if r["type"] == "RequestStreamed" and r["data"]["request"] in ours and r["data"]["seq"] == params["seq"]
         )
