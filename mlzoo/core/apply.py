@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 import attrs
 
 from mlzoo.core.replicas import key_of, replica_at, replicas_of
-from mlzoo.core.state import ModelState, RequestState, State, WorkerState, name_of_replica
+from mlzoo.core.state import FitState, ModelState, RequestState, State, WorkerState, name_of_replica
 from mlzoo.core.streams import Counts, counted
 from mlzoo.events import types as ev
 from mlzoo.events.commands import KeyFacts
@@ -130,6 +130,8 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return attrs.evolve(state, pulls=_without(state.pulls, event.model))
         case ev.StorageChanged():
             return attrs.evolve(state, storage_low=event.low)
+        case ev.FitStarted() | ev.FitEpochEnded() | ev.FitEnded():
+            return attrs.evolve(state, fit=_fit_goes_on(state.fit, event))
         case ev.KeysFiled():
             return attrs.evolve(state, keys={k: f for k, f in state.keys.items() if f.ended_seq > event.upto_seq})
         case (
@@ -141,6 +143,21 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             | ev.IncidentNoted()
         ):
             return state
+        case _:
+            assert_never(event)
+
+
+def _fit_goes_on(fit: FitState | None, event: ev.FitStarted | ev.FitEpochEnded | ev.FitEnded) -> FitState | None:
+    match event:
+        case ev.FitStarted():
+            return FitState(**{field.name: getattr(event, field.name) for field in attrs.fields(FitState)})
+        case ev.FitEpochEnded():
+            assert fit is not None
+            if event.is_best:
+                return attrs.evolve(fit, epoch=event.epoch, best_epoch=event.epoch, best=event.value)
+            return attrs.evolve(fit, epoch=event.epoch)
+        case ev.FitEnded():
+            return None
         case _:
             assert_never(event)
 

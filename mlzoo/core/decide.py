@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from mlzoo import errors
-from mlzoo.core import keys, models, requests
+from mlzoo.core import fitting, keys, models, requests
 from mlzoo.core.apply import Folding
 from mlzoo.core.draft import Draft
 from mlzoo.core.schedule import settle
@@ -89,6 +89,12 @@ def _decide(draft: Draft, command: Command) -> None:
             keys.filed(draft, command)
         case cmd.ReportIncident():
             incident(draft, command)
+        case cmd.BeginFit():
+            fitting.begin(draft, command)
+        case cmd.ReportFitEpoch():
+            fitting.epoch(draft, command)
+        case cmd.EndFit():
+            fitting.end(draft, command)
         case _:
             assert_never(command)
 

@@ -92,6 +92,21 @@ class WorkerState:
     held_bytes: int = 0  # held by it once nothing was loaded on it any more; 0: not known
 
 
+@attrs.frozen(kw_only=True)
+class FitState:
+    """The training run whose process has this log: how far it is, what was best, and what ends it."""
+
+    run: str
+    name: str
+    falls: bool
+    epochs: int
+    patience: int
+    better_by: float
+    epoch: int
+    best_epoch: int
+    best: float | None
+
+
 NO_BOUNDS = Bounds(max_queued=0, max_running=0, queued_bytes=0, drain_ms=0)
 
 
@@ -110,6 +125,7 @@ class State:
     storage_low: bool = False
     stopped: bool = False
     keys: dict[str, KeyFacts] = attrs.field(factory=dict)  # that ended, and are not in the log's index of keys yet
+    fit: FitState | None = None
 
 
 def waits(request: RequestState) -> bool:

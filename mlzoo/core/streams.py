@@ -102,4 +102,5 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
         storage_low=state.storage_low,
         stopped=state.stopped,
         keys=state.keys,
+        fit=state.fit,
     )

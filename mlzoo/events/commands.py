@@ -25,6 +25,7 @@ from mlzoo.events.facts import (
     ModelFacts,
     Priority,
 )
+from mlzoo.events.fitting import BeginFit, EndFit, FitCommand, ReportFitEpoch
 from mlzoo.frames import FinishReason, Sampling
 
 # ------------------------------------------------------------------------------------------------ from hosts
@@ -345,17 +346,20 @@ Command = (
     | ReportKeysFiled
     | ReportIncident
     | Strike
+    | FitCommand
 )
 
 JsonObject = dict[str, Any]
 
 __all__ = [
+    "BeginFit",
     "Bounds",
     "Caller",
     "Cancel",
     "Command",
     "Determinism",
     "DeviceFacts",
+    "EndFit",
     "HostGone",
     "JsonObject",
     "KeyFacts",
@@ -368,6 +372,7 @@ __all__ = [
     "ReportAnswer",
     "ReportDevices",
     "ReportFailure",
+    "ReportFitEpoch",
     "ReportIncident",
     "ReportKeysFiled",
     "ReportLoadFailed",

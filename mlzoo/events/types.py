@@ -16,6 +16,7 @@ import attrs
 
 from mlzoo.errors import Failure
 from mlzoo.events.commands import Bounds, Caller, Determinism, ModelFacts, Priority
+from mlzoo.events.fitting import FitEnded, FitEpochEnded, FitEvent, FitStarted, FitStop
 from mlzoo.events.machine import (
     DevicesSeen,
     ModelFailed,
@@ -289,6 +290,7 @@ Event = (
     | StorageChanged
     | KeysFiled
     | IncidentNoted
+    | FitEvent
 )
 
 __all__ = [
@@ -296,6 +298,10 @@ __all__ = [
     "DevicesSeen",
     "DrainStarted",
     "Event",
+    "FitEnded",
+    "FitEpochEnded",
+    "FitStarted",
+    "FitStop",
     "IncidentNoted",
     "KeysFiled",
     "ModelFailed",

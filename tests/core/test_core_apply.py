@@ -6,6 +6,7 @@ import attrs
 from core_driver import Core, row
 
 from mlzoo.core.apply import apply
+from mlzoo.core.state import FitState
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 
@@ -25,7 +26,9 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     old = attrs.evolve(core.state.requests["r1"], fingerprint="f1", losses=2, resumed="prefill", **of_replicas)
     facts = cmd.KeyFacts(request="r0", params_digest="p0", accepted_seq=1, ended_seq=2, next_seq=3, ended_at_ms=4)
     requests = {**core.state.requests, "r1": old}
-    was = attrs.evolve(core.state, storage_low=True, stopped=True, keys={"k0": facts}, requests=requests)
+    numbers = {"patience": 3, "better_by": 0.1, "epoch": 2, "best_epoch": 1, "best": 0.5}
+    fit = FitState(run="f1", name="m", falls=True, epochs=9, **numbers)
+    was = attrs.evolve(core.state, storage_low=True, stopped=True, keys={"k0": facts}, requests=requests, fit=fit)
     for holder in (was, was.requests["r1"]):
         defaults = {f.name: f.default for f in attrs.fields(type(holder)) if not isinstance(f.default, attrs.Factory)}
         like_new = [name for name, default in defaults.items() if getattr(holder, name) == default]
