@@ -56,7 +56,7 @@ def test_a_text_model_needs_nothing_but_its_artifact(encoder, tmp_path):
 def test_it_says_what_it_is_made_of_and_by_what(table):
     manifest = read(table)
     assert manifest.spec.labels == ("no", "yes")
-    assert manifest.spec.backbone.options["hidden"] == [16, 8]
+    assert manifest.spec.backbone.options["hidden"] == [32, 16]
     assert manifest.versions["torch"] == torch.__version__
     assert manifest.pipeline_state["categories"] == {"job": ["smith", "baker", "clerk"]}
 
@@ -92,10 +92,10 @@ def test_a_directory_with_pickles_alone_is_refused(table):
     ("change", "told"),
     [
         (
-            lambda w: w.update({"head.linear.weight": torch.zeros(3, 8)}),
-            "head.linear.weight is [3, 8] in it, the model",
+            lambda w: w.update({"head.linear.weight": torch.zeros(3, 16)}),
+            "head.linear.weight is [3, 16] in it, the model",
         ),
-        (lambda w: w.pop("backbone.layers.0.bias"), "backbone.layers.0.bias [16] is not in it"),
+        (lambda w: w.pop("backbone.layers.0.bias"), "backbone.layers.0.bias [32] is not in it"),
         (lambda w: w.update(extra=torch.zeros(1)), "the model has no extra"),
     ],
 )

@@ -13,7 +13,7 @@ from mlzoo.models.zoo import build, spec_of, tensors
 from mlzoo.pipelines import make
 
 TABLE = {
-    "backbone": {"kind": "mlp", "hidden": [16, 8]},
+    "backbone": {"kind": "mlp", "hidden": [32, 16]},
     "head": {"kind": "classification"},
     "pipeline": {"kind": "tabular", "columns": {"age": "number", "job": "category", "member": "truth"}},
     "labels": ["no", "yes"],
@@ -81,6 +81,6 @@ def train(model: Any, inputs: list[Any], values: list[Any], steps: int = 60) -> 
         loss = model.loss(model(batch), targets)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     model.eval()
     return losses
