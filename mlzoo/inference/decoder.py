@@ -10,9 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from transformers import PreTrainedModel
 
 from mlzoo.inference import attention, memory, threads
 from mlzoo.inference.cache import Run, SlotCache
+from mlzoo.inference.transfer import given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +69,7 @@ class Decoder(Protocol):
 
 
 class Compiled(Protocol):
-    """Compiled steps, as far as there are any (see ``mlzoo.inference.graphs``)."""
+    """Steps that are not Python's, as far as there are any: compiled (``graphs``), or captured (``captured``)."""
 
     def decode(
         self,
@@ -104,6 +106,10 @@ class SlotDecoder:
         kernels: Kernels | None = None,
     ) -> None:
         module.set_attn_implementation(attention.NAME)
+        for part in module.modules():
+            if isinstance(part, PreTrainedModel):
+                # It reads the tokens back from the device to say what is no concern here.
+                part.warn_if_padding_and_no_attention_mask = _say_nothing
         self.module, self.slots, self.context, self.chunk, self.grain = module, slots, context, chunk, grain
         layers = module.config.get_text_config(decoder=True).num_hidden_layers
         is_lazy = module.device.type == "cpu"
@@ -120,21 +126,21 @@ class SlotDecoder:
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
         self.cache.reserve(slot, start + len(tokens))
-        positions = torch.arange(start, start + len(tokens), device=self._device)[None]
-        ids = torch.tensor([tokens], device=self._device)
+        stop = start + len(tokens)
+        ids, positions = given([list(tokens), list(range(start, stop))], self._device)[:, None]
         if self.kernels is not None:
             self.kernels.for_prompt()
-        return self._forward(ids, positions, [slot], [start + len(tokens)], keep=1)[0, -1]
+        lines = (positions + slot * self.context).reshape(-1)
+        return self._forward(ids, positions, lines, self._runs([slot], [stop]), keep=1)[0, -1]
 
     def reads_ahead(self, sequences: int, *, exact: bool) -> bool:
         """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
         if exact or not self.ahead:
             return bool(self.ahead)
-        if self.kernels is None:
-            return self.grain == 1
-        plan = self.kernels.plan
-        graph_does = self.graphs is None or self.graphs.keeps_apart(plan.decoding(sequences, exact=False))
-        return graph_does and plan.keeps_apart(sequences)
+        plan = None if self.kernels is None else self.kernels.plan
+        family = "plain" if plan is None else plan.decoding(sequences, exact=False)
+        kernels_do = self.grain == 1 if plan is None else plan.keeps_apart(sequences)
+        return kernels_do and (self.graphs is None or self.graphs.keeps_apart(family))
 
     @torch.inference_mode()
     def decode(
@@ -149,9 +155,10 @@ class SlotDecoder:
         most = torch.get_num_threads()
         with threads.using(min(self.few_threads or most, most) if is_few else most):
             eager = partial(self._decode, slots, tokens, positions, grain=self.grain if exact else 1)
-            if exact or self.graphs is None or self.kernels is None:
+            if exact or self.graphs is None:
                 return eager()
-            return self.graphs.decode(self.kernels.in_force.family, slots, tokens, positions, eager)
+            family = "plain" if self.kernels is None else self.kernels.in_force.family
+            return self.graphs.decode(family, slots, tokens, positions, eager)
 
     @torch.inference_mode()
     def forget(self, slot: int, start: int, stop: int) -> None:
@@ -166,27 +173,24 @@ class SlotDecoder:
     def _decode(
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, grain: int
     ) -> torch.Tensor:
-        ids = torch.tensor(tokens, device=self._device)[:, None]
-        places = torch.tensor(positions, device=self._device)[:, None]
-        lengths = [position + 1 for position in positions]
-        return self._forward(ids, places, slots, lengths, keep=0, grain=grain)[: len(slots), -1]
+        ids, places, index = given([list(tokens), list(positions), list(slots)], self._device)[:, :, None]
+        lines = (index * self.context + places).reshape(-1)
+        runs = self._runs(slots, [position + 1 for position in positions])
+        return self._forward(ids, places, lines, runs, keep=0, grain=grain)[: len(slots), -1]
 
     def _forward(
         self,
         ids: torch.Tensor,
         positions: torch.Tensor,
-        slots: Sequence[int],
-        lengths: Sequence[int],
+        lines: torch.Tensor,
+        runs: tuple[Run, ...],
         *,
         keep: int,
         grain: int = 1,
     ) -> torch.Tensor:
         now = self.cache.forward
-        index = torch.tensor(slots, device=self._device)
-        now.positions = positions
-        now.lines = (index[:, None] * self.context + positions).reshape(-1)
-        now.runs = self._runs(slots, lengths)
-        padding = -len(slots) % grain
+        now.positions, now.lines, now.runs = positions, lines, runs
+        padding = -len(ids) % grain
         if padding:
             ids = torch.cat([ids, ids.new_zeros(padding, 1)])
             positions = torch.cat([positions, positions.new_zeros(padding, 1)])
@@ -215,6 +219,10 @@ def _joins(run: Run, slot: int) -> bool:
     rows, slots = run.rows.stop - run.rows.start, run.slots.stop - run.slots.start
     is_same, is_next = slot == run.slots.start, slot == run.slots.stop
     return bool((slots == 1 and is_same) or (slots == rows and is_next))
+
+
+def _say_nothing(*_: Any) -> None:
+    """Stand in the place of a warning."""
 
 
 class SerialDecoder:

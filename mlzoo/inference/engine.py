@@ -21,6 +21,7 @@ from mlzoo.inference.prefixes import PrefixCache
 from mlzoo.inference.running import Running, begin
 from mlzoo.inference.sampler import Choice, Draw, choose
 from mlzoo.inference.scheduler import Scheduler
+from mlzoo.inference.transfer import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -180,7 +181,7 @@ class BatchEngine:
             first = end
         if not ready:
             return progress
-        return [*progress, *self._advance(ready, logits if len(wanted) == len(logits) else logits[wanted])]
+        return [*progress, *self._advance(ready, rows_of(logits, wanted))]
 
     def _compute(self, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return a forward's logits. Where it lacks memory, what is kept of earlier prompts gives way first."""

@@ -7,6 +7,9 @@ A draw takes the inverse of the cumulative distribution: over the vocabulary's o
 over the tokens from the most to the least likely. For the latter the best ``NARROW`` tokens do, unless a cut reaches
 beyond them: then, and only for that row, the whole vocabulary is sorted.
 
+All that can be, is computed where the logits are, and read in one go; more is read only for log-probabilities, and for
+a cut that reaches beyond the best tokens.
+
 Sources: repetition penalty, Keskar et al. 2019; top-k, Fan et al. 2018; top-p, Holtzman et al. 2020; min-p, Nguyen et
 al. 2024. Their order, and what happens to ties, are those of transformers' logits processors.
 """
@@ -21,12 +24,14 @@ import torch
 from mlzoo.errors import InternalError
 from mlzoo.frames import Sampling
 from mlzoo.inference.philox import uniform
+from mlzoo.inference.transfer import given, read, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 NARROW = 256
+HEAVIEST = 2.0**44  # what the likeliest token weighs where masses are integers: 2^18 of them fit into 63 bits
 LEAST_LOGPROB = -9999.0  # what a probability of 0 becomes: JSON has no infinity
 
 
@@ -62,19 +67,29 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANum
     Returns:
         In the order of the rows: the choice, or the failure of that row alone.
     """
-    scores = logits.float()
+    scores = raw = logits.float()
     best, greedy = scores.max(dim=-1)  # NaN, where there is one, counts as the largest.
-    finite = torch.isfinite(best).tolist()
-    tokens: list[int] = greedy.tolist()
-    penalised = [i for i, draw in enumerate(draws) if draw.seen is not None and finite[i]]
-    raw = scores
+    asked = {"finite": torch.isfinite(best), "greedy": greedy}
+    penalised = [i for i, draw in enumerate(draws) if draw.seen is not None]
     if penalised:
         scores = _penalise(scores, penalised, draws)
-        for i, token in zip(penalised, scores[penalised].argmax(dim=-1).tolist(), strict=True):
-            tokens[i] = token
-    drawn = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0 and finite[i]]
-    for i, token in zip(drawn, _draw(scores, drawn, draws), strict=True):
-        tokens[i] = token
+        asked["penalised"] = rows_of(scores, penalised).argmax(dim=-1)
+    drawn = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    cut = [i for i in drawn if _is_cut(draws[i].sampling)]
+    uncut = [i for i in drawn if not _is_cut(draws[i].sampling)]
+    if cut:
+        asked |= _best(scores, cut, draws)
+    if uncut:
+        asked["uncut"] = draw_in_integers(scores, uncut, draws) if scores.device.type == "cuda" else scores
+    here = dict(zip(asked, read(*asked.values()), strict=True))  # This is where the processor waits for the device.
+    finite, tokens = here["finite"].tolist(), here["greedy"].tolist()
+    if penalised:
+        _put(tokens, penalised, here["penalised"].tolist())
+    if cut:
+        _put(tokens, cut, _draw_from_best(scores, cut, draws, finite, here))
+    if uncut:
+        chosen = here["uncut"]
+        _put(tokens, uncut, chosen.tolist() if chosen.ndim == 1 else _draw_from_all(chosen, uncut, draws, finite))
     logprobs = _logprobs(raw, tokens, draws, finite)
     return [
         logprobs.get(i, Choice(token)) if finite[i] else NotANumber("the model computed NaN or infinite logits")
@@ -82,7 +97,12 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANum
     ]
 
 
-def _penalise(scores: torch.Tensor, rows: list[int], draws: Sequence[Draw]) -> torch.Tensor:
+def _put(tokens: list[int], rows: Sequence[int], chosen: Sequence[int]) -> None:
+    for i, token in zip(rows, chosen, strict=True):
+        tokens[i] = token
+
+
+def _penalise(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> torch.Tensor:
     """Divide positive and multiply negative scores of seen tokens by the row's penalty; a new tensor."""
     penalised = scores.clone()
     for i in rows:
@@ -93,55 +113,75 @@ def _penalise(scores: torch.Tensor, rows: list[int], draws: Sequence[Draw]) -> t
     return penalised
 
 
-def _draw(scores: torch.Tensor, rows: list[int], draws: Sequence[Draw]) -> list[int]:
-    """Draw a token for each of some rows, all of which have a temperature."""
-    if not rows:
-        return []
-    chosen: dict[int, int] = {}
-    cut = [i for i in rows if _is_cut(draws[i].sampling)]
-    for i in rows:
-        if i not in cut:
-            chosen[i] = _draw_from_all(scores[i], draws[i])
-    if cut:
-        chosen.update(_draw_from_best(scores, cut, draws))
-    return [chosen[i] for i in rows]
-
-
 def _is_cut(sampling: Sampling) -> bool:
     return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
 
 
-def _draw_from_all(row: torch.Tensor, draw: Draw) -> int:
-    """Draw from one whole row in the order of the vocabulary, in double precision on the CPU."""
-    scaled = row.cpu().double()
+def _draw_from_all(
+    scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw], finite: Sequence[bool]
+) -> list[int]:
+    """Draw for some rows from all of the vocabulary, in its order, in double precision on the processor."""
+    return [_draw_from_row(scores[i], draws[i]) if finite[i] else 0 for i in rows]
+
+
+def _draw_from_row(row: torch.Tensor, draw: Draw) -> int:
+    scaled = row.double()
     scaled = (scaled - scaled.max()) / draw.sampling.temperature
     cumulative = scaled.exp().cumsum(dim=-1)
     target = uniform(draw.sampling.seed, draw.position) * cumulative[-1]
     return int(torch.searchsorted(cumulative, target, right=True).clamp_max(row.shape[-1] - 1))
 
 
-def _draw_from_best(scores: torch.Tensor, rows: list[int], draws: Sequence[Draw]) -> dict[int, int]:
+def draw_in_integers(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> torch.Tensor:
+    """Draw for some rows from all of the vocabulary, in its order, all at once where the scores are, ``[rows]``.
+
+    Probabilities become integers, the likeliest ``HEAVIEST``: a GPU adds up in an order of its own, and only sums of
+    integers do not depend on it. Tokens that are less likely than that by so much are never drawn.
+    """
+    some = rows_of(scores, rows).double()
+    temperatures = [[draws[i].sampling.temperature] for i in rows]
+    numbers = [[uniform(draws[i].sampling.seed, draws[i].position)] for i in rows]
+    temperature, number = given([temperatures, numbers], scores.device, torch.float64)
+    mass = ((some - some.amax(dim=-1, keepdim=True)) / temperature).exp()
+    cumulative = (mass * HEAVIEST).long().cumsum(dim=-1)
+    target = (number * cumulative[:, -1:]).long().minimum(cumulative[:, -1:] - 1)
+    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
+def _best(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> dict[str, torch.Tensor]:
+    """Return values and ids of the best tokens of some rows, and the probability of the very best."""
+    some = rows_of(scores, rows)
+    values, ids = some.topk(min(NARROW, scores.shape[-1]), dim=-1)
+    temperature = given([[draws[i].sampling.temperature] for i in rows], scores.device, torch.float32)
+    # A softmax works row by row; a plain sum of exponentials is split over threads where there is one row only, so that
+    # its last bit would depend on the company.
+    share = (some / temperature).softmax(dim=-1).gather(1, ids[:, :1])[:, 0]
+    return {"values": values, "ids": ids, "share": share}
+
+
+def _draw_from_best(
+    scores: torch.Tensor,
+    rows: Sequence[int],
+    draws: Sequence[Draw],
+    finite: Sequence[bool],
+    best: Mapping[str, torch.Tensor],
+) -> list[int]:
     """Draw for rows with top-k, top-p or min-p: from the best tokens where they hold all that is kept."""
-    size = scores.shape[-1]
-    some = scores if len(rows) == scores.shape[0] else scores[rows]
-    values, ids = some.topk(min(NARROW, size), dim=-1)
-    column = [[draws[i].sampling.temperature] for i in rows]
-    temperature = torch.tensor(column, dtype=torch.float32, device=scores.device)
-    # The mass of everything where the best token's is 1. A softmax works row by row; a plain sum of exponentials is
-    # split over threads where there is one row only, so that its last bit would depend on the company.
-    total = (some / temperature).softmax(dim=-1).gather(1, ids[:, :1])[:, 0].cpu().double().reciprocal()
-    values, ids = values.cpu().double(), ids.cpu()  # What is left is small, and done in double.
-    chosen: dict[int, int] = {}
+    # The mass of everything where the best token's is 1. What is left is small, and done in double.
+    total, values, ids = best["share"].double().reciprocal(), best["values"].double(), best["ids"]
+    chosen = [0] * len(rows)
     for n, i in enumerate(rows):
-        kept, order = _kept(values[n], float(total[n]), draws[i].sampling, size), ids[n]
+        if not finite[i]:
+            continue
+        kept, order = _kept(values[n], float(total[n]), draws[i].sampling, scores.shape[-1]), ids[n]
         if kept is None:
-            whole, order = scores[i].cpu().double().sort(descending=True, stable=True)
-            kept = _kept(whole, None, draws[i].sampling, size)
+            whole, order = read(scores[i])[0].double().sort(descending=True, stable=True)
+            kept = _kept(whole, None, draws[i].sampling, scores.shape[-1])
             assert kept is not None
         cumulative = kept.cumsum(dim=-1)
         target = uniform(draws[i].sampling.seed, draws[i].position) * cumulative[-1]
         place = int(torch.searchsorted(cumulative, target, right=True).clamp_max(len(kept) - 1))
-        chosen[i] = int(order[place])
+        chosen[n] = int(order[place])
     return chosen
 
 
@@ -182,14 +222,16 @@ def _kept(values: torch.Tensor, total: float | None, sampling: Sampling, size: i
 
 def _logprobs(raw: torch.Tensor, tokens: list[int], draws: Sequence[Draw], finite: list[bool]) -> dict[int, Choice]:
     """Return choices with log-probabilities, for the rows that ask for them."""
-    choices: dict[int, Choice] = {}
-    for i, draw in enumerate(draws):
-        if not draw.sampling.logprobs or not finite[i]:
-            continue
+    wanted = [i for i, draw in enumerate(draws) if draw.sampling.logprobs and finite[i]]
+    asked: list[torch.Tensor] = []
+    for i in wanted:
         row = raw[i].log_softmax(dim=-1)
-        values, ids = row.topk(min(draw.sampling.top_logprobs, len(row)))
+        asked += [row[tokens[i]], *row.topk(min(draws[i].sampling.top_logprobs, len(row)))]
+    here = read(*asked)
+    choices: dict[int, Choice] = {}
+    for i, logprob, values, ids in zip(wanted, here[0::3], here[1::3], here[2::3], strict=True):
         top = tuple(
             (token, max(value, LEAST_LOGPROB)) for token, value in zip(ids.tolist(), values.tolist(), strict=True)
         )
-        choices[i] = Choice(tokens[i], max(float(row[tokens[i]]), LEAST_LOGPROB), top)
+        choices[i] = Choice(tokens[i], max(float(logprob), LEAST_LOGPROB), top)
     return choices

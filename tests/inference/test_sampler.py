@@ -18,7 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from mlzoo.frames import Sampling
-from mlzoo.inference import sampler, threads
+from mlzoo.inference import sampler, threads, transfer
 from mlzoo.inference.philox import uniform
 from mlzoo.inference.sampler import Choice, Draw, NotANumber, choose
 
@@ -201,3 +201,71 @@ def test_the_number_of_threads_changes_no_choice(how):
         with threads.using(count):
             chosen.append(choose(logits, draws))
     assert chosen[0] == chosen[1] == chosen[2]
+
+
+# ------------------------------------------------------------------------------------ logits that are on another device
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that counts as one of another device, with all that is computed from it: only ``to`` brings it here."""
+
+    READS = ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        assert func.__name__ not in cls.READS, f"{func.__name__} waits for the device"
+        out = super().__torch_function__(func, types, args, kwargs or {})
+        return out.as_subclass(torch.Tensor) if func.__name__ == "to" else out
+
+
+def reads_of(monkeypatch, logits, draws):
+    """Return what is chosen where the logits are elsewhere, and how many tensors were read at a time."""
+    counts = []
+
+    def counting(*tensors):
+        counts.extend([len(tensors)] if tensors else [])
+        return transfer.read(*tensors)
+
+    monkeypatch.setattr(sampler, "read", counting)
+    return choose(logits.as_subclass(Elsewhere), draws), counts
+
+
+@pytest.mark.parametrize(("how", "times"), [
+    ({}, 1), ({"repetition_penalty": 1.2}, 1), ({"temperature": 1.0}, 1), ({"temperature": 1.0, "top_p": 0.9}, 1),
+    ({"temperature": 0.7, "top_k": 40, "repetition_penalty": 1.1}, 1), ({"logprobs": True, "top_logprobs": 3}, 2),
+    ({"temperature": 3.0, "top_k": 700}, 1 + 4),  # The whole row of each: it is kept beyond the best tokens.
+])  # fmt: skip
+def test_what_is_chosen_is_read_from_the_device_in_one_go(how, times, monkeypatch):
+    logits = logits_of(4)
+    seen = torch.zeros(SIZE, dtype=torch.bool)
+    seen[logits[0].argmax()] = True
+    draws = [Draw(Sampling(seed=i, **how), 3, seen if "repetition_penalty" in how else None) for i in range(4)]
+    expected = choose(logits, draws)
+    chosen, counts = reads_of(monkeypatch, logits, draws)
+    assert (chosen, len(counts)) == (expected, times)
+
+
+def test_the_device_of_these_tests_notices_who_waits_for_it():
+    for wait in (bool, int, float, torch.Tensor.tolist, torch.Tensor.cpu):
+        with pytest.raises(AssertionError, match="waits for the device"):
+            wait(torch.ones(1).as_subclass(Elsewhere) + 1)
+
+
+def test_rows_that_are_drawn_in_integers_get_what_the_slow_reference_draws_in_any_company():
+    logits = torch.cat([logits_of(20, spread=spread) for spread in (0.1, 1.0, 4.0)])
+    logits[3, :500] = float("-inf")
+    draws = [Draw(Sampling(temperature=0.3 + row / 30, seed=row), position=row) for row in range(len(logits))]
+    together = sampler.draw_in_integers(logits, range(len(draws)), draws).tolist()
+    for row, (token, draw) in enumerate(zip(together, draws, strict=True)):
+        expected = kept_by_transformers(logits[row], draw.sampling, [])
+        slowly, distance = draw_slowly(expected, uniform(row, row), by_rank=False)
+        assert token == slowly or distance < 1e-6
+        assert sampler.draw_in_integers(logits, [row], draws).tolist() == [token]
+
+
+def test_a_number_next_to_one_draws_a_token_that_is_possible(monkeypatch):
+    monkeypatch.setattr(sampler, "uniform", lambda *_: 1 - 2**-53)
+    logits = logits_of(1)
+    logits[0, 700:] = float("-inf")
+    (token,) = sampler.draw_in_integers(logits, [0], [Draw(Sampling(temperature=1.0), 0)]).tolist()
+    assert token < 700
