@@ -48,7 +48,7 @@ class Load:
     kind: Literal["chat", "embed"]
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     quantization: Literal["auto", "none", "int4"] = "auto"  # auto: where the weights lose nothing by it
-    compile: Literal["auto", "none"] = "auto"  # whole decode steps in the background, where there is a C++ compiler
+    compile: Literal["auto", "none"] = "auto"  # whole decode steps: by a C++ compiler, on CUDA captured
     slots: int = 16  # rows that may decode together
     context: int = 0  # tokens of cache a row has; 0: what the model and a sensible bound allow
     trust_remote_code: bool = False

@@ -82,7 +82,10 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         now = self.forward
         new = states[: now.rows].transpose(1, 2).reshape(len(now.lines), -1)
         buffer.index_copy_(0, now.lines, new)
-        return buffer.view(self.slots, self.size, states.shape[1], -1).transpose(1, 2)
+        return self._seen(buffer, states.shape[1])
+
+    def _seen(self, buffer: torch.Tensor, heads: int) -> torch.Tensor:
+        return buffer.view(self.slots, self.size, heads, -1).transpose(1, 2)
 
     def clear(self, slot: int, start: int, stop: int) -> None:
         """Zero some tokens of a slot."""

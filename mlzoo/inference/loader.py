@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mlzoo.errors import ModelLoadFailed, OutOfMemory
 from mlzoo.inference import (
+    captured,
     gate,
     graphs,
     kernels,
@@ -117,7 +118,8 @@ def load_chat(
         return load_chat(load, device, progress, cache=cache)
     if findings.asked_anew:
         memory.give_back(device)  # What was only made to be measured is not the model's.
-    compiled = graphs.offer(decoder, load, cache, subject)
+    is_gpu = device.type == "cuda"
+    compiled = captured.offer(decoder, load) if is_gpu else graphs.offer(decoder, load, cache, subject)
     progress("check", 1, 1, "checks")
     module = found.module
     return ChatModel(

@@ -15,6 +15,8 @@ LEAST_CONTEXT = 4096  # rows are given up before the context gets shorter than t
 SHORTEST_CONTEXT = 256
 CACHE_SHARE = 0.5  # of the memory that is free after the weights
 PREFIX_SHARE = 0.1  # likewise: for copies of what was read before
+CAPTURED_SHARE = 0.1  # likewise: for captured steps, where there are some
+CAPTURED_BYTES = 64 << 20  # below which they are not worth their trouble
 
 
 def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
@@ -93,3 +95,11 @@ def choose_prefixes(size: Size, token_bytes: int, free_bytes: int) -> tuple[int,
     tokens = min(int(free_bytes * PREFIX_SHARE) // max(token_bytes, 1), size.slots * size.context)
     room = tokens * token_bytes
     return room, f"prefix cache: what was read before is kept, up to {tokens} tokens ({room} bytes), and not read again"
+
+
+def choose_captured(free_bytes: int) -> tuple[int, str]:
+    """Return how many bytes captured steps may take, 0 for none, and what is the case with them."""
+    room = int(free_bytes * CAPTURED_SHARE)
+    if room < CAPTURED_BYTES:
+        return 0, f"no captured steps: {room} bytes are left for them, and less than {CAPTURED_BYTES} are of no use"
+    return room, f"captured steps: of each number of rows once it was wanted a while, in {room} bytes; eager until then"
