@@ -182,7 +182,7 @@ class OutOfRange(MlzooError):
 
 
 class StorageFailed(MlzooError):
-    """The disk's fault: ``data.reason`` is disk_low or keys_full (retryable), or failed (final for this log)."""
+    """The disk's fault: ``data.reason`` is disk_low, keys_full or conversations_full (retryable), or failed (final)."""
 
     code = 1014
     type = "storage_failed"

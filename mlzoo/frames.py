@@ -18,6 +18,14 @@ Messages = tuple[dict[str, Any], ...]
 
 
 @attrs.frozen(kw_only=True)
+class Truncation:
+    """What becomes of a history that is too long: its oldest turns go (as few as must, or all but some), or nothing."""
+
+    policy: Literal["drop_oldest", "keep_last", "none"] = "none"
+    keep_last: int = 0  # turns
+
+
+@attrs.frozen(kw_only=True)
 class Sampling:
     """How the next token is chosen. Greedy where temperature is 0.
 
@@ -85,6 +93,10 @@ class Generate:
     exact: bool = False  # the same bits in every company, at the price of the kernels that give them
     batch: bool = False  # prompts of others are read before its own
     ephemeral: bool = False  # nothing of it is kept beyond its end, neither for others nor for its next turn
+    leading: int = 0  # messages that stand before the history of a conversation
+    turns: tuple[int, ...] = ()  # of how many messages each turn of that history is, oldest first
+    truncation: Truncation = Truncation()
+    cut: int = 0  # turns that were left out when it began
     resume: Resumption | None = None  # None: it begins
     tokens: tuple[int, ...] = ()
     said: str = ""
@@ -248,6 +260,7 @@ class Row:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_tokens: int | None = None  # set in the first row of a request, or when an API tells
     cached_tokens: int = 0
+    truncated: int = 0  # turns of the history that were left out; set in the first row
     finish_reason: FinishReason | None = None
     tool_calls: tuple[ToolCallDelta, ...] = ()
     reasoning: str = ""

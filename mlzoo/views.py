@@ -245,6 +245,10 @@ class RequestView:
             result["message"] = self._said.message()
         else:
             result["text"] = self.text
+        if accepted.conversation:
+            result["conversation"] = accepted.conversation
+        if event.truncated:
+            result["truncated"] = {"turns": event.truncated}
         if event.degraded is not None:
             result["degraded"] = event.degraded
         if event.resumed is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import mlzoo
+from mlzoo.actors.carrying import Carrier
 from mlzoo.actors.engine import Engine, epoch_of
 from mlzoo.actors.ephemeral import is_kept
 from mlzoo.actors.keys import KeyFiler
@@ -117,11 +118,21 @@ async def build(
     spec = _tree(
         actors,
         ChildSpec(registry, partial(_run, make_registry)),
-        ChildSpec(Mailbox[None]("keys", Refuse(1)), partial(_run, partial(KeyFiler, ledger, engine))),
+        *_keepers(services, ledger, engine, observe),
         ChildSpec(engine, partial(_run, make_engine)),
     )
     jitter = random.Random(services.world.seeds.new())  # noqa: S311 (no secret)
     return Supervisor(spec, random=jitter, observe=partial(_observe, observe))
+
+
+def _keepers(
+    services: Services, ledger: Ledger, engine: Mailbox[EngineMessage], observe: Callable[..., None]
+) -> list[ChildSpec[Any]]:
+    """Return who copies what retention would take away: what keys stand for, and conversations."""
+    return [
+        ChildSpec(Mailbox[None]("keys", Refuse(1)), partial(_run, partial(KeyFiler, ledger, engine))),
+        ChildSpec(Mailbox[None]("conversations", Refuse(1)), partial(_run, partial(Carrier, services, observe))),
+    ]
 
 
 def _forget_in(workers: dict[str, Mailbox[WorkerMessage]], ledger: Ledger) -> None:
@@ -198,6 +209,9 @@ def start_of(services: Services) -> Start:
             queued_bytes=QUEUED_BYTES,
             drain_ms=round(limits.drain_s * 1000),
             key_ms=round(limits.key_days * DAY_MS),
+            max_conversations=limits.max_conversations,
+            conversation_bytes=limits.conversation_bytes,
+            conversations_bytes=services.config.log.budget_bytes // 2,
         ),
         config_digest=hashlib.sha256(repr(services.config).encode()).hexdigest(),
         platform=platform.platform(),

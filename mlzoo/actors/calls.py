@@ -14,7 +14,7 @@ import attrs
 import orjson
 
 from mlzoo import errors
-from mlzoo.actors import forgetting
+from mlzoo.actors import conversations, forgetting
 from mlzoo.actors.messages import Order
 from mlzoo.actors.outcomes import Answer, Ask, Claim, Later
 from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.outcomes import Outcome
     from mlzoo.actors.services import Peer, Services
     from mlzoo.api import inference as api
+    from mlzoo.api.conversations import ConversationParams, ConversationsForkParams, ConversationsGetParams
     from mlzoo.api.forgetting import ForgetParams
     from mlzoo.config import ModelEntry
     from mlzoo.events.commands import JsonObject
@@ -39,6 +40,7 @@ NOT_PART_OF_A_REQUEST = ("stream", "deadline_ms", "priority", "_meta")
 TEXTS = frozenset({"messages", "prompt", "input", "text", "tokens", "stop", "_meta"})  # kept in a form of their own
 PREFIX_CHARACTERS = 1024  # of a prompt that is no conversation
 CHAT_METHODS = ("chat", "complete")
+NEW = "new"  # the name by which a host asks for a conversation of a fresh one
 
 
 @attrs.frozen
@@ -65,6 +67,10 @@ class Calls:
             "cancel": self._cancel,
             "resume": self._resume,
             "forget": self._forget,
+            "conversations.list": self._conversations,
+            "conversations.get": self._conversation,
+            "conversations.fork": self._fork,
+            "conversations.delete": self._delete,
             "models.pull": self._pull,
             "models.remove": self._remove,
             "models.load": self._load,
@@ -78,14 +84,19 @@ class Calls:
     # ---------------------------------------------------------------------------------------- inference
 
     def _chat(self, connection: Peer, call: Call, params: api.ChatParams) -> Outcome:
-        return self._generate(connection, call, params, {"messages": plain_messages(params.messages)})
+        name = self._services.world.ids.new("conv") if params.conversation == NEW else params.conversation or ""
+        text = {"messages": plain_messages(params.messages)}
+        return self._generate(connection, call, params, text, conversation=name)
 
     def _complete(self, connection: Peer, call: Call, params: api.CompleteParams) -> Outcome:
         return self._generate(connection, call, params, {"prompt": params.prompt})
 
-    def _generate(self, connection: Peer, call: Call, params: api.GenerationParams, text: Any) -> Outcome:
+    def _generate(
+        self, connection: Peer, call: Call, params: api.GenerationParams, text: Any, conversation: str = ""
+    ) -> Outcome:
         wanted = self._model_for(call.method, params)
         stop = stop_strings(params)
+        is_near = wanted.facts.replicas > 1 and params.retention != "ephemeral"
         if stop:
             text["stop"] = stop
         return self._submit(
@@ -96,7 +107,8 @@ class Calls:
             stream=params.stream,
             sampling=self._sampling(params, wanted.sampling),
             max_tokens=params.max_tokens,
-            prefixes=_prefixes(text) if wanted.facts.replicas > 1 and params.retention != "ephemeral" else (),
+            prefixes=_prefixes(text, conversation) if is_near else (),
+            conversation=conversation,
             key=params.key,
             determinism=params.determinism,
             ephemeral=params.retention == "ephemeral",
@@ -192,6 +204,25 @@ class Calls:
 
     def _forget(self, _connection: Peer, _call: Call, params: ForgetParams) -> Outcome:
         return Later(partial(forgetting.forget, self._services, params))
+
+    # ---------------------------------------------------------------------------------------- conversations
+
+    def _conversations(self, _connection: Peer, _call: Call, _params: Any) -> Outcome:
+        return Later(partial(conversations.listed, self._services))
+
+    def _conversation(self, _connection: Peer, _call: Call, params: ConversationsGetParams) -> Outcome:
+        return Later(partial(conversations.get, self._services, params), recorded=False)
+
+    def conversation(self, params: ConversationsGetParams) -> JsonObject:
+        """Return once more what a conversation is."""
+        return conversations.again(self._services, params)
+
+    def _fork(self, _connection: Peer, _call: Call, params: ConversationsForkParams) -> Outcome:
+        into = self._services.world.ids.new("conv") if params.into in {None, NEW} else params.into
+        return Later(partial(conversations.fork, self._services, params, into or ""))
+
+    def _delete(self, _connection: Peer, _call: Call, params: ConversationParams) -> Outcome:
+        return Later(partial(forgetting.delete, self._services, params.conversation, params.conversation))
 
     # ---------------------------------------------------------------------------------------- models
 
@@ -291,11 +322,14 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _prefixes(text: JsonObject) -> tuple[str, ...]:
+def _prefixes(text: JsonObject, conversation: str) -> tuple[str, ...]:
     """Return what stands for how a text begins: its first message, as a rule its persona, and its first two.
 
-    Four bytes of a digest: enough to tell conversations apart, and too few to tell what was said in one.
+    Of a turn it is its conversation. Four bytes of a digest: enough to tell conversations apart, and too few to tell
+    what was said in one.
     """
+    if conversation:
+        return (hashlib.blake2s(conversation.encode(), digest_size=4).hexdigest(),)
     begins = text["messages"][:2] if "messages" in text else [text["prompt"][:PREFIX_CHARACTERS]]
     heads = [orjson.dumps(begins[: size + 1]) for size in range(len(begins))]
     return tuple(hashlib.blake2s(head, digest_size=4).hexdigest() for head in heads)

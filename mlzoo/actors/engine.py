@@ -217,13 +217,15 @@ class Engine:
     def _dispatch(self, event: ev.RequestDispatched, workers: Mapping[str, WorkerState]) -> None:
         """Have a worker begin a request, or go on with it, unless it has ended since: nobody needs it then."""
         begun = self._ledger.work.get(event.request)
-        if event.resume is None and begun is not None:
+        if event.resume is None and event.history is None and begun is not None:
             self._send(workers, event.device, frame_of(*begun))
             return
         request = self._ledger.state.requests.get(event.request)
         if request is not None:
+            at_hand = begun if event.resume is None else None
             epoch = epoch_of(workers, event.device)
-            self._workers[event.device].tell_nowait(GoOn(epoch, request.id, request.accepted_seq, event.resume))
+            go_on = GoOn(epoch, request.id, request.accepted_seq, event.resume, event.history, at_hand)
+            self._workers[event.device].tell_nowait(go_on)
 
     def _send(self, workers: Mapping[str, WorkerState], device: str, frame: ToWorker) -> None:
         self._workers[device].tell_nowait(Send(epoch_of(workers, device), frame))

@@ -1,7 +1,8 @@
 """Forgetting, as hosts ask for it: find the request, end it if it runs, and have workers and log forget its text.
 
-A request may be named by its own name, by that of a call that heard of it, or by its key. Knows nothing of how the log
-forgets (``mlzoo.events.forgetting``).
+A request may be named by its own name, by that of a call that heard of it, or by its key. A conversation is dropped
+first, with all that runs for it: what comes under its name after that is another one. Where a crash comes between,
+asking again forgets the rest. Knows nothing of how the log forgets (``mlzoo.events.forgetting``).
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import trio
-
 from mlzoo import errors
+from mlzoo.actors.asking import decided, folded, progress
 from mlzoo.actors.messages import Order
+from mlzoo.core.conversations import is_known
 from mlzoo.core.state import under_key
 from mlzoo.events import commands as cmd
-from mlzoo.events.forgetting import Target
+from mlzoo.events.conversations import DropConversation
+from mlzoo.events.forgetting import Target, TargetConversation
 
 if TYPE_CHECKING:
     from mlzoo.actors.ledger import Ledger
@@ -33,17 +35,13 @@ async def forget(services: Services, params: ForgetParams) -> JsonObject:
         NotFound: nothing is known of it.
         ShuttingDown: it was left suspended by a sidecar that leaves.
         StorageFailed: the log has failed.
-        Unsupported: a conversation was named.
     """
+    if sum(name is not None for name in (params.request, params.key, params.conversation)) != 1:
+        expected = "exactly one of request, key and conversation"
+        raise errors.InvalidParams("Name a request, a key or a conversation.", path="request", expected=expected)
     if params.conversation is not None:
-        message = "This version keeps no conversations: forget their requests, by request or key."
-        raise errors.Unsupported(message, feature="conversation")
-    if (params.request is None) == (params.key is None):
-        raise errors.InvalidParams(
-            "Name a request or a key.", path="request", expected="exactly one of request and key"
-        )
-    while (ledger := services.ledger) is None:
-        await _progress(services)  # The log is being folded, and then the start is recorded.
+        return await delete(services, params.conversation, _digest(params.conversation))
+    ledger = await folded(services)
     target = await _target(services, ledger, params)
     await _end(services, ledger, target.request)
     services.forget_in_workers()
@@ -51,6 +49,28 @@ async def forget(services: Services, params: ForgetParams) -> JsonObject:
     if groups == 0:
         raise _not_found("request", target.request)
     return {"request": target.request, "groups": groups}
+
+
+async def delete(services: Services, conversation: str, called: str) -> JsonObject:
+    """Forget a conversation, and return the answer once nothing is left of it; where it is unknown, it is so called.
+
+    Raises:
+        LogUnusable: the log cannot be folded.
+        NotFound: nothing is known of it.
+        ShuttingDown: the sidecar leaves.
+        StorageFailed: the log has failed.
+    """
+    await folded(services)
+    is_there, upto_seq = is_known(services.state, conversation), services.log.last_seq
+    if is_there:
+        drop = DropConversation(request=services.world.ids.new("req"), conversation=conversation)
+        _, upto_seq = await decided(services, drop)
+    services.forget_in_workers()
+    groups = await services.log.forgetter.forget(TargetConversation(conversation, upto_seq))
+    if groups == 0 and not is_there:
+        message = "There is no such conversation, and nothing of it is kept."
+        raise errors.NotFound(message, what="conversation", id=called)
+    return {"conversation": conversation, "groups": groups}
 
 
 async def _target(services: Services, ledger: Ledger, params: ForgetParams) -> Target:
@@ -99,18 +119,4 @@ async def _end(services: Services, ledger: Ledger, request: str) -> None:
     while request in ledger.state.requests:
         if ledger.state.stopped:
             raise errors.ShuttingDown("The sidecar leaves, and what is to be forgotten waits for the next one.")
-        await _progress(services)
-
-
-async def _progress(services: Services) -> None:
-    """Wait until something more is written or synced; raise what keeps that from happening."""
-    if services.unusable is not None:
-        raise services.unusable
-    if services.log.failed is not None:
-        raise services.log.failed
-    moved = trio.Event()
-    services.log.on_progress.append(moved.set)
-    try:
-        await moved.wait()
-    finally:
-        services.log.on_progress.remove(moved.set)
+        await progress(services)

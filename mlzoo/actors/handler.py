@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlzoo.transport.jsonrpc import Call, Notification
 
 PONG = Answer({})
+KEPT_IN_LOG = frozenset({"conversations"})  # what is looked at here is text that hosts and models said
 
 
 class Handler:
@@ -52,7 +53,7 @@ class Handler:
             raise self._services.unusable
         if call.method == "ping":
             return PONG
-        if spec.wait or spec.private:
+        if spec.wait or spec.private or spec.group in KEPT_IN_LOG:
             return self._calls.methods[call.method](connection, call, params)
         from mlzoo.actors import observation  # noqa: PLC0415 (as above)
 
@@ -72,4 +73,6 @@ class Handler:
         """Return once more what a view of the log showed."""
         from mlzoo.actors import observation  # noqa: PLC0415 (as above)
 
+        if aside.method == "conversations.get":
+            return self._calls.conversation(structure(aside.method, aside.params))
         return observation.view(self._services, connection, aside.method, structure(aside.method, aside.params))

@@ -125,7 +125,7 @@ class KeyFiler:
             Up to where that was done: nothing before is needed for a key.
         """
         ledger, log = self._ledger, self._ledger.log
-        next_seq = max(ledger.copied_seq, min(ledger.kept_from(), end_seq), log.oldest_seq)
+        next_seq = max(ledger.copied_seq, min(ledger.keys_from(), end_seq), log.oldest_seq)
         copies: list[SealedAnswer] = []
         size_bytes, limit = 0, TURN_GROUPS
         while next_seq < end_seq:
@@ -220,4 +220,5 @@ def _kept(
         pieces=pieces,
         result=result,
         failure=failure,
+        conversation=event.conversation,
     )

@@ -74,6 +74,15 @@ class Ledger:
         return self.log.last_seq + 1 if lowest is None else lowest
 
     def kept_from(self) -> int:
+        """Return the lowest log_seq that the result of a key needs, or a conversation."""
+        return min(self.keys_from(), self.conversations_from())
+
+    def conversations_from(self) -> int:
+        """Return the lowest log_seq that a conversation needs."""
+        histories = [found.history.from_seq for found in self.state.conversations.values()]
+        return min((seq for seq in histories if seq is not None), default=self.log.last_seq + 1)
+
+    def keys_from(self) -> int:
         """Return the lowest log_seq that the result of a key needs, as long as results are kept."""
         ended_after_ms = self.now_ms() - self.state.bounds.key_ms
         recent = [facts.accepted_seq for facts in self.state.keys.values() if facts.ended_at_ms > ended_after_ms]

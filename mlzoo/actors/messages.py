@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 
-from mlzoo.events.commands import Command
+from mlzoo.events.commands import Command, Submit
+from mlzoo.events.facts import History
 from mlzoo.frames import Resumption, ToWorker
 
 # ------------------------------------------------------------------------------------------ to the engine
@@ -86,12 +87,17 @@ class Send:
 
 @attrs.frozen
 class GoOn:
-    """Work for the worker process of that epoch that is read from the log; resume is None where it begins."""
+    """Work for the worker process of that epoch that is read from the log; resume is None where it begins.
+
+    A turn of a conversation has a history, which is always read. What was asked of one that begins may be at hand.
+    """
 
     epoch: int
     request: str
     accepted_seq: int
     resume: Resumption | None
+    history: History | None = None
+    begun: tuple[Submit, Any] | None = None
 
 
 WorkerMessage = Send | GoOn

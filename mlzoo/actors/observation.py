@@ -31,7 +31,18 @@ if TYPE_CHECKING:
     from mlzoo.api import observation as api
     from mlzoo.events.commands import JsonObject
 
-FEATURES = ("stream", "keys", "logprobs", "deadline", "priority", "cancel", "progress", "events", "forget")
+FEATURES = (
+    "stream",
+    "keys",
+    "logprobs",
+    "deadline",
+    "priority",
+    "cancel",
+    "progress",
+    "events",
+    "forget",
+    "conversations",
+)
 PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset", "log_seq"})
 PHASES = ("queued", "running", "suspended")
 SUBSCRIPTIONS = 64  # of one connection
@@ -136,6 +147,7 @@ def status(services: Services) -> JsonObject:
             for device in services.devices
         ],
         "requests": {phase: phases[phase] for phase in PHASES},
+        "conversations": len(state.conversations),
         "log": log,
     }
 

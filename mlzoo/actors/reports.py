@@ -159,6 +159,7 @@ class Reports:
                     logprobs=len(row.logprobs),
                     prompt_tokens=row.prompt_tokens,
                     cached_tokens=row.cached_tokens,
+                    truncated=row.truncated,
                     finish_reason=row.finish_reason,
                     digest=self._digest(row, content),
                     tool_calls=len(row.tool_calls),

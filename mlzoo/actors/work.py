@@ -7,6 +7,7 @@ which the engine may not. Knows nothing of processes.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, assert_never
 
 import attrs
@@ -15,13 +16,15 @@ import trio
 from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
+from mlzoo.events.history import read_through, turn_messages
 from mlzoo.events.records import GONE, is_gone
-from mlzoo.frames import Detokenize, Embed, Generate, Sampling, Tokenize
+from mlzoo.frames import Detokenize, Embed, Generate, Sampling, Tokenize, Truncation
 
 if TYPE_CHECKING:
     from mlzoo.actors.messages import GoOn
+    from mlzoo.events.facts import History
     from mlzoo.events.log import Log
-    from mlzoo.frames import ToWorker
+    from mlzoo.frames import Messages, ToWorker
 
 TURN_GROUPS = 64  # read from the log before other tasks get their turn
 
@@ -34,7 +37,7 @@ def frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
             return Generate(
                 request=request,
                 model=model,
-                messages=tuple(text["messages"]) if "messages" in text else None,
+                messages=_messages(text),
                 prompt=text.get("prompt"),
                 sampling=submit.sampling or Sampling(),
                 stop=tuple(text.get("stop", ())),
@@ -42,6 +45,7 @@ def frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
                 exact=submit.determinism == "exact",
                 batch=submit.priority == "batch",
                 ephemeral=submit.ephemeral,
+                truncation=submit.truncation or Truncation(),
             )
         case "embed":
             return Embed(request=request, model=model, texts=tuple(text["texts"]), normalize=submit.normalize)
@@ -54,22 +58,36 @@ def frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
             assert_never(submit.method)
 
 
+def _messages(text: Any) -> Messages | None:
+    """Return the messages of a request, behind the system prompt of its persona, if they bring none."""
+    if "messages" not in text:
+        return None
+    messages = tuple(text["messages"])
+    if "system" not in text or any(message["role"] == "system" for message in messages):
+        return messages
+    return ({"role": "system", "content": text["system"]}, *messages)
+
+
 async def frame_from(log: Log, message: GoOn) -> ToWorker:
-    """Return what a worker is told about a request that goes on, or was accepted in an earlier life.
+    """Return what a worker is told about a request that goes on, has a history, or was accepted in an earlier life.
 
     Raises:
         LogUnusable: What the log has of it is damaged.
         OutOfRange: Some of it is not kept any more.
     """
+    if message.begun is not None:
+        return await _behind_history(log, frame_of(*message.begun), message.begun[1], message.history)
     frame: ToWorker | None = None
+    text: Any = None
     tokens: list[int] = []
     said: list[str] = []
+    cut = 0
     accepted_at = message.accepted_seq - 2  # before the group of its acceptance, which is the first event of it
     for read, group in enumerate(log.groups_of(message.request, accepted_at), start=1):
         if isinstance(group.command, cmd.Submit) and group.command.request == message.request:
             if is_gone(group.text):
                 raise _gone(message.request, group.text)
-            frame = frame_of(group.command, group.text)
+            frame, text = frame_of(group.command, group.text), group.text
         for event in group.events:
             # A row that came too late has no event: it was not said.
             if isinstance(event, ev.RequestStreamed) and event.request == message.request:
@@ -78,6 +96,7 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
                     raise _gone(message.request, row)
                 tokens += row["tokens"]
                 said.append(row["content"])
+                cut += event.truncated
         if read % TURN_GROUPS == 0:
             await trio.lowlevel.checkpoint()
     if frame is None:
@@ -88,9 +107,25 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
             log_seq=message.accepted_seq,
             remedy="send the request again, under another key",
         )
+    frame = await _behind_history(log, frame, text, message.history)
     if message.resume is None or not isinstance(frame, Generate):
         return frame
-    return attrs.evolve(frame, resume=message.resume, tokens=tuple(tokens), said="".join(said))
+    return attrs.evolve(frame, resume=message.resume, tokens=tuple(tokens), said="".join(said), cut=cut)
+
+
+async def _behind_history(log: Log, frame: ToWorker, text: Any, history: History | None) -> ToWorker:
+    """Return a turn of a conversation with what was said before it: what a persona says at first, and all turns.
+
+    Fails as ``frame_from`` does.
+    """
+    if history is None or not isinstance(frame, Generate) or frame.messages is None:
+        return frame
+    turns = [turn_messages(turn) for turn in await read_through(log.reader.history.turns(history))]
+    leading = sum(message["role"] == "system" for message in frame.messages[:1])
+    if not turns and "greeting" in text:
+        turns = [({"role": "assistant", "content": text["greeting"]},)]
+    messages = (*frame.messages[:leading], *chain.from_iterable(turns), *frame.messages[leading:])
+    return attrs.evolve(frame, messages=messages, leading=leading, turns=tuple(len(turn) for turn in turns if turn))
 
 
 def _gone(request: str, text: dict[str, str]) -> OutOfRange:

@@ -65,7 +65,6 @@ def _of_generation(params: GenerationParams) -> list[str]:
 def _of_chat(params: ChatParams) -> list[str]:
     asked = {
         "persona": params.persona is not None,
-        "conversation": params.conversation is not None,
         "response_format": params.response_format not in (None, {"type": "text"}),
         "tools": bool(params.tools),
         "tool_choice": params.tool_choice not in (None, "none", "auto"),

@@ -9,7 +9,7 @@ from mlzoo.api.fields import about, checked, naming
 
 @attrs.frozen(kw_only=True)
 class ForgetParams:
-    """What is to be forgotten: a request, by the name that its result and the events have of it, or by its key."""
+    """What is to be forgotten: a conversation, or a request, by the name that the log has of it or by its key."""
 
     request: str | None = attrs.field(
         default=None, validator=checked, metadata=naming("The request's name in the log, the id of its result.")
@@ -18,13 +18,14 @@ class ForgetParams:
         default=None, validator=checked, metadata=naming("Key of the request; one of the two, and not both, is given.")
     )
     conversation: str | None = attrs.field(
-        default=None, validator=checked, metadata=naming("The conversation.", unserved=True)
+        default=None, validator=checked, metadata=naming("A conversation, with all of its requests.")
     )
 
 
 @attrs.frozen(kw_only=True)
 class ForgetResult:
-    """It is gone, durably: no byte of the request's text is in the log."""
+    """It is gone, durably: no byte of its text is in the log."""
 
-    request: str = attrs.field(metadata=about("The request's name in the log."))
     groups: int = attrs.field(metadata=about("How many commands of the log were about it; they are tombstones now."))
+    request: str | None = attrs.field(default=None, metadata=about("The request's name in the log."))
+    conversation: str | None = None

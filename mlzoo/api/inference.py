@@ -167,7 +167,7 @@ class ChatParams(GenerationParams):
     conversation: str | None = attrs.field(
         default=None,
         validator=checked,
-        metadata=naming('Conversation whose history comes first, or "new".', unserved=True),
+        metadata=naming('Conversation whose history comes first, or "new".'),
     )
     response_format: dict[str, Any] | None = attrs.field(
         default=None,

@@ -145,3 +145,4 @@ class StatusResult:
     devices: tuple[DeviceStatus, ...]
     requests: RequestCounts
     log: LogStatus
+    conversations: int = attrs.field(default=0, metadata=about("How many there are."))

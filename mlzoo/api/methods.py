@@ -170,6 +170,33 @@ _TABLE = (
         private=True,
     ),
     MethodSpec(
+        name="conversations.list",
+        summary="List the conversations that there are.",
+        group="conversations",
+        result_name="ConversationsListResult",
+    ),
+    MethodSpec(
+        name="conversations.get",
+        summary="Tell what was said in a conversation, or had been at a place of it.",
+        group="conversations",
+        params_name="ConversationsGetParams",
+        result_name="ConversationsGetResult",
+    ),
+    MethodSpec(
+        name="conversations.fork",
+        summary="Begin a conversation with a copy of the turns of another one, up to a place.",
+        group="conversations",
+        params_name="ConversationsForkParams",
+        result_name="ConversationsForkResult",
+    ),
+    MethodSpec(
+        name="conversations.delete",
+        summary="Have a conversation and all of its text gone, in every file of the log.",
+        group="conversations",
+        params_name="ConversationParams",
+        result_name="ConversationsDeleteResult",
+    ),
+    MethodSpec(
         name="models.list",
         summary="List the models that are configured, and how each is.",
         group="models",

@@ -70,6 +70,10 @@ class Limits(_Compared):
     """The same for both while it starts or loads: that may read many gigabytes, and keep the process from answering."""
     key_days: float = attrs.field(default=7.0, validator=gt(0.0))
     """How long the result of a keyed request is kept, in days in which a sidecar runs; the key itself is for ever."""
+    max_conversations: int = attrs.field(default=1000, validator=ge(1))
+    """Most conversations that are kept; each stands in the header of every segment."""
+    conversation_bytes: int = attrs.field(default=8 * MIB, validator=ge(1024))
+    """Most text in one conversation, about; over that it can go on in a fork."""
     disk_reserve_bytes: int = attrs.field(default=64 * MIB, validator=ge(0))
     """Free disk space below which no new work is accepted, so that what runs can still be recorded."""
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import attrs
 
+from mlzoo.core.history import conversation_changes, with_turn
 from mlzoo.core.replicas import key_of, replica_at, replicas_of
 from mlzoo.core.state import FitState, ModelState, RequestState, State, WorkerState, name_of_replica
 from mlzoo.core.streams import Counts, counted
+from mlzoo.events import conversations as talk
 from mlzoo.events import types as ev
 from mlzoo.events.commands import KeyFacts
 
@@ -90,8 +92,10 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return _request_goes_on(state, event, seq, at_ms)
         case ev.RequestCompleted():
             return _request_ends(_with_run_time(state, event.timing), event.request, seq, at_ms)
-        case ev.RequestReplied() | ev.RequestCancelled() | ev.RequestFailed():
-            return _request_ends(state, event.request, seq, at_ms)
+        case ev.RequestCancelled():
+            return _request_ends(state, event.request, seq, at_ms, cancelled=True)
+        case ev.RequestReplied() | ev.RequestFailed():
+            return _request_ends(state, event.request, seq, at_ms, failed=True)
         case (
             ev.PlacementAsked()
             | ev.ModelLoadStarted()
@@ -134,6 +138,8 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return attrs.evolve(state, fit=_fit_goes_on(state.fit, event))
         case ev.KeysFiled():
             return attrs.evolve(state, keys={k: f for k, f in state.keys.items() if f.ended_seq > event.upto_seq})
+        case talk.ConversationCarried() | talk.ConversationForked() | talk.ConversationDropped():
+            return conversation_changes(state, event, seq, at_ms)
         case (
             ev.RequestRefused()
             | ev.RequestAttached()
@@ -203,6 +209,8 @@ def _request_goes_on(
                 ephemeral=event.ephemeral,
                 max_tokens=event.max_tokens,
                 prefixes=event.prefixes,
+                conversation=event.conversation,
+                persona=event.persona,
             )
         case ev.RequestDispatched():
             request = _dispatched(state, event, at_ms)
@@ -233,6 +241,7 @@ def _dispatched(state: State, event: ev.RequestDispatched, at_ms: int) -> Reques
         phase="running",
         device=event.device,
         started_at_ms=was.started_at_ms or at_ms,
+        history=event.history,
         fingerprint=model.fingerprint if begins and model is not None else was.fingerprint,
         resumed=was.resumed if was.resumed == "prefill" or begins else event.resume,
     )
@@ -248,11 +257,15 @@ def _with_prefixes(state: State, request: RequestState) -> State:
     return state
 
 
-def _request_ends(state: State, request_id: str, seq: int, at_ms: int) -> State:
+def _request_ends(
+    state: State, request_id: str, seq: int, at_ms: int, *, cancelled: bool = False, failed: bool = False
+) -> State:
     request = state.requests.get(request_id)
     if request is None:
         return state
     state = attrs.evolve(state, requests=_without(state.requests, request_id))
+    if request.conversation and not failed:
+        state = with_turn(state, request, seq, at_ms, cancelled=cancelled)
     if request.key:
         facts = KeyFacts(
             request=request.id,

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from mlzoo import errors
-from mlzoo.core import fitting, keys, models, requests
+from mlzoo.core import conversations, fitting, keys, models, requests
 from mlzoo.core.apply import Folding
 from mlzoo.core.draft import Draft
 from mlzoo.core.schedule import settle
 from mlzoo.events import commands as cmd
+from mlzoo.events import conversations as talk
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def _decide(draft: Draft, command: Command) -> None:
         case cmd.Shutdown():
             requests.shut_down(draft, command)
         case cmd.Strike():
-            requests.strike(draft)
-            requests.end_drain(draft)
-            models.strike(draft)
+            strike(draft)
         case cmd.LoadModel() | cmd.UnloadModel() | cmd.PullModel() | cmd.RemoveModel():
             models.ask(draft, command)
         case cmd.ReportDevices():
@@ -95,8 +94,17 @@ def _decide(draft: Draft, command: Command) -> None:
             fitting.epoch(draft, command)
         case cmd.EndFit():
             fitting.end(draft, command)
+        case talk.CarryConversation() | talk.ForkConversation() | talk.DropConversation():
+            conversations.decide(draft, command)
         case _:
             assert_never(command)
+
+
+def strike(draft: Draft) -> None:
+    """Do what the clock has made due."""
+    requests.strike(draft)
+    requests.end_drain(draft)
+    models.strike(draft)
 
 
 def start(draft: Draft, command: cmd.Start) -> None:

@@ -11,6 +11,7 @@ from mlzoo import errors
 from mlzoo.core import keys
 from mlzoo.core.incidents import numbered
 from mlzoo.core.replicas import replica_at, replicas_of
+from mlzoo.core.room import full
 from mlzoo.core.state import CALLS, calls_on, drain_is_over, waits
 from mlzoo.events import types as ev
 
@@ -53,6 +54,8 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
             ephemeral=command.ephemeral,
             max_tokens=command.max_tokens if command.model.replicas > 1 else None,
             prefixes=command.prefixes,
+            conversation=command.conversation,
+            persona=command.persona,
         )
     )
 
@@ -61,6 +64,10 @@ def _refusal(state: State, command: cmd.Submit, at_ms: int) -> Failure | None:
     closed = door_closed(state)
     if closed is not None:
         return closed
+    if command.conversation and not command.ephemeral:
+        no_room = full(state, command.conversation, command.size_bytes)
+        if no_room is not None:
+            return no_room
     bounds = state.bounds
     if command.size_bytes > bounds.queued_bytes:  # it would not fit into an empty queue either
         return errors.TooLarge(
@@ -146,6 +153,7 @@ def step(draft: Draft, command: cmd.ReportStep) -> None:
             prompt_tokens=facts.prompt_tokens,
             cached_tokens=facts.cached_tokens,
             completion_tokens=facts.completion_tokens,
+            truncated=facts.truncated,
         )
         draft.stream(piece, counts)
         if facts.finish_reason is not None:
@@ -166,6 +174,7 @@ def _complete(draft: Draft, facts: cmd.RowFacts) -> None:
             digest=facts.digest,
             degraded=_degraded(draft.state, request),
             resumed=request.resumed,
+            truncated=request.truncated,
         )
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlzoo import errors
 from mlzoo.core import requests
+from mlzoo.core.history import history_of
 from mlzoo.core.recycling import keeps_memory, kept_bytes
 from mlzoo.core.replicas import ALIVE, ON_THE_WAY, free_slots, pick, replicas_of
 from mlzoo.core.state import drain_is_over, name_of_replica, running_on, waiting_on, waits
@@ -28,10 +29,18 @@ IN_MEMORY = {"loading", "ready", "unloading"}
 def settle(draft: Draft) -> None:
     """Do all that can be done now."""
     requests.end_drain(draft)
-    _serve_those_who_wait(draft)
+    _serve_all_who_wait(draft)
     _unload_what_is_to_go(draft)
     _retire_empty_workers(draft)
     _leave_when_done(draft)
+
+
+def _serve_all_who_wait(draft: Draft) -> None:
+    """Serve until nobody's end lets the next turn of its conversation begin."""
+    live = -1
+    while live != len(draft.state.requests):
+        live = len(draft.state.requests)
+        _serve_those_who_wait(draft)
 
 
 def _serve_those_who_wait(draft: Draft) -> None:
@@ -92,8 +101,9 @@ def _serve(draft: Draft, ready: list[ModelState], others: set[ModelPhase], waiti
             running += 1
             model = pick(draft.state, request, free)
             slots[model.replica] -= 1
-            resume = _resumption(request, model)
-            draft.say(ev.RequestDispatched(request=request.id, device=model.device or "", resume=resume))
+            resume, history = _resumption(request, model), history_of(draft.state, request)
+            device = model.device or ""
+            draft.say(ev.RequestDispatched(request=request.id, device=device, resume=resume, history=history))
     return is_needed
 
 

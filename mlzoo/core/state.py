@@ -13,6 +13,7 @@ import attrs
 from mlzoo.errors import Failure
 from mlzoo.events import types as ev
 from mlzoo.events.commands import Bounds, Caller, Determinism, DeviceFacts, KeyFacts, ModelFacts, Priority
+from mlzoo.events.facts import History
 
 RequestPhase = Literal["queued", "running", "suspended"]
 CALLS: frozenset[ev.CallKind] = frozenset({"load", "unload", "pull", "remove", "shutdown"})  # all but inference
@@ -52,6 +53,10 @@ class RequestState:
     max_tokens: int | None = None
     prefixes: tuple[str, ...] = ()
     resumed: ev.Resumption | None = None  # the weakest way in which it was continued so far
+    conversation: str = ""
+    persona: str = ""
+    history: History | None = None  # of the conversation, once it has been dispatched
+    truncated: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +112,19 @@ class FitState:
     best: float | None
 
 
+@attrs.frozen(kw_only=True)
+class ConversationState:
+    """A conversation: where its turns are, and about how much text they have. The text itself is in the log alone."""
+
+    history: History
+    turns: int
+    size_bytes: int
+    created_at_ms: int
+    updated_at_ms: int
+    updated_seq: int
+    persona: str = ""
+
+
 NO_BOUNDS = Bounds(max_queued=0, max_running=0, queued_bytes=0, drain_ms=0)
 
 
@@ -126,6 +144,7 @@ class State:
     stopped: bool = False
     keys: dict[str, KeyFacts] = attrs.field(factory=dict)  # that ended, and are not in the log's index of keys yet
     fit: FitState | None = None
+    conversations: dict[str, ConversationState] = attrs.field(factory=dict)
 
 
 def waits(request: RequestState) -> bool:
@@ -134,8 +153,24 @@ def waits(request: RequestState) -> bool:
 
 
 def waiting_on(state: State, model: str) -> list[RequestState]:
-    """Return those who wait for a model to be ready, in the order of their turn."""
-    return sorted((r for r in state.requests.values() if waits(r) and _wants(r) == model), key=_turn)
+    """Return those who wait for a model to be ready, in the order of their turn.
+
+    Who waits for an earlier turn of the same conversation does not wait for a model yet.
+    """
+    later = later_turns(state)
+    waiting = (r for r in state.requests.values() if waits(r) and _wants(r) == model and r.id not in later)
+    return sorted(waiting, key=_turn)
+
+
+def later_turns(state: State) -> set[str]:
+    """Return the requests before which another turn of their conversation has come that lives, suspended or not."""
+    first: dict[str, str] = {}
+    for request in state.requests.values():  # in the order of their acceptance
+        if request.conversation:
+            first.setdefault(request.conversation, request.id)
+    return (
+        {r.id for r in state.requests.values() if r.conversation and first[r.conversation] != r.id} if first else set()
+    )
 
 
 def _turn(request: RequestState) -> tuple[bool, int]:
@@ -198,7 +233,13 @@ def drain_is_over(state: State, at_ms: int) -> bool:
 
 def needed_from(state: State) -> int | None:
     """Return the lowest log_seq that a live request still needs, or None where none lives."""
-    return min((r.accepted_seq for r in state.requests.values()), default=None)
+    return min(map(_needed_by, state.requests.values()), default=None)
+
+
+def _needed_by(request: RequestState) -> int:
+    """Return the first record that a request is read from: its acceptance, or the history that it was begun with."""
+    from_seq = None if request.history is None else request.history.from_seq
+    return request.accepted_seq if from_seq is None else from_seq
 
 
 def under_key(state: State, key: str) -> RequestState | None:

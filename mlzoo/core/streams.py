@@ -1,6 +1,6 @@
 """What the pieces of streams add up to: the part of the fold that is by far the most frequent.
 
-A piece changes six numbers of one request. They are added up here and put into a state when something else happens or
+A piece changes some numbers of one request. They are added up here and put into a state when something else happens or
 somebody looks, since a new state for each piece takes ten times as long. Knows nothing of any other event.
 """
 
@@ -25,6 +25,7 @@ class Counts:
         "next_seq",
         "prompt_tokens",
         "request",
+        "truncated",
     )
 
     def __init__(self, request: RequestState) -> None:
@@ -35,6 +36,7 @@ class Counts:
         self.completion_tokens = request.completion_tokens
         self.cached_tokens = request.cached_tokens
         self.losses = request.losses
+        self.truncated = request.truncated
 
     def add(self, event: RequestStreamed, at_ms: int) -> None:
         """Count a piece."""
@@ -49,6 +51,7 @@ class Counts:
         if event.prompt_tokens is not None:
             self.prompt_tokens = event.prompt_tokens
             self.cached_tokens = event.cached_tokens
+            self.truncated = event.truncated
         if self.first_token_at_ms is None:
             self.first_token_at_ms = at_ms
 
@@ -89,6 +92,10 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
             max_tokens=was.max_tokens,
             prefixes=was.prefixes,
             resumed=was.resumed,
+            conversation=was.conversation,
+            persona=was.persona,
+            history=was.history,
+            truncated=found.truncated,
         )
     return State(
         bounds=state.bounds,
@@ -103,4 +110,5 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
         stopped=state.stopped,
         keys=state.keys,
         fit=state.fit,
+        conversations=state.conversations,
     )

@@ -24,7 +24,7 @@ from mlzoo.errors import Failure, LogUnusable
 from mlzoo.events import framing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from mlzoo.world import Disk
@@ -33,6 +33,7 @@ SUFFIX = ".answers"
 TEMPORARY = ".new"
 PART_BYTES = 4 * 1024 * 1024  # above which the next part is begun
 KNOWN_PARTS = 8  # of which it is remembered where each answer stands, so that memory does not grow with the keys
+_ANSWERED = re.compile(rb'"answer":("(?:[^"\\]|\\.)*"),')
 _NAMED = re.compile(rb'"answer":"[^"]*","accepted_seq":([0-9]+),')
 
 
@@ -46,6 +47,7 @@ class KeptAnswer:
     pieces: list[Any]
     result: Any = None
     failure: Failure | None = None
+    conversation: str = ""  # that it was a turn of
 
 
 @attrs.frozen(kw_only=True)
@@ -195,15 +197,32 @@ class KeptAnswers:
         if last is not None and name != last.name:
             self._disk.remove(self._directory / last.name)
 
-    async def forget(self, request: str) -> bool:
-        """Remove the answer to a request; return whether there was one. Durable when this returns."""
-        found = False
+    async def of_conversation(self, conversation: str, upto_seq: int) -> set[str]:
+        """Return the requests of a conversation that were accepted up to a log_seq, and whose answers are kept."""
+        requests = set[str]()
+        named = b'"conversation":%b' % orjson.dumps(conversation)
+        for part in tuple(self._parts):
+            await trio.lowlevel.checkpoint()
+            whole = [line for line in self._lines(part) if named in line and _is_whole(line)]
+            found = [orjson.loads(line) for line in whole]
+            requests |= {
+                one["answer"]
+                for one in found
+                if one.get("conversation") == conversation and one["accepted_seq"] <= upto_seq
+            }
+        return requests
+
+    async def forget(self, requests: Collection[str]) -> int:
+        """Remove the answers to requests; return how many there were. Durable when this returns."""
+        found = 0
+        names = {orjson.dumps(request) for request in requests}
         for number, part in enumerate(self._parts):
             await trio.lowlevel.checkpoint()
             lines = self._lines(part)
-            kept = [line for line in lines if not _is_of(line, request)]
+            kept = [line for line in lines if _name_in(line) not in names]
             if len(kept) < len(lines):
-                data, found = b"".join(line + b"\n" for line in kept), True
+                data = b"".join(line + b"\n" for line in kept)
+                found += len(lines) - len(kept)
                 await self._disk.replace(self._directory / part.name, data)
                 self._remember(part.name, None)
                 self._parts[number] = attrs.evolve(part, size_bytes=len(data))
@@ -288,6 +307,12 @@ def _answer(line: bytes) -> KeptAnswer:
     )
 
 
+def _name_in(line: bytes) -> bytes | None:
+    """Return the request that a line answers, as it stands there; None where it is damaged."""
+    named = _ANSWERED.match(line, framing.PREFIX_BYTES)
+    return None if named is None else named[1]
+
+
 def _is_of(line: bytes, request: str) -> bool:
     return line.startswith(b'"answer":%b,' % orjson.dumps(request), framing.PREFIX_BYTES)
 
@@ -299,6 +324,8 @@ def _line(answer: KeptAnswer) -> bytes:
         "ended_at_ms": answer.ended_at_ms,
         "pieces": answer.pieces,
     }
+    if answer.conversation:
+        body["conversation"] = answer.conversation
     if answer.failure is not None:
         failure = answer.failure
         body["failure"] = {"code": failure.code, "message": failure.message, "data": failure.data}

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import attrs
 
 from mlzoo.errors import Failure
+from mlzoo.events.conversations import ConversationCommand
 from mlzoo.events.facts import (
     Bounds,
     Caller,
@@ -26,7 +27,7 @@ from mlzoo.events.facts import (
     Priority,
 )
 from mlzoo.events.fitting import BeginFit, EndFit, FitCommand, ReportFitEpoch
-from mlzoo.frames import FinishReason, Sampling
+from mlzoo.frames import FinishReason, Sampling, Truncation
 
 # ------------------------------------------------------------------------------------------------ from hosts
 
@@ -35,7 +36,7 @@ from mlzoo.frames import FinishReason, Sampling
 class Submit:
     """A host asks for inference. Text: {messages | prompt | texts | text | tokens, stop?, params}, of its method.
 
-    params are the others as they were sent, also the words of its key.
+    params are the others as they were sent, also the words of its key. system and greeting are those of its persona.
 
     The shell stamps what it found under the key: known is a request that ended and is in the state no more, and
     kept_from the first log_seq that is kept. refused is why it cannot run, which matters only if its key is free, or
@@ -62,6 +63,9 @@ class Submit:
     kept_from: int = 0
     refused: Failure | None = None
     prefixes: tuple[str, ...] = ()  # short digests of how its text begins, where replicas are chosen by them
+    conversation: str = ""  # whose next turn it is
+    persona: str = ""
+    truncation: Truncation | None = None  # of the conversation's history, where there is one
 
 
 @attrs.frozen(kw_only=True)
@@ -238,6 +242,7 @@ class RowFacts:
     logprobs: int = 0
     prompt_tokens: int | None = None
     cached_tokens: int = 0
+    truncated: int = 0  # turns of its history that were left out, said with prompt_tokens
     finish_reason: FinishReason | None = None
     digest: str = ""  # of the whole answer, where finish_reason is set
     tool_calls: int = 0  # pieces of calls
@@ -347,6 +352,7 @@ Command = (
     | ReportIncident
     | Strike
     | FitCommand
+    | ConversationCommand
 )
 
 JsonObject = dict[str, Any]

@@ -62,6 +62,9 @@ class Bounds:
     queued_bytes: int
     drain_ms: int
     key_ms: int = 0  # of the log's clock, for which the result of a keyed request is kept
+    max_conversations: int = 0  # this and the next two: 0 is without a bound
+    conversation_bytes: int = 0  # of text, about, in one conversation
+    conversations_bytes: int = 0  # of text, about, in all conversations and personas
 
 
 @attrs.frozen(kw_only=True)
@@ -78,3 +81,42 @@ class KeyFacts:
     ended_seq: int
     next_seq: int
     ended_at_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class TurnRef:
+    """A turn of a conversation by its place: its request, the log_seq of its acceptance and that of its end."""
+
+    request: str
+    accepted_seq: int
+    ended_seq: int
+
+
+@attrs.frozen(kw_only=True)
+class History:
+    """What came before a turn: the latest one that has records of its own, and what all before those lie in.
+
+    The turns that have records of their own are a list that is linked backwards: each was dispatched with its history.
+    base_seq is the command that holds the turns before the first of them, and from_seq the lowest log_seq that is
+    needed to read it all. A conversation's first turn has none of the three.
+    """
+
+    head: TurnRef | None = None
+    base_seq: int | None = None
+    from_seq: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TurnFacts:
+    """A turn of a conversation that is copied: where question and answer stood first, by which they are known.
+
+    Its text, {messages, content, tool_calls?, greeting?}, is the item of the same number in the text of its command.
+    """
+
+    request: str
+    asked_seq: int
+    ended_seq: int
+    asked_at_ms: int  # of the wall clock, as ended_at_ms
+    ended_at_ms: int
+    cancelled: bool = False
+    forked: bool = False  # whether it was a turn of another conversation at first

@@ -1,4 +1,4 @@
-"""Forgetting a request: every byte of its text goes from the log, and all that was decided about it stays.
+"""Forgetting requests: every byte of their text goes from the log, and all that was decided about them stays.
 
 A text becomes a tombstone, ``{"gone":"forgotten"}``, and spaces up to the size that it had: every record keeps its
 place to the byte, so that whoever stands somewhere in a file, in this process or another, stands well. Records are
@@ -6,12 +6,14 @@ sealed anew. Each segment is put in place whole (temporary file, sync, rename, s
 the old one or the new, and forgetting again forgets the rest. Blobs go before the record that lists them stops to.
 
 What belongs to a request: the text of its own command, its rows of each step and its answer; and, under its key, of
-every call that came with that key, for it repeats the same text or names the key. Ids, counts, times and digests
-stay. Knows nothing of who may forget, nor of whether the request still runs.
+every call that came with that key, for it repeats the same text or names the key; and copies that conversations have
+of it. What belongs to a conversation: all of its requests, and its own copies of turns; those of its forks are theirs.
+Ids, counts, times and digests stay. Knows nothing of who may forget, nor of whether the request still runs.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 _TEXT = b',"text":'
 ASKED = frozenset({"Submit", "Resume"})  # commands that may come with a key
 BOUND = frozenset({"RequestAccepted", "RequestAttached"})  # events by which they come to mean what it stands for
+COPIES = frozenset({"CarryConversation", "ForkConversation"})  # commands that hold turns of a conversation
+FEW = 8  # names that are looked for one by one
+_NAMES = re.compile(rb'"(?:request|target|key|answer)":"([^"\\]*)"')
 CUT = ".cut-"  # in the name of a file that holds what a repair has cut
 
 
@@ -49,9 +54,32 @@ class Target:
     request: str
     key: str = ""
 
+
+@attrs.frozen
+class TargetConversation:
+    """What is to be forgotten: what belongs to the conversations of a name that had been dropped by a log_seq."""
+
+    conversation: str
+    upto_seq: int
+
+
+@attrs.frozen
+class Wanted:
+    """Whose text goes: that of requests, by their names and the digests of their keys; or of a conversation."""
+
+    requests: frozenset[str]
+    keys: frozenset[str] = frozenset()
+    conversation: str = ""
+    upto_seq: int = 0
+
     def is_named(self, data: bytes) -> bool:
         """Whether some records may be about it."""
-        return any(b'"%b"' % name.encode() in data for name in (self.request, self.key) if name)
+        if self.conversation and orjson.dumps(self.conversation) in data:
+            return True
+        names = {name.encode() for name in (*self.requests, *self.keys) if name}
+        if len(names) <= FEW:
+            return any(b'"%b"' % name in data for name in names)
+        return not names.isdisjoint(_NAMES.findall(data))
 
 
 @attrs.frozen
@@ -69,8 +97,13 @@ class Forgotten:
     blobs: tuple[str, ...]
 
 
-def without(segment: bytes, target: Target) -> Forgotten:
-    """Return a whole segment without a request's text. Pure."""
+def of_request(target: Target) -> Wanted:
+    """Return whose text goes with a request."""
+    return Wanted(frozenset({target.request}), frozenset({target.key} - {""}))
+
+
+def without(segment: bytes, target: Wanted) -> Forgotten:
+    """Return a whole segment without the text of some requests, or of a conversation. Pure."""
     header_end = framing.line_end(segment, 0)
     parts: list[bytes] = [segment[:header_end]]
     groups: list[int] = []
@@ -105,31 +138,56 @@ def target_in(segment: bytes, request: str) -> Target | None:
     return None
 
 
-def _about(lines: Sequence[bytes], target: Target) -> tuple[dict[str, Any] | None, list[str]]:
+def requests_in(segment: bytes, target: TargetConversation) -> tuple[set[str], set[str]]:
+    """Return the requests of a conversation that a segment tells of, and the digests of their keys."""
+    requests, keys = set[str](), set[str]()
+    named = orjson.dumps(target.conversation)
+    for lines in lines_of_groups(segment[framing.line_end(segment, 0) :].split(b"\n")[:-1]):
+        command = orjson.loads(lines[0]) if named in lines[0] else None
+        if command is None or command["log_seq"] > target.upto_seq:
+            continue
+        data = command["data"]
+        if data.get("conversation") != target.conversation:
+            continue
+        if command["type"] in COPIES:
+            requests |= {row["request"] for row in data["rows"] if not row.get("forked")}
+        elif command["type"] == "Submit":
+            requests.add(data["request"])
+            keys |= {data["key"]} if data.get("key") else set()
+    return requests, keys
+
+
+def _about(lines: Sequence[bytes], target: Wanted) -> tuple[dict[str, Any] | None, list[str]]:
     """Return a group's command if its text has something of the target, and the blobs that belong to it."""
     if not any(target.is_named(line) for line in lines):
         return None, []
     command, *events = [orjson.loads(line) for line in lines]
-    data = command["data"]
-    is_own = data.get("request") == target.request or data.get("target") == target.request
-    is_keyed = bool(target.key) and data.get("key") == target.key
-    is_attached = any(event["data"].get("target") == target.request for event in events)
-    has_row = any(row["request"] == target.request for row in _rows(command))
+    data, requests = command["data"], target.requests
+    if command["type"] in COPIES and target.conversation:
+        is_its = data["conversation"] == target.conversation and command["log_seq"] <= target.upto_seq
+        return (command, []) if is_its else (None, [])
+    is_own = data.get("request") in requests or data.get("target") in requests
+    is_keyed = data.get("key") in target.keys
+    is_attached = any(event["data"].get("target") in requests for event in events)
+    has_row = any(row["request"] in requests for row in _rows(command, target))
     if not (is_own or is_keyed or is_attached or has_row):
         return None, []
     return command, command.get("blobs", []) if is_own else []
 
 
-def _rows(command: dict[str, Any]) -> list[dict[str, Any]]:
-    return command["data"]["rows"] if command["type"] == "ReportStep" else []
+def _rows(command: dict[str, Any], target: Wanted) -> list[dict[str, Any]]:
+    """Return the rows of a command whose text is a list of theirs; none, where all of its text is one's."""
+    is_list = command["type"] == "ReportStep" or (command["type"] in COPIES and not target.conversation)
+    return command["data"]["rows"] if is_list else []
 
 
-def _cleared(line: bytes, command: dict[str, Any], target: Target) -> bytes:
+def _cleared(line: bytes, command: dict[str, Any], target: Wanted) -> bytes:
     """Return the line of a command without the target's text and blobs."""
     start, end = _text_span(line, command), len(line) - 1
     if start:
-        rows = [row["request"] == target.request for row in _rows(command)]
-        text = _without_rows(line, start, command["text"], rows) if rows else padded(end - start)
+        rows = [row["request"] in target.requests for row in _rows(command, target)]
+        by_row = bool(rows) and isinstance(command["text"], list)
+        text = _without_rows(line, start, command["text"], rows) if by_row else padded(end - start)
         line = line[:start] + text + line[end:]
     if command.get("blobs"):
         listed = b'"blobs":%b' % orjson.dumps(command["blobs"])
@@ -166,13 +224,14 @@ def padded(size_bytes: int) -> bytes:
     return (found if len(found) <= size_bytes else b"{}").ljust(size_bytes)
 
 
-def _text_without(group: Group, target: Target) -> Any:
+def _text_without(group: Group, target: Wanted) -> Any:
     """Return the text of a group about the target as memory has it: others' rows may be there and in no file."""
     gone = None if group.text is None else tombstone("forgotten")
     rows = getattr(group.command, "rows", ())
-    if not rows:
+    is_copy = type(group.command).__name__ in COPIES
+    if not rows or (is_copy and target.conversation) or not isinstance(group.text, list):
         return gone
-    return [gone if row.request == target.request else said for row, said in zip(rows, group.text, strict=True)]
+    return [gone if row.request in target.requests else said for row, said in zip(rows, group.text, strict=True)]
 
 
 class Forgetter:
@@ -219,7 +278,7 @@ class Forgetter:
 
         Fails as ``forget`` does.
         """
-        wanted = Target(request)
+        wanted = of_request(Target(request))
         self._commit()
         with self._final():
             for first in self._segments.firsts:
@@ -230,8 +289,8 @@ class Forgetter:
                     return found
         return None
 
-    async def forget(self, target: Target) -> int:
-        """Forget an ended request and its key for good; return how many groups were about it.
+    async def forget(self, target: Target | TargetConversation) -> int:
+        """Forget an ended request and its key, or a dropped conversation, for good; return how many groups went.
 
         Raises:
             StorageFailed: The disk would not, now or before; what is forgotten by then is gone.
@@ -239,16 +298,29 @@ class Forgetter:
         async with self.lock:
             self._commit()
             with self._final():
-                if target.is_named(self._read(self._writer.first)):
+                wanted = of_request(target) if isinstance(target, Target) else await self._of_conversation(target)
+                if wanted.is_named(self._read(self._writer.first)):
                     self._seal()
                 await self._durability.flush(seals=True)
-                count = await self._forget_before(self._writer.first, target)
-                count += await self._answers.forget(target.request)
+                count = await self._forget_before(self._writer.first, wanted)
+                count += await self._answers.forget(wanted.requests)
                 await self._durability.flush()  # What retention has dropped meanwhile goes before anybody is told,
                 await self._segments.disk.sync_dir(self._segments.directory)  # and no power cut brings it back.
                 await self._blobs.sync_removed()
                 await self._answers.sync_removed()
         return count
+
+    async def _of_conversation(self, target: TargetConversation) -> Wanted:
+        """Return whose text goes with a conversation; of some requests a copied answer is all there is."""
+        requests, keys = await self._answers.of_conversation(target.conversation, target.upto_seq), set[str]()
+        for first in self._segments.firsts:
+            await trio.lowlevel.checkpoint()
+            data = self._read(first)
+            if orjson.dumps(target.conversation) in data:
+                some_requests, some_keys = requests_in(data, target)
+                requests |= some_requests
+                keys |= some_keys
+        return Wanted(frozenset(requests), frozenset(keys), target.conversation, target.upto_seq)
 
     @contextmanager
     def _final(self) -> Iterator[None]:
@@ -257,7 +329,7 @@ class Forgetter:
         except OSError as error:
             self._durability.fail(error)
 
-    async def _forget_before(self, end: int, target: Target) -> int:
+    async def _forget_before(self, end: int, target: Wanted) -> int:
         count = 0
         for first in self._segments.firsts:
             await trio.lowlevel.checkpoint()
@@ -270,7 +342,7 @@ class Forgetter:
         await disk.sync_dir(directory)
         return count
 
-    async def _forget_in(self, first: int, target: Target) -> int:
+    async def _forget_in(self, first: int, target: Wanted) -> int:
         data = self._read(first)
         if not target.is_named(data):
             return 0

@@ -66,8 +66,8 @@ class Log:
         self._blobs = Blobs(world.disk, world.ids, path / "blobs", settings.tail_bytes)
         self._tail = Tail(settings.tail_bytes)
         self._index = RequestIndex()
-        self._reader = GroupReader(self._segments, self._tail, self._index)
-        self.segment_after = self._reader.segment_after  # for who reads on behind what is damaged
+        self.reader = GroupReader(self._segments, self._tail, self._index)
+        self.segment_after = self.reader.segment_after  # for who reads on behind what is damaged
         self.answers = KeptAnswers(world.disk, path / "keys")
         self.claims = Claims(self._index, settings.budget_bytes)
         self._retention = Retention(world, self._segments, self._asides.segments, self._blobs, settings, self.claims)
@@ -144,7 +144,7 @@ class Log:
             LogUnusable: Damaged, or written by a newer version.
         """
         assert self._base is not None
-        for group in self._reader.whole_segment(self._base.segment, self.written):
+        for group in self.reader.whole_segment(self._base.segment, self.written):
             self._index.add(group)
             yield group
 
@@ -324,7 +324,7 @@ class Log:
         They may not be shown yet (``is_shown``). Where no index says which they are, all between them come as well.
         Fails as ``read`` does.
         """
-        return self._reader.of_request(request, after_seq)
+        return self.reader.of_request(request, after_seq)
 
     def read(self, after_seq: int, limit: int) -> list[Group]:
         """Return up to limit written groups that end after a log_seq.
@@ -335,7 +335,7 @@ class Log:
         """
         if after_seq > self.written:
             raise OutOfRange(f"the log ends at {self.written}, before {after_seq}", type="ahead", durable=self.synced)
-        written = takewhile(lambda group: group.last_seq <= self.written, self._reader.after(after_seq))
+        written = takewhile(lambda group: group.last_seq <= self.written, self.reader.after(after_seq))
         return list(islice(written, limit))
 
     def forget_index(self, request: str) -> None:
@@ -351,7 +351,7 @@ class Log:
         """Who forgets requests in the files of this log."""
         from mlzoo.events.forgetting import Forgetter  # noqa: PLC0415 (not on the way to the first ping)
 
-        parts = (self._segments, self._writer, self._blobs, self.answers, self._tail, self._reader, self._durability)
+        parts = (self._segments, self._writer, self._blobs, self.answers, self._tail, self.reader, self._durability)
         return Forgetter(*parts, commit=self.commit, seal=self._seal)
 
     def _seal(self) -> None:

@@ -7,6 +7,7 @@ the other, each for its own request. Knows nothing of who reads, nor of whether 
 from __future__ import annotations
 
 from collections import deque
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlzoo.errors import LogUnusable, OutOfRange
@@ -16,6 +17,7 @@ from mlzoo.events.segments import damaged
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mlzoo.events.history import HistoryReader
     from mlzoo.events.index import RequestIndex, Tail
     from mlzoo.events.records import Group
     from mlzoo.events.segments import Segments
@@ -97,6 +99,15 @@ class GroupReader:
         """Remember nothing of what was read."""
         self._ahead = {}
         self._read.clear()
+        if "history" in self.__dict__:
+            self.history.forget()
+
+    @cached_property
+    def history(self) -> HistoryReader:
+        """Who reads histories of conversations from here."""
+        from mlzoo.events.history import HistoryReader  # noqa: PLC0415 (not on the way to the first ping)
+
+        return HistoryReader(self.of_request, self.after)
 
     def _at(self, seq: int) -> Group:
         if seq not in self._ahead:

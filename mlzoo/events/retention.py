@@ -6,9 +6,10 @@ since the budget is a promise too and a host may stop reading for ever, asides t
 that only readers need. What a live request needs stays, over the budget if need be: the core bounds it. A reader that
 was robbed finds that out when it reads on, and its host is told.
 
-What the result of a key needs stays as well, until somebody has copied it: two segments before the budget is reached,
-who keeps the keys is pressed to do so (``Claims``). Copies and keys count, and where they alone fill half of the
-budget, nobody is let in with a new key.
+What the result of a key or a conversation needs stays as well, until somebody has copied it: two segments before the
+budget is reached, who keeps the keys, and who carries conversations on, are pressed to do so (``Claims``). Copies and
+keys count, and where they alone fill half of the budget, nobody is let in with a new key; conversations count in a
+half of their own.
 
 By age goes only what none of those need; results of keys are copied for that, too. Age is that of the wall clock, as
 people count it: a segment is as old as the beginning of the next one, and one that is written is sealed after a quarter
@@ -50,7 +51,7 @@ class Needs:
     Attributes:
         live_seq: First log_seq that a live request needs.
         followed_seq: First log_seq that a live request or the reader of an ended one needs.
-        kept_seq: First log_seq that a live request or the result of a key needs.
+        kept_seq: First log_seq that a live request, the result of a key or a conversation needs.
         unread_aside: First aside_seq that some host has not taken.
     """
 
@@ -68,6 +69,7 @@ class Claims:
         self.kept_from: Callable[[], int] = lambda: 1
         self.keys_bytes: Callable[[], int] = lambda: 0  # of keys, and of copies of what they stand for
         self.press: Callable[[int], None] = _nobody  # called with the log_seq before which results are to be copied
+        self.carry: Callable[[int], None] = _nobody  # the same for conversations
         self._index = index
         self._budget_bytes = budget_bytes
         self._unread: dict[str, int] = {}  # connection -> the first aside that its host has not taken
@@ -99,7 +101,7 @@ class Claims:
 
 
 def _nobody(_seq: int) -> None:
-    """Copy nothing."""
+    """Copy nothing, and carry nothing."""
 
 
 class Retention:
@@ -156,6 +158,7 @@ class Retention:
         upto_seq = max(upto_seq, self._old_before(self._groups, min(needs.live_seq, needs.followed_seq)))
         if upto_seq > needs.kept_seq:
             self._claims.press(upto_seq)
+            self._claims.carry(upto_seq)
 
     def _wanted_before(self, seq: int, over_bytes: int) -> int:
         """Return the log_seq before which groups would have to go for nothing to be over; no later than one."""

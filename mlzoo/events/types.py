@@ -16,6 +16,8 @@ import attrs
 
 from mlzoo.errors import Failure
 from mlzoo.events.commands import Bounds, Caller, Determinism, ModelFacts, Priority
+from mlzoo.events.conversations import ConversationEvent
+from mlzoo.events.facts import History
 from mlzoo.events.fitting import FitEnded, FitEpochEnded, FitEvent, FitStarted, FitStop
 from mlzoo.events.machine import (
     DevicesSeen,
@@ -68,6 +70,8 @@ class RequestAccepted:
     ephemeral: bool = False
     max_tokens: int | None = None  # this and the next are told where replicas are chosen by them
     prefixes: tuple[str, ...] = ()
+    conversation: str = ""
+    persona: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -103,13 +107,17 @@ class RequestRefused:
 
 @attrs.frozen(kw_only=True)
 class RequestDispatched:
-    """Instructs: hand the request to the worker of this device; resume says how it goes on where it was suspended."""
+    """Instructs: hand the request to the worker of this device; resume says how it goes on where it was suspended.
+
+    A turn of a conversation has the history that it had when it was first dispatched, whatever has come since.
+    """
 
     TRANSIENT: ClassVar[bool] = True
 
     request: str
     device: str
     resume: Resumption | None = None
+    history: History | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -137,6 +145,7 @@ class RequestStreamed:
     prompt_tokens: int | None = None
     cached_tokens: int = 0
     completion_tokens: int | None = None  # of the whole request so far; None: tokens are added up
+    truncated: int = 0  # turns of its history that were left out, said with prompt_tokens
 
 
 @attrs.frozen(kw_only=True)
@@ -177,6 +186,7 @@ class RequestCompleted:
     dimensions: int = 0
     blob: str | None = None
     resumed: Resumption | None = None
+    truncated: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -291,6 +301,7 @@ Event = (
     | KeysFiled
     | IncidentNoted
     | FitEvent
+    | ConversationEvent
 )
 
 __all__ = [

@@ -112,6 +112,12 @@ class Again:
         self.news.set()
         self.news = trio.Event()
 
+    def named(self, item: Said) -> str | None:
+        """Return the name that a fork got, if that is what a line asked for."""
+        result = self._answers.get((item.connection, item.line.get("n")))
+        is_fork = item.line.get("method") == "conversations.fork"
+        return result["conversation"] if is_fork and isinstance(result, dict) else None
+
     def vectors(self, life: Life) -> dict[str, Any]:
         """Return the embeddings of each request; a recording has them on the wire alone."""
         found = {}
@@ -239,6 +245,9 @@ class _Living:
         if item.request is not None:
             again.drawn.names["req"] = item.request
         again.drawn.seed = item.seed
+        fresh = item.conversation or again.named(item)
+        if fresh is not None:
+            again.drawn.names["conv"] = fresh
         if item.connection not in self._open:
             self._open.add(item.connection)
             again.drawn.names["con"] = item.connection
@@ -362,4 +371,7 @@ def limited(config: Config, bounds: Line | None) -> Config:
             drain_s=bounds["drain_ms"] / 1000,
             key_days=(bounds.get("key_ms") or 7 * DAY_MS) / DAY_MS,
         )
+        for name in ("max_conversations", "conversation_bytes"):
+            if bounds.get(name):
+                limits = attrs.evolve(limits, **{name: bounds[name]})
     return attrs.evolve(config, limits=limits)

@@ -24,6 +24,7 @@ from mlzoo.events.records import CORE_VERSION
 from mlzoo.events.segments import Segments
 from mlzoo.replay.names import Names
 from mlzoo.replay.redaction import Redaction
+from mlzoo.replay.talks import told_conversation
 from mlzoo.replay.telling import Told, group_of, line_of, tell
 from mlzoo.replay.wire import Wire
 from mlzoo.state_codec import decode_state, encode_state
@@ -41,9 +42,10 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Part:
-    """Which part of a log; one of the three, or all of it. Only all of it and a span can be folded again."""
+    """Which part of a log; one of the four, or all of it. Only all of it and a span can be folded again."""
 
     request: str | None = None
+    conversation: str | None = None
     connection: str | None = None
     span: tuple[int, int] | None = None
 
@@ -179,6 +181,8 @@ class _Telling:
 
             return discover()
         asked = params or {}
+        if method == "conversations.get":
+            return self._conversation(asked["conversation"], asked.get("at"), last_seq)
         after = max(asked.get("after") or 0, next(iter(self._segments.sizes), 1) - 1)
         shown: list[Line] = []
         for told in takewhile(lambda told: not isinstance(told, Told) or told.first_seq <= last_seq, self.story()):
@@ -194,6 +198,14 @@ class _Telling:
                     return {"events": shown, "last": after}
         return {"events": shown, "last": after}
 
+    def _conversation(self, name: str, at: int | None, last_seq: int) -> Line:
+        """Return what was told of a conversation when last_seq was the log's end."""
+        groups = (group_of(told) for told in self.story() if isinstance(told, Told))
+        header = self._segments.header(next(iter(self._segments.sizes), 1)) if self._segments.sizes else None
+        base = None if header is None else header.state
+        until = takewhile(lambda group: group.first_seq <= last_seq, groups)
+        return told_conversation(decode_state(self.names.renamed(base)), until, name, at)
+
     def header(self, part: Part, first: Told | None) -> Line:
         """Return the first line of the recording."""
         base_seq = next(iter(self._segments.sizes), 1)
@@ -205,7 +217,7 @@ class _Telling:
             "core_version": CORE_VERSION if found is None else found.core_version,
             "log": read_identity(self._world, self._path),
             "part": _named(part),
-            "folds": part.request is None and part.connection is None,
+            "folds": part == ALL or part.span is not None,
             "redacted": [rule.name for rule in self._rules],
         }
         if header["folds"] and first is not None and found is not None and (found.state or first.first_seq > base_seq):
@@ -244,16 +256,16 @@ class _Facts:
             self.workers[data["device"]] = {"threads": data.get("threads"), "versions": data.get("versions")}
 
 
-def part_of(request: str | None, connection: str | None, span: str | None) -> Part:
+def part_of(request: str | None, connection: str | None, span: str | None, conversation: str | None = None) -> Part:
     """Return the part that a command line asks for.
 
     Raises:
         ConfigError: It asks for several, or the span is none.
     """
-    if sum(wish is not None for wish in (request, connection, span)) > 1:
-        raise ConfigError("choose one of --request, --connection and --span")
+    if sum(wish is not None for wish in (request, connection, span, conversation)) > 1:
+        raise ConfigError("choose one of --request, --conversation, --connection and --span")
     if span is None:
-        return Part(request=request, connection=connection)
+        return Part(request=request, connection=connection, conversation=conversation)
     first, colon, last = span.partition(":")
     if not colon or not first.isdecimal() or not last.isdecimal() or int(first) > int(last):
         raise ConfigError(f"{span!r} is no span: write FIRST:LAST, two numbers of records")
@@ -263,11 +275,12 @@ def part_of(request: str | None, connection: str | None, span: str | None) -> Pa
 def _named(part: Part) -> str:
     if part.span is not None:
         return f"span {part.span[0]}:{part.span[1]}"
-    return "request" if part.request is not None else "connection" if part.connection is not None else "all"
+    named = {"request": part.request, "connection": part.connection, "conversation": part.conversation}
+    return next((name for name, wish in named.items() if wish is not None), "all")
 
 
 def _about(told: Told, part: Part, names: Names) -> set[str]:
-    """Return the requests of a part that a group begins: one and its cancels, or those of a connection."""
+    """Return the requests of a part that a group begins: one and its cancels, or those of a connection or so."""
     kind, _, data = told.command
     request = data.get("request")
     if not isinstance(request, str):
@@ -275,6 +288,8 @@ def _about(told: Told, part: Part, names: Names) -> set[str]:
     if part.request is not None:
         wanted = names.known(part.request)
         is_of = request == wanted or (kind == "Cancel" and data.get("target") == wanted)
+    elif part.conversation is not None:
+        is_of = kind == "Submit" and data.get("conversation") == names.name(part.conversation)
     else:
         caller = data.get("caller") or {}
         is_of = part.connection is not None and caller.get("connection") == names.known(part.connection)

@@ -51,6 +51,7 @@ class Said:
     Attributes:
         request: what the sidecar called it, where it became a request.
         seed: what was drawn for it.
+        conversation: what the sidecar called its conversation, where it is the turn of one.
         after_clock: whether, within its millisecond, the clock had had something decided before it came.
     """
 
@@ -59,6 +60,7 @@ class Said:
     line: Line
     request: str | None = None
     seed: int | None = None
+    conversation: str | None = None
     after_clock: bool = False
 
 
@@ -281,5 +283,6 @@ def _said(line: Line, own: Line | None, at_ms: int, after_clock: bool) -> Said:
         line=line,
         request=(own or {}).get("request"),
         seed=((own or {}).get("sampling") or {}).get("seed"),
+        conversation=(own or {}).get("conversation"),
         after_clock=after_clock,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_RANDOM = re.compile(r"(?P<digest>[0-9a-f]{64}-)?(?P<prefix>req|con|sub|b)-(?P<random>[0-9a-z]{8,})")
+_RANDOM = re.compile(r"(?P<digest>[0-9a-f]{64}-)?(?P<prefix>req|conv|con|sub|b)-(?P<random>[0-9a-z]{8,})")
 
 
 class Names:

@@ -149,6 +149,7 @@ def _row(facts: Line, text: Line | None) -> frames.Row:
         logprobs=logprobs,
         prompt_tokens=facts.get("prompt_tokens"),
         cached_tokens=facts.get("cached_tokens", 0),
+        truncated=facts.get("truncated", 0),
         finish_reason=facts.get("finish_reason"),
         tool_calls=tuple([frames.ToolCallDelta(**piece) for piece in said.get("tool_calls", ())]),
         reasoning=said.get("reasoning", ""),

@@ -36,8 +36,16 @@ ANSWERS: dict[str, frozenset[str]] = {
     "embed": frozenset({"device"}),
     "initialize": frozenset({"server.version", "connection", "log", "capabilities.devices", "limits"}),
     "events.subscribe": frozenset({"subscription"}),
+    "conversations.delete": frozenset({"groups"}),
+    "forget": frozenset({"request", "groups"}),
 }
 """Parts of the result of a method that belong to one run: ids, times, places."""
+
+IN_LISTS: dict[str, tuple[str, frozenset[str]]] = {
+    "conversations.list": ("conversations", frozenset({"bytes", "created_ms", "updated_ms", "log_seq", "running"})),
+    "conversations.get": ("messages", frozenset({"log_seq", "time_ms", "request"})),
+}
+"""The same of each item of a list in the result: the list's name, and parts of its items."""
 
 UNCOMPARED = frozenset(
     {"status", "metrics", "devices.list", "models.list", "models.info", "models.load", "events.read"}
@@ -70,6 +78,10 @@ def steady(method: str, result: Any) -> Any:
     if method in UNCOMPARED or not isinstance(result, dict):
         return None if method in UNCOMPARED else result
     copy = dict(result)
+    name, parts = IN_LISTS.get(method, ("", frozenset()))
+    if name:
+        items = copy.get(name, [])
+        copy[name] = [{part: value for part, value in item.items() if part not in parts} for item in items]
     for path in ANSWERS.get(method, ()):
         first, _, rest = path.partition(".")
         if not rest:

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from mlzoo.events.records import Group
     from mlzoo.views import Piece
 
-LOOKED_UP = frozenset({"models.estimate", "devices.list", "events.read", "rpc.discover"})
+LOOKED_UP = frozenset(
+    {"models.estimate", "devices.list", "events.read", "rpc.discover"}
+    | {f"conversations.{does}" for does in ("list", "get", "fork", "delete")}
+)
 """Methods whose calls are recorded when they are answered, which may be some time after they came."""
+BESIDE_PARAMS = frozenset({"params", "texts", "system", "greeting"})
+"""What of a request's text is told otherwise, or is not the host's but its persona's."""
 
 
 @attrs.define(kw_only=True)
@@ -330,7 +335,7 @@ def _submitted(text: Any) -> Line | None:
     """Return the params of a request that were kept as its text; None where a version wrote it that did not do so."""
     if not isinstance(text, dict) or "params" not in text:
         return None
-    texts: Line = {name: value for name, value in text.items() if name not in ("params", "texts")}
+    texts: Line = {name: value for name, value in text.items() if name not in BESIDE_PARAMS}
     if "texts" in text:
         texts["input"] = text["texts"]
     return {**texts, **text["params"]}

@@ -43,7 +43,7 @@ def test_an_image_is_unsupported_and_never_dropped():
         ({}, []),
         ({"key": "k"}, []),
         ({"persona": "p"}, ["persona"]),
-        ({"conversation": "new"}, ["conversation"]),
+        ({"conversation": "new"}, []),
         ({"response_format": {"type": "json_object"}}, ["response_format"]),
         ({"response_format": {"type": "text"}}, []),
         ({"tools": [{"type": "function"}]}, ["tools"]),

@@ -15,7 +15,8 @@ VERSION_1 = [
     "initialize", "ping", "status", "shutdown", "chat", "complete", "embed", "tokenize", "detokenize", "cancel",
     "forget", "resume", "models.list", "models.pull", "models.remove", "models.estimate", "models.load",
     "models.unload", "models.info", "devices.list", "providers.list", "events.read", "events.subscribe",
-    "events.unsubscribe", "metrics", "rpc.discover",
+    "events.unsubscribe", "metrics", "rpc.discover", "conversations.list", "conversations.get", "conversations.fork",
+    "conversations.delete",
 ]  # fmt: skip
 
 

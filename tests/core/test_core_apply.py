@@ -9,6 +9,7 @@ from mlzoo.core.apply import apply
 from mlzoo.core.state import FitState
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
+from mlzoo.events.facts import History
 
 
 def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_state():
@@ -23,7 +24,8 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     core.chat("r3")
     core.shut_down()
     of_replicas = {"max_tokens": 9, "prefixes": ("a",)}
-    old = attrs.evolve(core.state.requests["r1"], fingerprint="f1", losses=2, resumed="prefill", **of_replicas)
+    talk = {"conversation": "c", "persona": "p", "history": History(base_seq=1, from_seq=1), "truncated": 1}
+    old = attrs.evolve(core.state.requests["r1"], fingerprint="f1", losses=2, resumed="prefill", **of_replicas, **talk)
     facts = cmd.KeyFacts(request="r0", params_digest="p0", accepted_seq=1, ended_seq=2, next_seq=3, ended_at_ms=4)
     requests = {**core.state.requests, "r1": old}
     numbers = {"patience": 3, "better_by": 0.1, "epoch": 2, "best_epoch": 1, "best": 0.5}

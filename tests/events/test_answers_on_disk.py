@@ -38,7 +38,7 @@ async def test_no_crash_loses_an_answer_that_was_kept(outcome):
         assert [found.find(f"req-{n}", 10 * n) for n in range(count)] == [answer(n) for n in range(count)]
         await found.put([sealed(answer(9))])
         was_there = found.find("req-0", 0) is not None
-        assert await found.forget("req-0") == was_there
+        assert await found.forget({"req-0"}) == was_there
         assert was_there or not count
         again = KeptAnswers(crashed, DIRECTORY)
         again.open()
@@ -140,7 +140,7 @@ async def test_who_looks_up_while_a_part_is_written_anew_finds_what_is_there():
 
     assert answers.find("req-3", 30) == answer(3)
     disk.on_step = look
-    assert await answers.forget("req-1")
+    assert await answers.forget({"req-1"})
     await answers.put([sealed(answer(4))])
     disk.on_step = None
     assert len(found) > 6

@@ -8,7 +8,7 @@ from log_driver import DIRECTORY, append_end, bind, open_log, read_all, wait_syn
 
 from mlzoo.errors import Failure, NotFound
 from mlzoo.events.commands import Caller, ModelFacts, ReportAnswer, ReportFailure, ReportStep, Resume, RowFacts, Submit
-from mlzoo.events.forgetting import Target, padded, without
+from mlzoo.events.forgetting import Target, of_request, padded, without
 from mlzoo.events.records import is_gone
 from mlzoo.events.story import verify
 from mlzoo.events.types import (
@@ -272,7 +272,7 @@ async def test_a_text_with_every_kind_of_value_keeps_the_size_of_its_line(world,
     log.commit()
     [name] = disk.sizes(DIRECTORY / "segments")
     data = disk.read(DIRECTORY / "segments" / name)
-    found = without(data, Target("req-a"))
+    found = without(data, of_request(Target("req-a")))
     assert len(found.data) == len(data)
     assert "🦊".encode() not in found.data
-    assert without(found.data, Target("req-a")).data == found.data
+    assert without(found.data, of_request(Target("req-a"))).data == found.data

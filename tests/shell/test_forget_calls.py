@@ -161,7 +161,7 @@ async def test_what_is_not_there_cannot_be_forgotten(lives, autojump_clock):
         error = await sidecar.host.refused("forget", {"request": f"{SECRET} none"})
         assert (error["code"], error["data"]["what"]) == (1012, "request")
         assert (await sidecar.host.refused("forget", {"key": f"{SECRET} none"}))["data"]["what"] == "key"
-        assert (await sidecar.host.refused("forget", {"conversation": SECRET}))["code"] == 1010
+        assert (await sidecar.host.refused("forget", {"conversation": SECRET}))["code"] == 1012
         assert (await sidecar.host.refused("forget", {}))["code"] == -32602
         assert (await sidecar.host.refused("forget", {"request": "r", "key": "k"}))["code"] == -32602
         assert files_with(lives, SECRET) == []

@@ -1,0 +1,47 @@
+"""What a host was told of a conversation, read once more out of the groups of a log that had been recorded by then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlzoo.actors.conversations import shown
+from mlzoo.core.apply import Folding
+from mlzoo.events import commands as cmd
+from mlzoo.events import conversations as talk
+from mlzoo.events.history import HistoryReader, read_at_once
+from mlzoo.events.records import request_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mlzoo.core.state import State
+    from mlzoo.events.recording import Line
+    from mlzoo.events.records import Group
+
+
+def told_conversation(before: State, groups: Iterable[Group], name: str, at: int | None) -> Line:
+    """Return a conversation as ``conversations.get`` tells it after some groups, which follow a state."""
+    folding = Folding(before)
+    turns: dict[str, list[Group]] = {
+        request.id: [] for request in before.requests.values() if request.conversation == name
+    }
+    copies: dict[int, Group] = {}
+    for group in groups:
+        folding.add(group)
+        command = group.command
+        if isinstance(command, cmd.Submit) and command.conversation == name:
+            turns[command.request] = []
+        elif isinstance(command, talk.CarryConversation | talk.ForkConversation) and command.conversation == name:
+            copies[group.first_seq] = group
+        for request in dict.fromkeys(map(request_of, group.events)):
+            if request in turns:
+                turns[request].append(group)
+
+    def after(seq: int) -> Iterator[Group]:
+        yield copies[seq + 1]
+
+    found = folding.state.conversations.get(name)
+    if found is None:
+        return shown(name, at, "", ())
+    reader = HistoryReader(lambda request, seq: (g for g in turns[request] if g.first_seq > seq), after)
+    return shown(name, at, found.persona, read_at_once(reader.turns(found.history)))
