@@ -53,7 +53,7 @@ class Load:
 
     model: str
     path: str
-    kind: Literal["chat", "embed"]
+    kind: Literal["chat", "embed", "predict"]
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     quantization: Literal["auto", "none", "int4"] = "auto"  # auto: where the weights lose nothing by it
     compile: Literal["auto", "none"] = "auto"  # whole decode steps: by a C++ compiler, on CUDA captured
@@ -62,6 +62,9 @@ class Load:
     trust_remote_code: bool = False
     speculation: bool = True  # tokens that a text seems to repeat are read ahead; what is answered is the same
     digest: str = ""  # of the weights; empty: not known, so that nothing that was found out about them is remembered
+    zoo: dict[str, Any] | None = (
+        None  # of kind predict: backbone, head, pipeline, as configured; None: its artifact says
+    )
     answer_bytes: int = 16 * 1024 * 1024  # the longest line to a host: what surely makes a longer one is refused
 
 
@@ -113,6 +116,17 @@ class Embed:
     model: str
     texts: tuple[str, ...]
     normalize: bool = True
+    batch: bool = False  # texts of others are embedded before its own
+
+
+@attrs.frozen(kw_only=True)
+class Predict:
+    """Have a custom model answer inputs, which its pipeline reads. Answered by Predicted or WorkFailed."""
+
+    request: str
+    model: str
+    inputs: tuple[Any, ...]
+    batch: bool = False  # inputs of others are read before its own
 
 
 @attrs.frozen(kw_only=True)
@@ -156,7 +170,7 @@ class Beat:
     """Show that you live. Answered at once by Beating, whatever is being computed."""
 
 
-ToWorker = Load | Unload | Generate | Embed | Tokenize | Detokenize | Abandon | Forget | Leave | Beat
+ToWorker = Load | Unload | Generate | Embed | Predict | Tokenize | Detokenize | Abandon | Forget | Leave | Beat
 
 # ------------------------------------------------------------------------------------------ worker -> sidecar
 
@@ -206,6 +220,7 @@ class Loaded:
     batching: Literal["slots", "serial"]  # serial: one request at a time through transformers' own generate
     fingerprint: str = ""  # of all that an answer's bits depend on; empty: they may differ from one time to the next
     why: tuple[str, ...] = ()  # what was chosen and for what reason, for people
+    labels: tuple[str, ...] = ()  # that a custom model tells apart
 
 
 @attrs.frozen(kw_only=True)
@@ -307,6 +322,16 @@ class Embedded:
 
 
 @attrs.frozen(kw_only=True)
+class Predicted:
+    """What a custom model answers: the outputs as the text of a JSON array, one for each input."""
+
+    request: str
+    outputs: str
+    count: int
+    prompt_tokens: int = 0  # that were read; 0 where there are none
+
+
+@attrs.frozen(kw_only=True)
 class Tokenized:
     """The tokens of a text."""
 
@@ -350,6 +375,7 @@ FromWorker = (
     | Prefilled
     | Replayed
     | Embedded
+    | Predicted
     | Tokenized
     | Detokenized
     | WorkFailed

@@ -219,6 +219,8 @@ class RequestView:
                 if event.degraded is not None:
                     result["degraded"] = event.degraded
                 return result
+            case "predict":
+                return self._predicted(accepted.model.name, event)
             case "tokenize":
                 return {"tokens": text["tokens"], "count": len(text["tokens"])}
             case "detokenize":
@@ -228,6 +230,15 @@ class RequestView:
                 raise AssertionError(message)
             case _:
                 assert_never(kind)
+
+    def _predicted(self, model: str, event: ev.RequestCompleted) -> JsonObject:
+        outputs = orjson.Fragment(self._blob(event.blob or ""))  # It is not read, only to be written again.
+        result: JsonObject = {"model": model, "device": event.device, "outputs": outputs}
+        if event.prompt_tokens:
+            result["usage"] = {"prompt_tokens": event.prompt_tokens, "total_tokens": event.prompt_tokens}
+        if event.degraded is not None:
+            result["degraded"] = event.degraded
+        return result
 
     def _generated(self, accepted: ev.RequestAccepted, model: str, event: ev.RequestCompleted) -> JsonObject:
         result: JsonObject = {

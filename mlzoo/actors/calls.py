@@ -18,29 +18,33 @@ from mlzoo.actors import conversations, forgetting
 from mlzoo.actors.messages import Order
 from mlzoo.actors.outcomes import Answer, Ask, Claim, Later
 from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
-from mlzoo.config.schema import SamplingDefaults
+from mlzoo.config.schema import ModelKind, SamplingDefaults
 from mlzoo.errors import Failure
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mlzoo.actors.outcomes import Outcome
     from mlzoo.actors.services import Peer, Services
     from mlzoo.api import inference as api
     from mlzoo.api.conversations import ConversationParams, ConversationsForkParams, ConversationsGetParams
     from mlzoo.api.forgetting import ForgetParams
+    from mlzoo.api.predict import PredictParams
+    from mlzoo.api.resuming import ResumeParams
     from mlzoo.config import ModelEntry
     from mlzoo.events.commands import JsonObject
     from mlzoo.store import Installed
     from mlzoo.transport.jsonrpc import Call
 
 NOT_PART_OF_A_REQUEST = ("stream", "deadline_ms", "priority", "_meta")
-TEXTS = frozenset({"messages", "prompt", "input", "text", "tokens", "stop", "_meta"})  # kept in a form of their own
+TEXTS = frozenset(
+    {"messages", "prompt", "input", "inputs", "text", "tokens", "stop", "_meta"}
+)  # kept in a form of their own
 PREFIX_CHARACTERS = 1024  # of a prompt that is no conversation
-CHAT_METHODS = ("chat", "complete")
 NEW = "new"  # the name by which a host asks for a conversation of a fresh one
+KIND_OF: dict[str, ModelKind] = {"chat": "chat", "complete": "chat", "embed": "embed", "predict": "predict"}
 
 
 @attrs.frozen
@@ -62,6 +66,7 @@ class Calls:
             "chat": self._chat,
             "complete": self._complete,
             "embed": self._embed,
+            "predict": self._predict,
             "tokenize": self._tokenize,
             "detokenize": self._detokenize,
             "cancel": self._cancel,
@@ -138,10 +143,7 @@ class Calls:
     def _embed(self, connection: Peer, call: Call, params: api.EmbedParams) -> Outcome:
         wanted = self._model_for("embed", params)
         texts = embed_texts(params)
-        limit = self._services.config.limits.inputs_per_embed
-        if len(texts) > limit:
-            message = f"input has {len(texts)} texts, the limit is {limit}: send several requests."
-            raise errors.TooLarge(message, limit=limit, got=len(texts))
+        self._expect_few(texts, "texts")
         return self._submit(
             connection,
             call,
@@ -154,6 +156,27 @@ class Calls:
             priority=params.priority,
             require_device=params.require_device,
         )
+
+    def _predict(self, connection: Peer, call: Call, params: PredictParams) -> Outcome:
+        wanted = self._model_for("predict", params)
+        self._expect_few(params.inputs, "inputs")
+        return self._submit(
+            connection,
+            call,
+            wanted,
+            {"inputs": list(params.inputs)},
+            key=params.key,
+            ephemeral=params.retention == "ephemeral",
+            deadline_ms=params.deadline_ms,
+            priority=params.priority,
+            require_device=params.require_device,
+        )
+
+    def _expect_few(self, inputs: Sequence[object], unit: str) -> None:
+        limit = self._services.config.limits.inputs_per_embed
+        if len(inputs) > limit:
+            message = f"input has {len(inputs)} {unit}, the limit is {limit}: send several requests."
+            raise errors.TooLarge(message, limit=limit, got=len(inputs))
 
     def _tokenize(self, connection: Peer, call: Call, params: api.TokenizeParams) -> Outcome:
         wanted = self._model_for("tokenize", params)
@@ -197,7 +220,7 @@ class Calls:
         request, caller = self._request(connection, call)
         return Ask(request, _cancel(request, caller, connection, params))
 
-    def _resume(self, connection: Peer, call: Call, params: api.ResumeParams) -> Outcome:
+    def _resume(self, connection: Peer, call: Call, params: ResumeParams) -> Outcome:
         request, caller = self._request(connection, call)
         resume = cmd.Resume(request=request, caller=caller, key=_digest(params.key), after=params.after)
         return Ask(request, Order(resume, {"params": _named(call)}), stream=True, claim=Claim(resume.key))
@@ -239,7 +262,7 @@ class Calls:
         except errors.MlzooError as error:
             if getattr(params, "key", None) is None:
                 raise
-            facts = cmd.ModelFacts(name=params.model or "", kind="embed" if method == "embed" else "chat")
+            facts = cmd.ModelFacts(name=params.model or "", kind=KIND_OF.get(method, "chat"))
             return Wanted(facts, SamplingDefaults(), error.failure())
 
     def _find_model(self, method: str, params: Any) -> Wanted:
@@ -249,10 +272,11 @@ class Calls:
         if features:
             message = f"This version does not serve {', '.join(features)}: leave it out."
             raise errors.Unsupported(message, feature=features[0], model=entry.name)
-        wrong = "chat" if method == "embed" else "embed" if method in CHAT_METHODS else None
-        if entry.kind == wrong:
-            able = [other.name for other in self._services.config.models.values() if other.kind != entry.kind]
-            message = f"Model {entry.name} is for {entry.kind}, not for {method}; name one that is: {', '.join(able)}."
+        able_kinds = {KIND_OF[method]} if method in KIND_OF else {"chat", "embed"}
+        if entry.kind not in able_kinds:
+            able = [other.name for other in self._services.config.models.values() if other.kind in able_kinds]
+            there = f"name one that is: {', '.join(able)}" if able else "no model is configured that is"
+            message = f"Model {entry.name} is for {entry.kind}, not for {method}; {there}."
             raise errors.Unsupported(message, feature=method, model=entry.name)
         return Wanted(self._facts(entry, self._installed(entry)), entry.sampling)
 
@@ -353,7 +377,7 @@ def _named(call: Call) -> dict[str, Any]:
 
 def _method(name: str) -> cmd.Method:
     match name:
-        case "chat" | "complete" | "embed" | "tokenize" | "detokenize":
+        case "chat" | "complete" | "embed" | "predict" | "tokenize" | "detokenize":
             return name
         case _:
             message = f"{name} is no inference"

@@ -58,6 +58,8 @@ def model(services: Services, name: str) -> JsonObject:
             "architecture": state.architecture,
             "batching": state.batching,
         }
+        if state.labels:
+            info["chosen"]["labels"] = list(state.labels)
         info["why"] = list(state.why)
     return info
 

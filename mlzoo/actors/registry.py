@@ -147,6 +147,7 @@ class Registry:
             speculation=entry.speculation,
             trust_remote_code=entry.trust_remote_code,
             digest=installed.digest,
+            zoo=entry.zoo(),
             answer_bytes=self._config.limits.line_bytes,
         )
         self._workers[message.device].tell_nowait(Send(message.epoch, load))

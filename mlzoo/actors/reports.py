@@ -95,21 +95,7 @@ class Reports:
                 )
                 await self._tell(up)
             case frames.Loaded():
-                await self._tell(
-                    cmd.ReportLoaded(
-                        model=frame.model,
-                        device=device,
-                        memory_bytes=frame.memory_bytes,
-                        context=frame.context,
-                        slots=frame.slots,
-                        dtype=frame.dtype,
-                        architecture=frame.architecture,
-                        batching=frame.batching,
-                        fingerprint=frame.fingerprint,
-                        peak_bytes=frame.peak_bytes,
-                        why=frame.why,
-                    )
-                )
+                await self._tell(self._loaded(frame))
             case frames.LoadFailed():
                 await self._tell(cmd.ReportLoadFailed(model=frame.model, device=device, failure=self._why(frame)))
             case frames.Unloaded():
@@ -124,6 +110,11 @@ class Reports:
                     blob=blob,
                 )
                 await self._tell(answer)
+            case frames.Predicted():
+                blob = await self._log.put_blob(frame.outputs.encode(), kept=self._keeps(frame.request))
+                request, tokens = frame.request, frame.prompt_tokens
+                answer = cmd.ReportAnswer(request=request, prompt_tokens=tokens, count=frame.count, blob=blob)
+                await self._tell(answer)
             case frames.Tokenized():
                 answer = cmd.ReportAnswer(request=frame.request, count=len(frame.tokens))
                 await self._tell(answer, {"tokens": list(frame.tokens)})
@@ -137,6 +128,22 @@ class Reports:
                 await self._tell(cmd.ReportFailure(request=frame.request, failure=_failure(frame)), detail, frame.story)
             case _:
                 assert_never(frame)
+
+    def _loaded(self, frame: frames.Loaded) -> cmd.ReportLoaded:
+        return cmd.ReportLoaded(
+            model=frame.model,
+            device=self._device,
+            memory_bytes=frame.memory_bytes,
+            context=frame.context,
+            slots=frame.slots,
+            dtype=frame.dtype,
+            architecture=frame.architecture,
+            batching=frame.batching,
+            fingerprint=frame.fingerprint,
+            peak_bytes=frame.peak_bytes,
+            why=frame.why,
+            labels=frame.labels,
+        )
 
     async def _hear_step(self, frame: frames.Stepped) -> None:
         text = []

@@ -70,7 +70,7 @@ class Watchdog:
                 self._due.add(("load", frame.model))
             case frames.Unload():
                 self._due.add(("unload", frame.model))
-            case frames.Generate() | frames.Embed() | frames.Tokenize() | frames.Detokenize():
+            case frames.Generate() | frames.Embed() | frames.Predict() | frames.Tokenize() | frames.Detokenize():
                 self._due.add(("work", frame.request))
             case frames.Abandon():
                 self._done("work", frame.request)
@@ -97,7 +97,9 @@ class Watchdog:
                 for row in frame.rows:
                     if row.finish_reason is not None:
                         self._done("work", row.request)
-            case frames.Embedded() | frames.Tokenized() | frames.Detokenized() | frames.WorkFailed():
+            case (
+                frames.Embedded() | frames.Predicted() | frames.Tokenized() | frames.Detokenized() | frames.WorkFailed()
+            ):
                 self._done("work", frame.request)
             case frames.LoadProgress() | frames.Prefilled() | frames.Replayed():
                 return

@@ -18,7 +18,7 @@ from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 from mlzoo.events.history import read_through, turn_messages
 from mlzoo.events.records import GONE, is_gone
-from mlzoo.frames import Detokenize, Embed, Generate, Sampling, Tokenize, Truncation
+from mlzoo.frames import Detokenize, Embed, Generate, Predict, Sampling, Tokenize, Truncation
 
 if TYPE_CHECKING:
     from mlzoo.actors.messages import GoOn
@@ -48,7 +48,11 @@ def frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
                 truncation=submit.truncation or Truncation(),
             )
         case "embed":
-            return Embed(request=request, model=model, texts=tuple(text["texts"]), normalize=submit.normalize)
+            texts, batch = tuple(text["texts"]), submit.priority == "batch"
+            return Embed(request=request, model=model, texts=texts, normalize=submit.normalize, batch=batch)
+        case "predict":
+            batch = submit.priority == "batch"
+            return Predict(request=request, model=model, inputs=tuple(text["inputs"]), batch=batch)
         case "tokenize":
             messages = tuple(text["messages"]) if "messages" in text else None
             return Tokenize(request=request, model=model, text=text.get("text"), messages=messages)

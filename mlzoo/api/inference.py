@@ -24,13 +24,12 @@ TOKENS_MAX = 1_000_000  # to be turned into text at once: a third of a second, i
 TOKEN_MAX = 2**31 - 1  # No tokenizer has more; which of them are tokens, the model's own tokenizer says.
 
 _MODEL = naming("Name of the model or one of its aliases; without it the configured default.")
-_KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.")
-_KEYED = naming("Key of the request.")
-_AFTER = about("The seq of the last piece that the host has; -1: none.", minimum=-1, maximum=INTEGER_MAX)
-_DEADLINE = about("Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX)
-_RETENTION = about("ephemeral: the text of request and answer never reaches the disk.")
-_PRIORITY = about("Interactive requests go before batch ones.")
-_REQUIRE_DEVICE = naming("Refuse the request where the model does not run on this device or kind of device.")
+KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.")
+KEYED = naming("Key of the request.")
+DEADLINE = about("Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX)
+RETENTION = about("ephemeral: the text of request and answer never reaches the disk.")
+PRIORITY = about("Interactive requests go before batch ones.")
+REQUIRE_DEVICE = naming("Refuse the request where the model does not run on this device or kind of device.")
 
 
 # --------------------------------------------------------------------------------------------------------- messages
@@ -138,15 +137,15 @@ class GenerationParams:
         validator=checked,
         metadata=about("How many rivals of each token to give as well.", minimum=0, maximum=20, needs="logprobs"),
     )
-    key: str | None = attrs.field(default=None, validator=checked, metadata=_KEY)
-    deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=_DEADLINE)
-    priority: Priority = attrs.field(default="interactive", metadata=_PRIORITY)
+    key: str | None = attrs.field(default=None, validator=checked, metadata=KEY)
+    deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=DEADLINE)
+    priority: Priority = attrs.field(default="interactive", metadata=PRIORITY)
     determinism: Determinism = attrs.field(
         default="fast",
         metadata=about("exact: equal text in any company, also after an interruption."),
     )
-    retention: Retention = attrs.field(default="keep", metadata=_RETENTION)
-    require_device: str | None = attrs.field(default=None, validator=checked, metadata=_REQUIRE_DEVICE)
+    retention: Retention = attrs.field(default="keep", metadata=RETENTION)
+    require_device: str | None = attrs.field(default=None, validator=checked, metadata=REQUIRE_DEVICE)
     provider: str | None = attrs.field(
         default=None,
         validator=checked,
@@ -200,11 +199,11 @@ class EmbedParams:
     model: str | None = attrs.field(default=None, validator=checked, metadata=_MODEL)
     input: str | tuple[str, ...] = attrs.field(validator=checked, metadata=about("A text, or several.", min_items=1))
     normalize: bool = attrs.field(default=True, metadata=about("Scale each vector to length 1."))
-    retention: Retention = attrs.field(default="keep", metadata=_RETENTION)
-    key: str | None = attrs.field(default=None, validator=checked, metadata=_KEY)
-    deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=_DEADLINE)
-    priority: Priority = attrs.field(default="interactive", metadata=_PRIORITY)
-    require_device: str | None = attrs.field(default=None, validator=checked, metadata=_REQUIRE_DEVICE)
+    retention: Retention = attrs.field(default="keep", metadata=RETENTION)
+    key: str | None = attrs.field(default=None, validator=checked, metadata=KEY)
+    deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=DEADLINE)
+    priority: Priority = attrs.field(default="interactive", metadata=PRIORITY)
+    require_device: str | None = attrs.field(default=None, validator=checked, metadata=REQUIRE_DEVICE)
 
 
 @attrs.frozen(kw_only=True)
@@ -241,15 +240,7 @@ class CancelParams:
     """The request that is to end: by its id on this connection or by its key; exactly one of the two."""
 
     request: RpcId | None = attrs.field(default=None, metadata=about("Id of the request on this connection."))
-    key: str | None = attrs.field(default=None, validator=checked, metadata=_KEYED | {"instead_of": "request"})
-
-
-@attrs.frozen(kw_only=True)
-class ResumeParams:
-    """The request under a key, running or ended, that is to be heard from a piece on."""
-
-    key: str = attrs.field(validator=checked, metadata=_KEYED)
-    after: int = attrs.field(default=-1, validator=checked, metadata=_AFTER)
+    key: str | None = attrs.field(default=None, validator=checked, metadata=KEYED | {"instead_of": "request"})
 
 
 # ---------------------------------------------------------------------------------------------------------- results
@@ -368,10 +359,6 @@ class EmbedResult:
     usage: EmbedUsage
     device: str | None = None
     degraded: str | None = attrs.field(default=None, metadata=about("Why a slower device was used than the best."))
-
-
-ResumeResult = ChatResult | CompleteResult | EmbedResult
-"""The answer of the request that was resumed, whatever it was."""
 
 
 @attrs.frozen(kw_only=True)

@@ -126,6 +126,15 @@ _TABLE = (
         wait=True,
     ),
     MethodSpec(
+        name="predict",
+        summary="Have a custom model answer inputs: classes, numbers, spans, vectors, an order.",
+        group="predict",
+        params_name="PredictParams",
+        result_name="PredictResult",
+        private=True,
+        wait=True,
+    ),
+    MethodSpec(
         name="tokenize",
         summary="Turn a text, or messages through the model's chat template, into tokens.",
         group="inference",
@@ -155,7 +164,7 @@ _TABLE = (
     MethodSpec(
         name="resume",
         summary="Hear a keyed request on, from a piece of its stream to its answer, whatever has happened since.",
-        group="inference",
+        group="resuming",
         params_name="ResumeParams",
         result_name="ResumeResult",
         private=True,

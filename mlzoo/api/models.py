@@ -101,6 +101,7 @@ class Chosen:
     slots: int | None = attrs.field(default=None, metadata=about("Requests that can run together."))
     architecture: str | None = None
     batching: str | None = None
+    labels: tuple[str, ...] | None = attrs.field(default=None, metadata=about("That a custom model tells apart."))
 
 
 @attrs.frozen(kw_only=True)

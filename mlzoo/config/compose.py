@@ -25,6 +25,7 @@ from mlzoo.config.schema import Config, Defaults, ModelEntry
 from mlzoo.config.sources import parse
 from mlzoo.config.validate import FOUND, structure
 from mlzoo.errors import ConfigError, nearest
+from mlzoo.parts import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -263,6 +264,7 @@ def _entry(composed: DictConfig, stem: str, models: _Models, origins: Origins, p
             plain |= {key: resolved[key] for key, value in said.items() if in_file.get(str(key)) != value}
         plain.setdefault("name", stem)
     entry = structure(plain, ModelEntry, at=path, label=label)
+    _check_parts(entry, path, label)
     try:
         parse(entry.source)
     except ConfigError as error:
@@ -272,6 +274,31 @@ def _entry(composed: DictConfig, stem: str, models: _Models, origins: Origins, p
         told = f"two configuration files describe a model called {entry.name!r}"
         raise ConfigError(f"{label(f'{path}.name')}: {told}", path=f"{path}.name")
     return entry
+
+
+def _check_parts(entry: ModelEntry, at: str, label: Callable[[str], str]) -> None:
+    """Refuse parts of a custom model that do not exist, or are there in part, or where there is none.
+
+    Raises:
+        ConfigError: With the place, and the nearest name.
+    """
+    said = {name: getattr(entry, name) for name in ("backbone", "head", "pipeline")}
+    given = [name for name, part in said.items() if part is not None]
+    missing = [name for name in said if name not in given]
+    if entry.kind != "predict" and (given or entry.labels):
+        wrong = (given or ["labels"])[0]
+        told = "this setting is for kind: predict alone"
+        raise ConfigError(f"{label(f'{at}.{wrong}')}: {told}", path=f"{at}.{wrong}", expected=told)
+    if given and missing:
+        told = f"this setting is missing: {' and '.join(given)} need it"
+        raise ConfigError(f"{label(f'{at}.{missing[0]}')}: {told}", path=f"{at}.{missing[0]}", expected=told)
+    if not given:
+        return
+    try:
+        spec_of({**said, "labels": list(entry.labels)}, at=at)
+    except ConfigError as error:
+        place = error.data["path"]
+        raise ConfigError(f"{label(place)}: {error.data['expected']}", **error.data) from error
 
 
 def _default(place: str, stem: str, models: _Models, origins: Origins) -> str:

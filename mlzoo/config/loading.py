@@ -225,5 +225,6 @@ def entry_from_plain(plain: Mapping[str, Any]) -> ModelEntry:
             "sampling": SamplingDefaults(**plain["sampling"]),
             "files": tuple(plain["files"]),
             "aliases": tuple(plain["aliases"]),
+            "labels": tuple(plain["labels"]),
         }
     )

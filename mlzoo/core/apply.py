@@ -379,6 +379,7 @@ def _model_changes(
                 architecture=event.architecture,
                 batching=event.batching,
                 why=event.why,
+                labels=event.labels,
                 fingerprint=event.fingerprint,
             )
         case ev.ModelFailed():

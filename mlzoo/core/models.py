@@ -169,6 +169,7 @@ def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
             fingerprint=command.fingerprint,
             peak_bytes=command.peak_bytes,
             why=command.why,
+            labels=command.labels,
         )
     )
 

@@ -180,7 +180,7 @@ def _complete(draft: Draft, facts: cmd.RowFacts) -> None:
 
 
 def answer(draft: Draft, command: cmd.ReportAnswer) -> None:
-    """Take in an embedding or tokens: answers that come whole."""
+    """Take in an embedding, a prediction or tokens: answers that come whole."""
     request = draft.state.requests.get(command.request)
     if request is None or request.phase != "running":
         return

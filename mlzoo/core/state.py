@@ -83,6 +83,7 @@ class ModelState:
     replica: int = 0
     measured_bytes: int = 0  # the most that it took when it was loaded last; 0: not known
     prefixes: tuple[str, ...] = ()  # beginnings of the latest requests that it had last, of all replicas
+    labels: tuple[str, ...] = ()  # that a custom model tells apart
 
 
 @attrs.frozen(kw_only=True)

@@ -16,16 +16,7 @@ import attrs
 
 from mlzoo.errors import Failure
 from mlzoo.events.conversations import ConversationCommand
-from mlzoo.events.facts import (
-    Bounds,
-    Caller,
-    Determinism,
-    DeviceFacts,
-    KeyFacts,
-    Method,
-    ModelFacts,
-    Priority,
-)
+from mlzoo.events.facts import Bounds, Caller, Determinism, DeviceFacts, KeyFacts, Method, ModelFacts, Priority
 from mlzoo.events.fitting import BeginFit, EndFit, FitCommand, ReportFitEpoch
 from mlzoo.frames import FinishReason, Sampling, Truncation
 
@@ -34,7 +25,7 @@ from mlzoo.frames import FinishReason, Sampling, Truncation
 
 @attrs.frozen(kw_only=True)
 class Submit:
-    """A host asks for inference. Text: {messages | prompt | texts | text | tokens, stop?, params}, of its method.
+    """A host asks for inference. Text: {messages | prompt | texts | text | tokens | inputs, stop?, params}.
 
     params are the others as they were sent, also the words of its key. system and greeting are those of its persona.
 
@@ -212,6 +203,7 @@ class ReportLoaded:
     why: tuple[str, ...] = ()
     fingerprint: str = ""  # of all that its numbers depend on: weights, kernels, threads, versions
     peak_bytes: int = 0  # the most that it took while it was loaded; 0: not known
+    labels: tuple[str, ...] = ()  # that a custom model tells apart
 
 
 @attrs.frozen(kw_only=True)
@@ -260,7 +252,7 @@ class ReportStep:
 
 @attrs.frozen(kw_only=True)
 class ReportAnswer:
-    """An embedding, or tokens. Text: {tokens} or {text}; embeddings lie in a blob, named by its digest."""
+    """What comes whole. Text: {tokens} or {text}; embeddings and predictions lie in a blob, named by its digest."""
 
     request: str
     prompt_tokens: int = 0

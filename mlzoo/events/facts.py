@@ -9,7 +9,7 @@ from typing import Literal
 
 import attrs
 
-Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
+Method = Literal["chat", "complete", "embed", "tokenize", "detokenize", "predict"]
 Priority = Literal["interactive", "batch"]
 Determinism = Literal["fast", "exact"]
 
@@ -32,7 +32,7 @@ class ModelFacts:
     """What the core needs to know of a model; the shell reads it from configuration and store."""
 
     name: str
-    kind: Literal["chat", "embed"]
+    kind: Literal["chat", "embed", "predict"]
     provider: str = "local"
     digest: str = ""
     memory_bytes: int = 0  # an estimate, replaced by what is measured once it is loaded

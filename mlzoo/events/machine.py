@@ -46,6 +46,7 @@ class ModelReady:
     why: tuple[str, ...] = ()
     fingerprint: str = ""  # of all that its numbers depend on: weights, kernels, threads, versions
     peak_bytes: int = 0
+    labels: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -41,7 +41,7 @@ from mlzoo.events.machine import (
 from mlzoo.frames import FinishReason, Resumption
 
 CallKind = Literal[
-    "chat", "complete", "embed", "tokenize", "detokenize", "load", "unload", "pull", "remove", "shutdown"
+    "chat", "complete", "embed", "tokenize", "detokenize", "load", "unload", "pull", "remove", "shutdown", "predict"
 ]
 Suspension = Literal["worker", "sidecar", "drain"]
 

@@ -144,12 +144,12 @@ def load_chat(
     )
 
 
-def read(load: Load, device: torch.device, kind: Any, progress: OnProgress) -> Weights:
+def read(load: Load, device: torch.device, kind: Any, progress: OnProgress, attention: str = "eager") -> Weights:
     """Read module and tokenizer; ``kind`` is the class of transformers that makes the module."""
     directory = Path(load.path)
     size = weights.verify(directory)
     dtype, why = sizing.choose_dtype(load.dtype, device)
-    _expect_room(size, device)
+    expect_room(size, device)
     options = {"local_files_only": True, "trust_remote_code": load.trust_remote_code}
     progress("tokenizer", 0, 1, "files")
     try:
@@ -161,7 +161,7 @@ def read(load: Load, device: torch.device, kind: Any, progress: OnProgress) -> W
             config=config,
             dtype=dtype,
             use_safetensors=True,
-            attn_implementation="eager",
+            attn_implementation=attention,
             output_loading_info=True,
             **options,
         )
@@ -180,7 +180,12 @@ def read(load: Load, device: torch.device, kind: Any, progress: OnProgress) -> W
     return Weights(module, tokenizer, dtype, why)
 
 
-def _expect_room(size_bytes: int, device: torch.device) -> None:
+def expect_room(size_bytes: int, device: torch.device) -> None:
+    """Refuse to load weights that cannot fit.
+
+    Raises:
+        OutOfMemory: With what is needed, and what is free.
+    """
     free = memory.free_bytes(device)
     needed = int(size_bytes * MEMORY_SLACK)
     if needed > free:

@@ -34,6 +34,7 @@ from mlzoo.frames import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    Predict,
     Tokenize,
     Tokenized,
     ToWorker,
@@ -47,8 +48,10 @@ from mlzoo.inference import memory, process, threads
 from mlzoo.inference.embedder import Embedder, load_embed
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.failing import broken, failed
+from mlzoo.inference.joined import REQUESTS
 from mlzoo.inference.loader import load_chat
 from mlzoo.inference.neighbours import Neighbours
+from mlzoo.inference.predictor import Predictor, load_predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
     from mlzoo.inference.loader import OnProgress
     from mlzoo.inference.text import Text
 
+Serving = BatchEngine | Embedder | Predictor
+Work = Generate | Embed | Predict | Tokenize | Detokenize
 DRAIN_S = 0.01  # in which frames are taken in while something runs: turning texts into tokens takes time, too
 
 
@@ -108,7 +113,7 @@ class ModelServer:
         self._device = device
         self._neighbours = neighbours  # to whom processors are left; None: nobody is looked at
         self._threads = torch.get_num_threads()
-        self._models: dict[str, BatchEngine | Embedder] = {}
+        self._models: dict[str, Serving] = {}
         self._texts: dict[str, Text] = {}
 
     def drain(self) -> None:
@@ -134,9 +139,9 @@ class ModelServer:
                 _end_spoilt()
             self._link.send(said)
 
-    def _threads_for(self, model: BatchEngine | Embedder) -> int:
+    def _threads_for(self, model: Serving) -> int:
         """Return how many threads a step is computed with: fewer beside a busy neighbour, where that changes no bit."""
-        if self._neighbours is None or model.idle or not (isinstance(model, Embedder) or model.any_threads):
+        if self._neighbours is None or model.idle or not (isinstance(model, Embedder | Predictor) or model.any_threads):
             return self._threads
         return self._neighbours.threads(self._threads)
 
@@ -167,7 +172,7 @@ class ModelServer:
                 self._load(frame)
             case Unload():
                 self._unload(frame)
-            case Generate() | Embed() | Tokenize() | Detokenize():
+            case Generate() | Embed() | Predict() | Tokenize() | Detokenize():
                 self._link.send(self._work(frame))
             case Abandon():
                 for model in self._models.values():
@@ -186,24 +191,24 @@ class ModelServer:
         self._drop(frame.model)
         self._link.send([Unloaded(model=frame.model, held_bytes=memory.held_bytes(self._device))])
 
-    def _work(self, frame: Generate | Embed | Tokenize | Detokenize) -> list[FromWorker]:
+    def _work(self, frame: Work) -> list[FromWorker]:
         model = self._models.get(frame.model)
         if model is None:
             return [_not_loaded(frame, list(self._models))]
-        text = self._texts[frame.model]
+        text = self._texts.get(frame.model)
         match frame, model:
             case Generate(), BatchEngine():
                 return model.submit(frame)
             case Embed(), Embedder():
                 return model.submit(frame)
-            case ((Generate() | Embed()), _):
-                return [_cannot(frame)]
-            case Tokenize(), _:
+            case Predict(), Predictor():
+                return model.submit(frame)
+            case Tokenize(), _ if text is not None:
                 return [_tokenize(frame, text)]
-            case Detokenize(), _:
+            case Detokenize(), _ if text is not None:
                 return [_detokenize(frame, text)]
             case _:
-                raise AssertionError(frame)
+                return [_cannot(frame)]
 
     def _load(self, frame: Load) -> None:
         if frame.model in self._models:
@@ -217,7 +222,7 @@ class ModelServer:
         before = memory.used_bytes(self._device)
         memory.watch_peak(self._device)
         try:
-            loaded = self._load_chat(frame, progress) if frame.kind == "chat" else self._load_embed(frame, progress)
+            loaded = self._loaded(frame, progress)
         except MlzooError as error:
             memory.give_back(self._device)
             self._link.send([_load_failed(frame.model, error)])
@@ -230,6 +235,17 @@ class ModelServer:
         else:
             peak_bytes = max(memory.peak_bytes(self._device) - before, loaded.memory_bytes)
             self._link.send([attrs.evolve(loaded, peak_bytes=peak_bytes)])
+
+    def _loaded(self, frame: Load, progress: OnProgress) -> Loaded:
+        match frame.kind:
+            case "chat":
+                return self._load_chat(frame, progress)
+            case "embed":
+                return self._load_embed(frame, progress)
+            case "predict":
+                return self._load_predict(frame, progress)
+            case _:
+                assert_never(frame.kind)
 
     def _load_chat(self, frame: Load, progress: OnProgress) -> Loaded:
         model = load_chat(frame, self._device, progress, cache=self._cache)
@@ -253,11 +269,26 @@ class ModelServer:
             model=frame.model,
             memory_bytes=model.memory_bytes,
             context=model.max_tokens,
-            slots=1,
+            slots=REQUESTS,
             dtype=str(model.dtype).removeprefix("torch."),
             architecture=model.architecture,
             batching="slots",
             why=model.why,
+        )
+
+    def _load_predict(self, frame: Load, progress: OnProgress) -> Loaded:
+        model = load_predict(frame, self._device, progress)
+        self._models[frame.model] = Predictor(model)
+        return Loaded(
+            model=frame.model,
+            memory_bytes=model.memory_bytes,
+            context=model.context,
+            slots=REQUESTS,
+            dtype=str(model.dtype).removeprefix("torch."),
+            architecture=model.architecture,
+            batching="slots",
+            why=model.why,
+            labels=model.labels,
         )
 
     def _drop(self, model: str) -> None:
@@ -283,13 +314,13 @@ def _load_failed(model: str, error: Exception) -> LoadFailed:
     return LoadFailed(model=model, message=str(error) or repr(error))
 
 
-def _not_loaded(frame: Generate | Embed | Tokenize | Detokenize, loaded: list[str]) -> WorkFailed:
+def _not_loaded(frame: Work, loaded: list[str]) -> WorkFailed:
     message = f"{frame.model} is not loaded in this worker"
     return failed(frame.request, ModelNotFound(message, model=frame.model, available=loaded))
 
 
-def _cannot(frame: Generate | Embed) -> WorkFailed:
-    feature = "generation" if isinstance(frame, Generate) else "embeddings"
+def _cannot(frame: Work) -> WorkFailed:
+    feature = {Generate: "generation", Embed: "embeddings", Predict: "predictions"}.get(type(frame), "tokens")
     return failed(frame.request, Unsupported(f"{frame.model} does no {feature}", feature=feature, model=frame.model))
 
 

@@ -119,13 +119,15 @@ class Again:
         return result["conversation"] if is_fork and isinstance(result, dict) else None
 
     def vectors(self, life: Life) -> dict[str, Any]:
-        """Return the embeddings of each request; a recording has them on the wire alone."""
+        """Return the embeddings of each request, or ``{outputs}``; a recording has them on the wire alone."""
         found = {}
         for item in life.inputs:
             if isinstance(item, Said) and item.request is not None and "n" in item.line:
                 result = self._answers.get((item.connection, item.line["n"]))
                 if isinstance(result, dict) and "embeddings" in result:
                     found[item.request] = result["embeddings"]
+                elif isinstance(result, dict) and "outputs" in result:
+                    found[item.request] = {"outputs": result["outputs"]}
         return found
 
     def expected_before(self, item: Said | None, connections: set[str]) -> dict[tuple[str, int], tuple[int, bool]]:

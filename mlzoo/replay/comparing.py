@@ -110,6 +110,8 @@ def _of_bytes(
         return found, ""  # The recording ends before it: what came afterwards nobody can say.
     if is_real and line["method"] == "embed" and "result" in answer and "result" in (again.answer or {}):
         return _of_vectors(answer["result"], (again.answer or {})["result"])
+    if is_real and line["method"] == "predict" and "result" in answer and "result" in (again.answer or {}):
+        return _of_outputs(answer["result"], (again.answer or {})["result"])
     return found + _of_answers(line["method"], answer, again.answer), ""
 
 
@@ -206,6 +208,33 @@ def _of_vectors(was: Line, now: Line) -> tuple[list[Difference], str]:
 
 
 CLOSE = 1e-3  # Components of a unit vector: far below what changes a ranking, far above rounding.
+
+
+def _of_outputs(was: Line, now: Line) -> tuple[list[Difference], str]:
+    """Compare predictions; of the last bits of their numbers nothing is promised, so the largest deviation is told."""
+    pairs = _numbers(was.get("outputs"), now.get("outputs"))
+    if pairs is None or all(a == b for a, b in pairs):
+        return differences(steady("predict", was), steady("predict", now), "result"), ""
+    rest = [{**steady("predict", said), "outputs": None} for said in (was, now)]
+    if found := differences(rest[0], rest[1], "result"):
+        return found, ""
+    most = max(abs(a - b) / max(1.0, abs(a)) for a, b in pairs)
+    changed = sum(a != b for a, b in pairs)
+    told = Difference(f"outputs ({changed} of {len(pairs)} numbers)", "the same", f"up to {most:.3g} apart")
+    return [told], "the last bits of a prediction are not promised" if most < CLOSE else ""
+
+
+def _numbers(old: Any, new: Any) -> list[tuple[float, float]] | None:
+    """Return the numbers of two values, side by side; None where they differ in anything else."""
+    if isinstance(old, list) and isinstance(new, list):
+        parts = [_numbers(*pair) for pair in zip(old, new, strict=True)] if len(old) == len(new) else [None]
+    elif isinstance(old, dict) and isinstance(new, dict):
+        parts = [_numbers(old[name], new[name]) for name in old] if list(old) == list(new) else [None]
+    elif isinstance(old, float) and isinstance(new, float):
+        return [(old, new)]
+    else:
+        return [] if old == new else None
+    return None if None in parts else [pair for part in parts if part is not None for pair in part]
 
 
 def _have_one_shape(old: Any, new: Any) -> bool:

@@ -71,7 +71,7 @@ class RecordedWorker(MemoryWorker):
                 self.say(frames.Unloaded(model=frame.model))
             case frames.Leave():
                 self.end(0)
-            case frames.Generate() | frames.Embed() | frames.Tokenize() | frames.Detokenize():
+            case frames.Generate() | frames.Embed() | frames.Predict() | frames.Tokenize() | frames.Detokenize():
                 self.asked.add(("work", frame.request))
             case _:
                 return  # What was abandoned has been recorded as it ended.
@@ -103,7 +103,7 @@ def frame_of(report: Reported, vectors: Mapping[str, Any]) -> frames.FromWorker 
 
     Args:
         report: any of ``FROM_WORKERS`` but of a worker's end.
-        vectors: request -> its embeddings, which a recording holds on the wire alone.
+        vectors: request -> its embeddings, or ``{outputs}`` of a prediction, which a recording has on the wire alone.
     """
     data, text = report.data, report.text
     match report.command:
@@ -111,8 +111,8 @@ def frame_of(report: Reported, vectors: Mapping[str, Any]) -> frames.FromWorker 
             return frames.Up(**data, wait_policy="passive")
         case "ReportLoaded":
             known: Line = {"dtype": "", "architecture": "", "batching": "slots"}
-            known |= {name: value for name, value in data.items() if name not in ("device", "why")}
-            return frames.Loaded(**known, why=tuple(data.get("why", ())))
+            known |= {name: value for name, value in data.items() if name not in ("device", "why", "labels")}
+            return frames.Loaded(**known, why=tuple(data.get("why", ())), labels=tuple(data.get("labels", ())))
         case "ReportLoadFailed":
             return _load_failed(data)
         case "ReportStep":
@@ -179,12 +179,16 @@ def _answer(data: Line, text: Line, vectors: Mapping[str, Any]) -> frames.FromWo
         return frames.Detokenized(request=request, text=text["text"])
     if request not in vectors:
         return None
+    tokens = data.get("prompt_tokens", 0)
+    if isinstance(vectors[request], dict):
+        outputs = orjson.dumps(vectors[request]["outputs"]).decode()
+        return frames.Predicted(request=request, outputs=outputs, count=data.get("count", 0), prompt_tokens=tokens)
     return frames.Embedded(
         request=request,
         vectors=orjson.dumps(vectors[request]).decode(),
         count=data.get("count", 0),
         dimensions=data.get("dimensions", 0),
-        prompt_tokens=data.get("prompt_tokens", 0),
+        prompt_tokens=tokens,
     )
 
 

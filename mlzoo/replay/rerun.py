@@ -242,6 +242,6 @@ def config_for(found: Recording, config: Config) -> Config:
             keep_alive_s=facts.get("keep_alive_ms", 300_000) / 1000,
         )
         params = own.get(("host", submit["caller"]["connection"], submit["caller"]["rpc"]))
-        if isinstance(params, dict) and params.get("model") is None:
+        if isinstance(params, dict) and params.get("model") is None and facts["kind"] != "predict":
             defaults["embed" if submit["method"] == "embed" else "chat"] = facts["name"]
     return attrs.evolve(config, models=models, defaults=attrs.evolve(config.defaults, **defaults))

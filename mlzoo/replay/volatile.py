@@ -34,6 +34,7 @@ ANSWERS: dict[str, frozenset[str]] = {
     "complete": frozenset({"id", "timing", "device", "usage.cached_tokens"}),
     "resume": frozenset({"id", "timing", "device", "usage.cached_tokens"}),
     "embed": frozenset({"device"}),
+    "predict": frozenset({"device"}),
     "initialize": frozenset({"server.version", "connection", "log", "capabilities.devices", "limits"}),
     "events.subscribe": frozenset({"subscription"}),
     "conversations.delete": frozenset({"groups"}),

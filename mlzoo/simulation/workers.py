@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from random import Random
 
 RAISED = "the step raised an error"
-NEEDS_BYTES = {"toy": 100, "vec": 512 << 20}  # of memory, by each model
+NEEDS_BYTES = {"toy": 100, "vec": 512 << 20, "guess": 100}  # of memory, by each model
 BEGAN_BYTES = 200 << 20  # are held by a process that has loaded nothing
 SIGSEGV = -11
 
@@ -159,7 +159,7 @@ class SimulatedWorker(MemoryWorker):
             case frames.Abandon():
                 if not self._shop.mood.heedless:
                     self._abandoned.add(frame.request)
-            case frames.Generate() | frames.Embed() | frames.Tokenize() | frames.Detokenize():
+            case frames.Generate() | frames.Embed() | frames.Predict() | frames.Tokenize() | frames.Detokenize():
                 self._answer(frame)
             case _:
                 return
@@ -197,7 +197,9 @@ class SimulatedWorker(MemoryWorker):
         is_same = frame.resume != "prefill" and began_on[frame.request] == self._build
         return (pieces_of(prompt) if is_same else other_pieces_of(prompt))[said:]
 
-    def _answer(self, frame: frames.Generate | frames.Embed | frames.Tokenize | frames.Detokenize) -> None:
+    def _answer(
+        self, frame: frames.Generate | frames.Embed | frames.Predict | frames.Tokenize | frames.Detokenize
+    ) -> None:
         if self._shop.mood.fails_work:
             self.say(frames.WorkFailed(request=frame.request, code=-32603, message=RAISED))
             return
@@ -214,6 +216,11 @@ class SimulatedWorker(MemoryWorker):
                     request=frame.request, vectors=vectors, count=count, dimensions=2, prompt_tokens=5
                 )
                 self._whole.append(answer)
+            case frames.Predict():
+                outputs = json.dumps([{"value": len(json.dumps(value))} for value in frame.inputs])
+                self._whole.append(
+                    frames.Predicted(request=frame.request, outputs=outputs, count=len(frame.inputs), prompt_tokens=2)
+                )
             case frames.Tokenize():
                 self._whole.append(frames.Tokenized(request=frame.request, tokens=tuple(map(ord, frame.text or "m"))))
             case frames.Detokenize():

@@ -14,7 +14,7 @@ from mlzoo.errors import InvalidParams, MethodNotFound
 VERSION_1 = [
     "initialize", "ping", "status", "shutdown", "chat", "complete", "embed", "tokenize", "detokenize", "cancel",
     "forget", "resume", "models.list", "models.pull", "models.remove", "models.estimate", "models.load",
-    "models.unload", "models.info", "devices.list", "providers.list", "events.read", "events.subscribe",
+    "models.unload", "models.info", "predict", "devices.list", "providers.list", "events.read", "events.subscribe",
     "events.unsubscribe", "metrics", "rpc.discover", "conversations.list", "conversations.get", "conversations.fork",
     "conversations.delete",
 ]  # fmt: skip
@@ -39,7 +39,7 @@ def test_what_answers_without_a_log_is_what_the_protocol_says():
 
 def test_only_what_the_engine_decides_waits():
     assert {spec.name for spec in METHODS.values() if spec.wait} == {
-        "shutdown", "chat", "complete", "embed", "tokenize", "detokenize", "cancel", "resume",
+        "shutdown", "chat", "complete", "embed", "predict", "tokenize", "detokenize", "cancel", "resume",
         "models.pull", "models.remove", "models.load", "models.unload",
     }  # fmt: skip
 

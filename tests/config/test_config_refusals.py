@@ -91,7 +91,7 @@ def test_the_way_to_quote_that_is_told_works(load):
         ("kind: [chat\n", ", line 2: not YAML: "),
         ("- kind\n", ": expected settings, a line KEY: VALUE each"),
         ("", ": kind: this setting is missing; "),
-        ("kind: chta\nsource: path:/x\n", ": kind: expected one of chat, embed, got 'chta'"),
+        ("kind: chta\nsource: path:/x\n", ": kind: expected one of chat, embed, predict, got 'chta'"),
         (TOY + "slot: 3\n", ": slot: there is no such setting; did you mean slots? (there are name, kind, "),
         (
             "kind: chat\nsource: foo:bar\n",
@@ -150,3 +150,51 @@ def test_a_source_that_names_nothing_is_refused_before_any_pull(load):
     told = refused(load, "models.smollm2.source=foo:bar")
     assert told.startswith("models.smollm2.source: expected wheel:PACKAGE==VERSION/PATH, ")
     assert told.endswith("got 'foo:bar'")
+
+
+# ------------------------------------------------------------------------------------------ custom models
+
+MINE = "kind: predict\nsource: path:/weights/mine\n"
+PARTS = """\
+backbone: {kind: mlp, hidden: [8]}
+head: {kind: classification}
+pipeline: {kind: tabular, columns: {x: number}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            MINE + PARTS.replace("kind: mlp", "kind: mlpp"),
+            "backbone.kind: there is no backbone 'mlpp'; did you mean mlp?",
+        ),
+        (
+            MINE + PARTS.replace("classification", "clasification"),
+            "head.kind: there is no head 'clasification'; did you",
+        ),
+        (MINE + "backbone: {kind: mlp}\n", "head: this setting is missing: backbone need"),
+        (MINE + PARTS + "labels: [a, a]\n", "labels: expected names that differ"),
+        (MINE.replace("predict", "embed") + PARTS, "backbone: this setting is for kind: predict alone"),
+        (MINE.replace("predict", "predicts"), "kind: expected one of chat, embed, predict, got 'predicts'"),
+    ],
+)
+def test_a_custom_model_of_parts_that_do_not_exist_fails_alone(load, tmp_path, text, told):
+    file = own_file(tmp_path, "model/mine.yaml", text)
+    config = load()
+    assert f"{file}: {told}" in config.broken["mine"]
+    assert "smollm2" in config.models
+
+
+def test_a_custom_model_is_parts_and_a_source(load, tmp_path):
+    own_file(tmp_path, "model/mine.yaml", MINE + PARTS + "labels: ['no', 'yes']\n")
+    entry = load().model("mine")
+    assert entry.zoo() == {
+        "backbone": {"kind": "mlp", "hidden": [8]},
+        "head": {"kind": "classification"},
+        "pipeline": {"kind": "tabular", "columns": {"x": "number"}},
+        "labels": ["no", "yes"],
+    }
+    assert load().model("mine") == entry  # from the cache as from the files
+    own_file(tmp_path, "model/other.yaml", MINE)
+    assert load().model("other").zoo() is None

@@ -13,7 +13,9 @@ from transformers import AutoModel, AutoTokenizer
 from mlzoo.errors import ModelLoadFailed
 from mlzoo.frames import Embed, Embedded, WorkFailed
 from mlzoo.inference import embedder as embedder_module
-from mlzoo.inference.embedder import ENVELOPE_BYTES, NUMBER_BYTES, POOLINGS, Embedder, as_json, load_embed, pool
+from mlzoo.inference import joined
+from mlzoo.inference.embedder import ENVELOPE_BYTES, NUMBER_BYTES, Embedder, as_json, load_embed
+from mlzoo.models.pooling import POOLINGS, pool
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
@@ -64,7 +66,7 @@ def test_lengths_are_kept_where_normalising_is_not_wanted(model):
 
 
 def test_many_texts_go_in_several_batches_of_like_length(model, monkeypatch):
-    monkeypatch.setattr(embedder_module, "BATCH_TOKENS", 20)
+    monkeypatch.setattr(joined, "TOKENS_CPU", 20)
     texts = [TEXTS[n % 6] or "y" for n in range(40)]
     embedder = Embedder(model)
     embedder.submit(Embed(request="e", model="tiny", texts=tuple(texts)))
@@ -124,6 +126,27 @@ def test_an_abandoned_request_is_silent_and_the_next_is_answered(model):
     assert embedder.idle
 
 
+def test_requests_share_forwards_and_each_is_answered_once_its_texts_are_embedded(model):
+    embedder = Embedder(model)
+    alone = [vectors(embed(model, f"{text} fox", text)) for text in ("one", "two", "three")]
+    for name, text in (("a", "one"), ("b", "two"), ("c", "three")):
+        embedder.submit(Embed(request=name, model="tiny", texts=(f"{text} fox", text)))
+    said = embedder.step()  # one forward holds them all
+    assert embedder.idle
+    assert sorted(frame.request for frame in said) == ["a", "b", "c"]
+    for frame, expected in zip(sorted(said, key=lambda frame: frame.request), alone, strict=True):
+        np.testing.assert_allclose(vectors(frame), expected, atol=1e-5)
+
+
+def test_a_newcomer_with_one_text_goes_with_the_next_forward_however_many_wait(model, monkeypatch):
+    monkeypatch.setattr(joined, "TOKENS_CPU", 40)
+    embedder = Embedder(model)
+    embedder.submit(Embed(request="many", model="tiny", texts=("the quick brown fox",) * 50))
+    embedder.step()
+    embedder.submit(Embed(request="one", model="tiny", texts=("the lazy dog",)))
+    assert [frame.request for frame in embedder.step()] == ["one"]
+
+
 def test_a_text_that_cannot_be_embedded_fails_its_request_alone(model):
     embedder = Embedder(model)
     embedder.submit(Embed(request="bad", model="tiny", texts=("",)))
@@ -158,7 +181,7 @@ def test_each_pooling_is_what_its_name_says():
         "mean_sqrt_len_tokens": hidden[1, :2].sum(0) / 2**0.5,
         "lasttoken": hidden[1, 1],
     }
-    assert set(expected) == set(POOLINGS)
+    assert set(expected) == set(POOLINGS.values())
     for pooling, vector in expected.items():
         torch.testing.assert_close(pool(hidden, mask, pooling)[1], vector)
 

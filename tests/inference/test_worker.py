@@ -24,6 +24,8 @@ from mlzoo.frames import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    Predict,
+    Predicted,
     Prefilled,
     Stepped,
     Tokenize,
@@ -146,6 +148,42 @@ def test_what_cannot_be_loaded_is_said_and_the_worker_lives_on(worker, tmp_path)
     worker.send(Load(model="gone", path=str(tmp_path / "gone"), kind="chat"))
     failed = worker.until(lambda frame: isinstance(frame, LoadFailed))[-1]
     assert (failed.model, failed.reason) == ("gone", "load")
+    worker.send(ask("after", "one", 2))
+    assert worker.until(ended("after"))
+
+
+def test_a_custom_model_answers_many_requests_beside_a_chat_model_and_a_bad_one_alone(worker, tmp_path):
+    encoder = save_encoder(tmp_path)
+    zoo = {"backbone": "transformer", "head": "similarity", "pipeline": {"kind": "text", "takes": "pair"}}
+    worker.send(Load(model="like", path=str(encoder), kind="predict", zoo=zoo))
+    loaded = worker.until(lambda frame: isinstance(frame, Loaded))[-1]
+    assert (loaded.architecture, loaded.context) == ("Transformer + Similarity", 64)
+    pairs = [{"a": "one two", "b": text} for text in ("one two", "three", "the lazy dog")]
+    asked = [Predict(request=f"p{number}", model="like", inputs=(pair,)) for number, pair in enumerate(pairs)]
+    worker.send(ask("chat", "one", 5), *asked, Predict(request="bad", model="like", inputs=({"a": "one"},)))
+    said = {}
+    while not {"p0", "p1", "p2", "bad", "chat"} <= said.keys():
+        frame = worker.receive()
+        if ended("chat")(frame):
+            said["chat"] = frame
+        elif not isinstance(frame, Stepped | Prefilled):
+            said[frame.request] = frame
+    assert said["bad"].data["path"] == "inputs[0].b"
+    assert all(isinstance(said[name], Predicted) for name in ("p0", "p1", "p2"))
+    assert json.loads(said["p0"].outputs)[0]["score"] == pytest.approx(1, abs=1e-5)
+    worker.send(Tokenize(request="t", model="like", text="x"))
+    failed = worker.receive()
+    assert (failed.code, failed.data["feature"]) == (1010, "tokens")
+    worker.send(Unload(model="like"))
+    assert isinstance(worker.receive(), Unloaded)
+
+
+def test_a_pickle_in_the_place_of_an_artifact_is_refused_and_the_worker_lives_on(worker, tmp_path):
+    (tmp_path / "zoo.json").write_text("{}")
+    (tmp_path / "model.pt").write_bytes(b"\x80\x02")
+    worker.send(Load(model="evil", path=str(tmp_path), kind="predict"))
+    failed = worker.until(lambda frame: isinstance(frame, LoadFailed))[-1]
+    assert "only pickled weights" in failed.message
     worker.send(ask("after", "one", 2))
     assert worker.until(ended("after"))
 

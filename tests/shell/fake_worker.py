@@ -186,6 +186,9 @@ def echo(worker, frame):
                     prompt_tokens=5,
                 )
             )
+        case frames.Predict():
+            outputs = json.dumps([{"value": value} for value in frame.inputs])
+            worker.say(frames.Predicted(request=frame.request, outputs=outputs, count=len(frame.inputs)))
         case frames.Tokenize():
             worker.say(frames.Tokenized(request=frame.request, tokens=tuple(map(ord, frame.text or "m"))))
         case frames.Detokenize():

@@ -2,6 +2,7 @@
 
 import orjson
 import pytest
+from sidecar_life import entry, install
 
 from mlzoo import frames
 
@@ -14,6 +15,7 @@ WORK = [
     ("chat", {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": MARKER}]}]}),
     ("complete", {"model": "toy", "prompt": MARKER, "stop": MARKER}),
     ("embed", {"input": ["a", MARKER]}),
+    ("predict", {"model": "guess", "inputs": [MARKER, {MARKER: MARKER}]}),
     ("tokenize", {"text": MARKER}),
     ("tokenize", {"messages": [USER]}),
 ]
@@ -36,9 +38,18 @@ REFUSED = [
     ("complete", {"model": "toy", "prompt": [MARKER]}),
     ("embed", {"input": [MARKER, 5]}),
     ("embed", {"input": [MARKER] * 3000}),
+    ("predict", {"model": "guess", "inputs": [MARKER] * 3000}),
+    ("predict", {"model": "guess", "inputs": MARKER}),
     ("tokenize", {"text": MARKER, "messages": [USER]}),
     ("detokenize", {"tokens": [MARKER]}),
 ]
+
+
+@pytest.fixture(autouse=True)
+def guess(lives):
+    """A custom model beside the others."""
+    lives.models["guess"] = entry("guess", "predict")
+    install(lives.store, lives.models["guess"])
 
 
 def structure_of(sidecar):
