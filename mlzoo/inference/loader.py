@@ -181,11 +181,7 @@ def read(load: Load, device: torch.device, kind: Any, progress: OnProgress, atte
 
 
 def expect_room(size_bytes: int, device: torch.device) -> None:
-    """Refuse to load weights that cannot fit.
-
-    Raises:
-        OutOfMemory: With what is needed, and what is free.
-    """
+    """Raise OutOfMemory, with what is needed and what is free, where weights cannot fit."""
     free = memory.free_bytes(device)
     needed = int(size_bytes * MEMORY_SLACK)
     if needed > free:
