@@ -229,4 +229,16 @@ BENCHMARKS = (
             "round trips are seen by the host, one at a time, and hold pipes and host: an upper bound."
         ),
     ),
+    Benchmark(
+        name="provider",
+        title="Providers",
+        rounds=5,
+        how=(
+            "One server on loopback speaks as OpenAI's chat completions do, at 100 tokens a second of each stream, and "
+            "as fast as it is heard. The bare client is the HTTP client that the sidecar has (httpx2), in a process of "
+            "its own, which parses each event and does nothing else; the sidecar records each token, and is measured "
+            "by its host, behind the pipes. The last two rows have no target: no API says tens of thousands of tokens "
+            "a second."
+        ),
+    ),
 )

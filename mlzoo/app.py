@@ -6,6 +6,7 @@ the first lines are answered already, and leaves when everything that was due ha
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -27,6 +28,8 @@ from mlzoo.actors.unrecorded import Unrecorded
 from mlzoo.config import load
 from mlzoo.errors import ConfigError, LogUnusable, StorageFailed, Unsupported
 from mlzoo.events.log import Log
+from mlzoo.providers.opening import open_provider
+from mlzoo.providers.secrets import Secrets
 from mlzoo.transport.blocking import BlockingStream
 from mlzoo.transport.stderr import StderrLog
 from mlzoo.world import real_world
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.services import ProbeDevices
     from mlzoo.config import Config
     from mlzoo.devices import Device
+    from mlzoo.providers.opening import Connect
     from mlzoo.transport.stdio import ClaimedStdio
     from mlzoo.transport.stream import ByteStream
     from mlzoo.world import World
@@ -94,6 +98,7 @@ class Sidecar:
         probe: looks at the devices; without it at the real ones.
         spawn: starts worker processes; without it the real ones.
         stderr: where it tells of itself; without it the process's stderr.
+        connect: makes the provider of an entry; without it the real one.
     """
 
     def __init__(
@@ -104,11 +109,14 @@ class Sidecar:
         probe: ProbeDevices | None = None,
         spawn: Spawn | None = None,
         stderr: StderrLog | None = None,
+        connect: Connect = open_provider,
     ) -> None:
         self._config = config
         self._world = world
         self._probe = partial(probe_devices, config.devices.cpu_workers) if probe is None else probe
         self._spawn = spawn
+        self._connect = connect
+        self._secrets = Secrets(os.environ, config.providers)
         self._engine: Mailbox[EngineMessage] = Mailbox("engine", Backpressure(ENGINE_ORDERS))
         self._stderr = StderrLog() if stderr is None else stderr
         self._leaving = trio.Event()
@@ -197,6 +205,7 @@ class Sidecar:
             report=self._incident,
             leave=self._leaving.set,
             pid=self._world.pid,
+            secrets=self._secrets,
             started_ms=self._world.clock.awake_ms(),
             unusable=unusable,
         )
@@ -222,7 +231,9 @@ class Sidecar:
         from mlzoo.wiring import build  # noqa: PLC0415 (the first line is answered before all this is imported)
 
         try:
-            supervisor = await build(self._services, self._engine, observe=self._stderr.log, spawn=self._spawn)
+            supervisor = await build(
+                self._services, self._engine, observe=self._stderr.log, spawn=self._spawn, connect=self._connect
+            )
         except LogUnusable as error:
             self._refuse_from_now_on(error)
             await self._leaving.wait()

@@ -131,7 +131,10 @@ class ContextLengthExceeded(MlzooError):
 
 
 class ProviderError(MlzooError):
-    """The provider's fault: it answered with an error or not at all."""
+    """The provider's fault, or a missing key's: it answered with an error, or not at all, or could not be asked.
+
+    ``data`` has provider, and where they are known status (of HTTP) and retry_after_ms.
+    """
 
     code = 1007
     type = "provider_error"

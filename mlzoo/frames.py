@@ -351,7 +351,7 @@ class Detokenized:
 class WorkFailed:
     """One request failed; the others go on.
 
-    code is one of the wire's: 1003, 1005, 1006, 1008, 1010, 1011, -32602 or -32603.
+    code is one of the wire's: 1003, 1005, 1006, 1007, 1008, 1010, 1011, -32602 or -32603.
 
     Nothing of message and data comes from the request's text; what may, stands in detail, and is recorded as text.
     """

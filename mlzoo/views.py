@@ -21,6 +21,7 @@ from mlzoo.events.said import Said, delta_of, size_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mlzoo.events.commands import ModelFacts
     from mlzoo.events.records import Group
     from mlzoo.events.types import Event
 
@@ -99,6 +100,8 @@ class RequestView:
         self._said = Said()
         self._seq = -1  # of the last piece
         self._gone = False  # some of what was said is not there
+        self._model: ModelFacts | None = None  # that is to answer, or has answered
+        self._rerouted: list[JsonObject] = []  # those that could not
 
     @property
     def text(self) -> str:
@@ -136,7 +139,10 @@ class RequestView:
                     self._seq = event.seq
                     yield Delta(event.seq, delta_of(row))
             case ev.RequestAccepted():
-                self._accepted = event
+                self._accepted, self._model, self._rerouted = event, event.model, []
+            case ev.RequestRerouted():
+                self._rerouted.append(self._passed_over(event.failure))
+                self._model = event.model
             case ev.RequestCompleted():
                 yield self._ending(event, text)
             case ev.RequestReplied():
@@ -148,6 +154,11 @@ class RequestView:
                 yield Refusal(_in_the_hosts_words(event.failure, text))
             case _:
                 return  # What moves a request on inside is not the host's to hear.
+
+    def _passed_over(self, failure: Failure) -> JsonObject:
+        named = {} if self._model is None else {"model": self._model.name, "provider": self._model.provider}
+        reason = failure.data.get("reason") or failure.data.get("type", str(failure.code))
+        return {**named, "reason": reason, "message": failure.message}
 
     def _hold(self, row: JsonObject) -> None:
         """Keep what a row said, while there is room: a host that reads late reads many long answers side by side."""
@@ -180,6 +191,8 @@ class RequestView:
 
     def _failure(self, failure: Failure, group: Group) -> Failure:
         """Return a failure with the text that belongs to it: what was said so far, and what is said about the fault."""
+        if self._rerouted:
+            failure = attrs.evolve(failure, data={**failure.data, "rerouted": self._rerouted})
         if not self._said.is_empty:
             failure = self._with_partial(failure)
         if (
@@ -201,16 +214,17 @@ class RequestView:
 
     def _result(self, event: ev.RequestCompleted, text: Any) -> JsonObject:
         accepted = self._accepted
-        if accepted is None or accepted.model is None:
+        model = self._model
+        if accepted is None or model is None:
             message = f"log has no acceptance of {self.request} before its completion"
             raise AssertionError(message)
         kind = accepted.kind
         match kind:
             case "chat" | "complete":
-                return self._generated(accepted, accepted.model.name, event)
+                return self._generated(accepted, model, event)
             case "embed":
                 result = {
-                    "model": accepted.model.name,
+                    "model": model.name,
                     "device": event.device,
                     # Made by the worker, out of float32: a million numbers are not read, only to be written again.
                     "embeddings": orjson.Fragment(self._blob(event.blob or "")),
@@ -218,9 +232,13 @@ class RequestView:
                 }
                 if event.degraded is not None:
                     result["degraded"] = event.degraded
+                if model.provider != "local":
+                    result["provider"] = model.provider
+                if self._rerouted:
+                    result["rerouted"] = self._rerouted
                 return result
             case "predict":
-                return self._predicted(accepted.model.name, event)
+                return self._predicted(model.name, event)
             case "tokenize":
                 return {"tokens": text["tokens"], "count": len(text["tokens"])}
             case "detokenize":
@@ -240,11 +258,11 @@ class RequestView:
             result["degraded"] = event.degraded
         return result
 
-    def _generated(self, accepted: ev.RequestAccepted, model: str, event: ev.RequestCompleted) -> JsonObject:
+    def _generated(self, accepted: ev.RequestAccepted, model: ModelFacts, event: ev.RequestCompleted) -> JsonObject:
         result: JsonObject = {
             "id": self.request,
-            "model": model,
-            "provider": "local",
+            "model": model.name,
+            "provider": model.provider,
             "device": event.device,
             "finish_reason": event.finish_reason,
             "usage": _usage(event),
@@ -264,6 +282,8 @@ class RequestView:
             result["degraded"] = event.degraded
         if event.resumed is not None:
             result["resumed"] = event.resumed
+        if self._rerouted:
+            result["rerouted"] = self._rerouted
         if self._said.logprobs:
             result["logprobs"] = self._said.logprobs
         return result

@@ -25,17 +25,20 @@ from mlzoo.actors.messages import Send
 from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.process import Spawner, SpawnWorker
 from mlzoo.actors.progress import Progress
+from mlzoo.actors.provider import ProviderActor
 from mlzoo.actors.registry import PROBE_S, Registry
 from mlzoo.actors.reports import Reports
 from mlzoo.actors.specs import Backoff, ChildCrashed, ChildSpec, Intensity, SupervisorSpec
 from mlzoo.actors.supervisor import Supervisor
 from mlzoo.actors.watchdog import patience_of
 from mlzoo.actors.worker import Incarnation, Worker, WorkerDied
+from mlzoo.core.state import device_of
 from mlzoo.events.commands import Bounds, Start
 from mlzoo.events.identity import unwritable
 from mlzoo.events.keys import KeyIndex
 from mlzoo.events.records import CORE_VERSION
 from mlzoo.frames import Forget
+from mlzoo.providers.opening import open_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +47,10 @@ if TYPE_CHECKING:
     from mlzoo.actors.process import Spawn
     from mlzoo.actors.services import Services
     from mlzoo.actors.specs import SupervisorEvent
+    from mlzoo.config import Config
+    from mlzoo.config.schema import ProviderEntry
     from mlzoo.events.records import Group
+    from mlzoo.providers.opening import Connect
 
 # What the core lets in bounds what can be in these mailboxes at once: every request that runs may be dispatched and
 # abandoned, every model placed, loaded and unloaded. They are never full; if one is, that is a bug, and it is loud.
@@ -55,7 +61,12 @@ QUEUED_BYTES = 256 * 1024 * 1024  # of text that requests in flight may hold
 
 
 async def build(
-    services: Services, engine: Mailbox[EngineMessage], *, observe: Callable[..., None], spawn: Spawn | None = None
+    services: Services,
+    engine: Mailbox[EngineMessage],
+    *,
+    observe: Callable[..., None],
+    spawn: Spawn | None = None,
+    connect: Connect = open_provider,
 ) -> Supervisor:
     """Recover the state and return the supervisor of all actors, ready to run.
 
@@ -64,6 +75,7 @@ async def build(
         engine: where orders go.
         observe: hears of crashes.
         spawn: starts worker processes; without it the real ones.
+        connect: makes the provider of an entry.
 
     Raises:
         LogUnusable: the log is damaged where it was read just now.
@@ -73,16 +85,14 @@ async def build(
         services.devices = await services.probe()
     ledger = services.ledger = await _take_up(services, observe)
     registry: Mailbox[RegistryMessage] = Mailbox("registry", Refuse(REGISTRY_MESSAGES))
-    workers: dict[str, Mailbox[WorkerMessage]] = {
-        device.name: Mailbox(device.name, Refuse(WORKER_FRAMES)) for device in services.devices if device.usable
-    }
+    providers = {device_of(name): entry for name, entry in config.providers.items()}
+    names = [*(device.name for device in services.devices if device.usable), *providers]
+    workers: dict[str, Mailbox[WorkerMessage]] = {name: Mailbox(name, Refuse(WORKER_FRAMES)) for name in names}
     services.metrics = Metrics()
     services.forget_in_workers = partial(_forget_in, workers, ledger)
     progress = Progress(ledger, services.world.clock, services.connections)
-    if spawn is None:
-        spawn = SpawnWorker(
-            Spawner(), config.devices.cpu_threads, config.devices.cpu_wait_policy, config.devices.cpu_workers
-        )
+    jitter = random.Random(services.world.seeds.new())  # noqa: S311 (no secret)
+    spawn = spawn or _real_spawn(config)
 
     def make_engine() -> Engine:
         return Engine(
@@ -97,18 +107,14 @@ async def build(
         )
 
     def make_registry() -> Registry:
-        return Registry(
-            config=config,
-            store=services.store,
-            probe=services.probe,
-            engine=engine,
-            workers=workers,
-            progress=progress,
-        )
+        store, probe = services.store, services.probe
+        return Registry(config=config, store=store, probe=probe, engine=engine, workers=workers, progress=progress)
 
-    def make_worker(incarnation: Incarnation) -> Worker:
+    def make_worker(incarnation: Incarnation) -> Worker | ProviderActor:
         keeps, device = partial(is_kept, ledger), incarnation.device
         reports = Reports(device, engine=engine, log=log, keeps=keeps, progress=progress)
+        if device in providers:
+            return _make_provider(services, providers[device], connect, reports, jitter, incarnation)
         return Worker(incarnation, spawn=spawn, patience=patience_of(config.limits), log=log, reports=reports)
 
     actors: list[ChildSpec[Any]] = [
@@ -121,7 +127,6 @@ async def build(
         *_keepers(services, ledger, engine, observe),
         ChildSpec(engine, partial(_run, make_engine)),
     )
-    jitter = random.Random(services.world.seeds.new())  # noqa: S311 (no secret)
     return Supervisor(spec, random=jitter, observe=partial(_observe, observe))
 
 
@@ -133,6 +138,31 @@ def _keepers(
         ChildSpec(Mailbox[None]("keys", Refuse(1)), partial(_run, partial(KeyFiler, ledger, engine))),
         ChildSpec(Mailbox[None]("conversations", Refuse(1)), partial(_run, partial(Carrier, services, observe))),
     ]
+
+
+def _real_spawn(config: Config) -> Spawn:
+    devices = config.devices
+    return SpawnWorker(Spawner(), devices.cpu_threads, devices.cpu_wait_policy, devices.cpu_workers)
+
+
+def _make_provider(
+    services: Services,
+    entry: ProviderEntry,
+    connect: Connect,
+    reports: Reports,
+    jitter: random.Random,
+    incarnation: Incarnation,
+) -> ProviderActor:
+    return ProviderActor(
+        incarnation,
+        entry=entry,
+        config=services.config,
+        secrets=services.secrets,
+        connect=partial(connect, entry, services.secrets),
+        log=services.log,
+        reports=reports,
+        random=jitter,
+    )
 
 
 def _forget_in(workers: dict[str, Mailbox[WorkerMessage]], ledger: Ledger) -> None:

@@ -10,22 +10,21 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import orjson
 
 from mlzoo import errors
-from mlzoo.actors import conversations, forgetting
+from mlzoo.actors import candidates, conversations, forgetting
 from mlzoo.actors.messages import Order
 from mlzoo.actors.outcomes import Answer, Ask, Claim, Later
-from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
-from mlzoo.config.schema import ModelKind, SamplingDefaults
-from mlzoo.errors import Failure
+from mlzoo.api.content import embed_texts, plain_messages, stop_strings, told_messages
+from mlzoo.config.schema import LOCAL
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mlzoo.actors.candidates import Wanted
     from mlzoo.actors.outcomes import Outcome
     from mlzoo.actors.services import Peer, Services
     from mlzoo.api import inference as api
@@ -33,9 +32,8 @@ if TYPE_CHECKING:
     from mlzoo.api.forgetting import ForgetParams
     from mlzoo.api.predict import PredictParams
     from mlzoo.api.resuming import ResumeParams
-    from mlzoo.config import ModelEntry
+    from mlzoo.config.schema import SamplingDefaults
     from mlzoo.events.commands import JsonObject
-    from mlzoo.store import Installed
     from mlzoo.transport.jsonrpc import Call
 
 NOT_PART_OF_A_REQUEST = ("stream", "deadline_ms", "priority", "_meta")
@@ -44,16 +42,6 @@ TEXTS = frozenset(
 )  # kept in a form of their own
 PREFIX_CHARACTERS = 1024  # of a prompt that is no conversation
 NEW = "new"  # the name by which a host asks for a conversation of a fresh one
-KIND_OF: dict[str, ModelKind] = {"chat": "chat", "complete": "chat", "embed": "embed", "predict": "predict"}
-
-
-@attrs.frozen
-class Wanted:
-    """The model that a request is for, how it is sampled where the request is silent, and why it cannot run, if so."""
-
-    facts: cmd.ModelFacts
-    sampling: SamplingDefaults
-    refused: Failure | None = None
 
 
 class Calls:
@@ -80,6 +68,7 @@ class Calls:
             "models.remove": self._remove,
             "models.load": self._load,
             "models.unload": self._unload,
+            "providers.authenticate": self._authenticate,
         }
 
     def cancelled(self, connection: Peer, params: api.CancelParams) -> Order:
@@ -90,7 +79,7 @@ class Calls:
 
     def _chat(self, connection: Peer, call: Call, params: api.ChatParams) -> Outcome:
         name = self._services.world.ids.new("conv") if params.conversation == NEW else params.conversation or ""
-        text = {"messages": plain_messages(params.messages)}
+        text = {"messages": told_messages(params.messages)}
         return self._generate(connection, call, params, text, conversation=name)
 
     def _complete(self, connection: Peer, call: Call, params: api.CompleteParams) -> Outcome:
@@ -99,8 +88,9 @@ class Calls:
     def _generate(
         self, connection: Peer, call: Call, params: api.GenerationParams, text: Any, conversation: str = ""
     ) -> Outcome:
-        wanted = self._model_for(call.method, params)
+        wanted = candidates.wanted(self._services, call.method, params)
         stop = stop_strings(params)
+        seed = self._services.world.seeds.new() if params.seed is None else params.seed
         is_near = wanted.facts.replicas > 1 and params.retention != "ephemeral"
         if stop:
             text["stop"] = stop
@@ -110,7 +100,13 @@ class Calls:
             wanted,
             text,
             stream=params.stream,
-            sampling=self._sampling(params, wanted.sampling),
+            sampling=_sampling(params, wanted.first.sampling, seed),
+            chain=tuple(
+                cmd.Candidate(
+                    model=other.facts, sampling=_sampling(params, other.sampling, seed), refused=other.refused
+                )
+                for other in wanted.others
+            ),
             max_tokens=params.max_tokens,
             prefixes=_prefixes(text, conversation) if is_near else (),
             conversation=conversation,
@@ -122,26 +118,8 @@ class Calls:
             require_device=params.require_device,
         )
 
-    def _sampling(self, params: api.GenerationParams, defaults: SamplingDefaults) -> Sampling:
-        """Return how to sample: as the request says, else as the model's entry does, else as OpenAI's API does."""
-
-        def pick(name: str, otherwise: float) -> Any:
-            asked, default = getattr(params, name), getattr(defaults, name)
-            return asked if asked is not None else default if default is not None else otherwise
-
-        return Sampling(
-            temperature=pick("temperature", 1.0),
-            top_k=pick("top_k", 0),
-            top_p=pick("top_p", 1.0),
-            min_p=pick("min_p", 0.0),
-            repetition_penalty=pick("repetition_penalty", 1.0),
-            seed=self._services.world.seeds.new() if params.seed is None else params.seed,
-            logprobs=params.logprobs,
-            top_logprobs=params.top_logprobs or 0,
-        )
-
     def _embed(self, connection: Peer, call: Call, params: api.EmbedParams) -> Outcome:
-        wanted = self._model_for("embed", params)
+        wanted = candidates.wanted(self._services, "embed", params)
         texts = embed_texts(params)
         self._expect_few(texts, "texts")
         return self._submit(
@@ -150,6 +128,7 @@ class Calls:
             wanted,
             {"texts": texts},
             normalize=params.normalize,
+            chain=tuple(cmd.Candidate(model=other.facts, refused=other.refused) for other in wanted.others),
             key=params.key,
             ephemeral=params.retention == "ephemeral",
             deadline_ms=params.deadline_ms,
@@ -158,7 +137,7 @@ class Calls:
         )
 
     def _predict(self, connection: Peer, call: Call, params: PredictParams) -> Outcome:
-        wanted = self._model_for("predict", params)
+        wanted = candidates.wanted(self._services, "predict", params)
         self._expect_few(params.inputs, "inputs")
         return self._submit(
             connection,
@@ -179,12 +158,12 @@ class Calls:
             raise errors.TooLarge(message, limit=limit, got=len(inputs))
 
     def _tokenize(self, connection: Peer, call: Call, params: api.TokenizeParams) -> Outcome:
-        wanted = self._model_for("tokenize", params)
+        wanted = candidates.wanted(self._services, "tokenize", params)
         text = {"text": params.text} if params.messages is None else {"messages": plain_messages(params.messages)}
         return self._submit(connection, call, wanted, text)
 
     def _detokenize(self, connection: Peer, call: Call, params: api.DetokenizeParams) -> Outcome:
-        wanted = self._model_for("detokenize", params)
+        wanted = candidates.wanted(self._services, "detokenize", params)
         return self._submit(connection, call, wanted, {"tokens": params.tokens})
 
     def _submit(
@@ -207,6 +186,7 @@ class Calls:
             method=_method(call.method),
             model=wanted.facts,
             refused=wanted.refused,
+            unfit=wanted.first.refused,
             stream=stream,
             params_digest=hashlib.sha256(orjson.dumps([call.method, kept], option=orjson.OPT_SORT_KEYS)).hexdigest(),
             key="" if key is None else _digest(key),
@@ -249,84 +229,63 @@ class Calls:
 
     # ---------------------------------------------------------------------------------------- models
 
-    def _model_for(self, method: str, params: Any) -> Wanted:
-        """Return the model that a request is for. Under a key it need not be: the result may be there already.
-
-        Raises:
-            ModelNotFound: no configuration names it.
-            ModelNotInstalled: its weights are not here.
-            Unsupported: it cannot do that, or this version cannot do what the params ask for.
-        """
-        try:
-            return self._find_model(method, params)
-        except errors.MlzooError as error:
-            if getattr(params, "key", None) is None:
-                raise
-            facts = cmd.ModelFacts(name=params.model or "", kind=KIND_OF.get(method, "chat"))
-            return Wanted(facts, SamplingDefaults(), error.failure())
-
-    def _find_model(self, method: str, params: Any) -> Wanted:
-        defaults = self._services.config.defaults
-        entry = self._services.config.model(params.model or (defaults.embed if method == "embed" else defaults.chat))
-        features = unsupported_features(params)
-        if features:
-            message = f"This version does not serve {', '.join(features)}: leave it out."
-            raise errors.Unsupported(message, feature=features[0], model=entry.name)
-        able_kinds = {KIND_OF[method]} if method in KIND_OF else {"chat", "embed"}
-        if entry.kind not in able_kinds:
-            able = [other.name for other in self._services.config.models.values() if other.kind in able_kinds]
-            there = f"name one that is: {', '.join(able)}" if able else "no model is configured that is"
-            message = f"Model {entry.name} is for {entry.kind}, not for {method}; {there}."
-            raise errors.Unsupported(message, feature=method, model=entry.name)
-        return Wanted(self._facts(entry, self._installed(entry)), entry.sampling)
-
-    def _installed(self, entry: ModelEntry) -> Installed:
-        installed = self._services.store.find(entry)
-        if installed is None:
-            raise errors.ModelNotInstalled(
-                f"Model {entry.name} is not installed; bring it with models.pull, or `mlzoo models pull {entry.name}`.",
-                model=entry.name,
-                download_bytes=entry.download_bytes,
-            )
-        return installed
-
-    def _facts(self, entry: ModelEntry, installed: Installed | None) -> cmd.ModelFacts:
-        return cmd.ModelFacts(
-            name=entry.name,
-            kind=entry.kind,
-            digest=installed.digest if installed is not None else "",
-            memory_bytes=self._services.store.estimate(entry).memory_bytes,
-            slots=entry.slots,
-            keep_alive_ms=round(entry.keep_alive_s * 1000),
-            replicas=entry.replicas,
-        )
-
     def _request(self, connection: Peer, call: Call) -> tuple[str, cmd.Caller]:
         return self._services.world.ids.new("req"), _caller(connection, call)
 
     def _pull(self, connection: Peer, call: Call, params: Any) -> Outcome:
         request, caller = self._request(connection, call)
-        facts = self._facts(self._services.config.model(params.model), None)
+        facts = self._local("pull", params.model)
         pull = cmd.PullModel(request=request, caller=caller, model=facts, accept_license=params.accept_license)
         return Ask(request, Order(pull))
 
     def _remove(self, connection: Peer, call: Call, params: Any) -> Outcome:
         request, caller = self._request(connection, call)
-        facts = self._facts(self._services.config.model(params.model), None)
-        return Ask(request, Order(cmd.RemoveModel(request=request, caller=caller, model=facts)))
+        return Ask(
+            request, Order(cmd.RemoveModel(request=request, caller=caller, model=self._local("remove", params.model)))
+        )
 
     def _load(self, connection: Peer, call: Call, params: Any) -> Outcome:
-        request, caller = self._request(connection, call)
         entry = self._services.config.model(params.model)
-        facts = self._facts(entry, self._installed(entry))
+        if entry.provider != LOCAL:
+            return Answer(candidates.loaded(self._services, entry))
+        request, caller = self._request(connection, call)
+        facts = candidates.facts_of(self._services, entry, candidates.installed_weights(self._services, entry))
         device = None if params.device == "auto" else params.device
         load = cmd.LoadModel(request=request, caller=caller, model=facts, device=device, pin=params.pin)
         return Ask(request, Order(load))
 
     def _unload(self, connection: Peer, call: Call, params: Any) -> Outcome:
+        entry = self._services.config.model(params.model)
+        if entry.provider != LOCAL:
+            return Answer({"model": entry.name, "state": "available"})  # It holds no memory of this machine.
         request, caller = self._request(connection, call)
-        facts = self._facts(self._services.config.model(params.model), None)
+        facts = candidates.facts_of(self._services, entry, None)
         return Ask(request, Order(cmd.UnloadModel(request=request, caller=caller, model=facts)))
+
+    def _local(self, doing: str, name: str) -> cmd.ModelFacts:
+        """Return the facts of a model that has weights.
+
+        Raises:
+            ModelNotFound: no configuration names it.
+            Unsupported: a provider answers for it.
+        """
+        entry = self._services.config.model(name)
+        if entry.provider != LOCAL:
+            message = f"Provider {entry.provider} answers for model {entry.name}: there are no weights to {doing}."
+            raise errors.Unsupported(message, feature=f"models.{doing}", model=entry.name)
+        return candidates.facts_of(self._services, entry, None)
+
+    # ---------------------------------------------------------------------------------------- providers
+
+    def _authenticate(self, _connection: Peer, _call: Call, params: Any) -> Outcome:
+        if params.provider not in self._services.config.providers:
+            raise errors.NotFound(
+                f"No provider is called that; there are: {', '.join(self._services.config.providers) or 'none'}.",
+                what="provider",
+                id=_digest(params.provider),
+            )
+        self._services.secrets.tell(params.provider, params.secret)
+        return Answer({})
 
     # ---------------------------------------------------------------------------------------- leaving
 
@@ -335,6 +294,25 @@ class Calls:
             return Answer({}, then=self._services.leave)
         request, caller = self._request(connection, call)
         return Ask(request, Order(cmd.Shutdown(request=request, caller=caller, reason="asked")))
+
+
+def _sampling(params: api.GenerationParams, defaults: SamplingDefaults, seed: int) -> Sampling:
+    """Return how to sample: as the request says, else as the model's entry does, else as OpenAI's API does."""
+
+    def pick(name: str, otherwise: float) -> Any:
+        asked, default = getattr(params, name), getattr(defaults, name)
+        return asked if asked is not None else default if default is not None else otherwise
+
+    return Sampling(
+        temperature=pick("temperature", 1.0),
+        top_k=pick("top_k", 0),
+        top_p=pick("top_p", 1.0),
+        min_p=pick("min_p", 0.0),
+        repetition_penalty=pick("repetition_penalty", 1.0),
+        seed=seed,
+        logprobs=params.logprobs,
+        top_logprobs=params.top_logprobs or 0,
+    )
 
 
 def _caller(connection: Peer, call: Call) -> cmd.Caller:

@@ -16,7 +16,7 @@ from mlzoo import errors
 from mlzoo.actors.outbox import BATCHES_BYTES, Batch
 from mlzoo.actors.outcomes import Answer, Ask, Later
 from mlzoo.api.methods import METHODS
-from mlzoo.api.wire import DIGEST, digest
+from mlzoo.api.wire import DIGEST, digest, shown
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Bad, Call, Notification
 from mlzoo.transport.ndjson import LineReader, TooLong
@@ -38,6 +38,13 @@ OPEN_CALLS = 4096  # calls of one connection of which it has not taken the answe
 SLOW_CALL_S = 60.0  # that such a call may take: a driver may hang
 RETRY_MS = 100  # after which what was refused here may be tried again
 SLOW_CALLS = 64  # calls of one connection that are being looked up outside the event loop
+
+
+_NOT_REPEATED = errors.InvalidParams(
+    "expected the params that rpc.discover tells of; what came is not repeated, as there is a secret in it",
+    path="",
+    expected="the params of this method",
+).failure()
 
 
 class Connection:
@@ -162,15 +169,20 @@ class Connection:
     def _refuse(self, bad: Bad, batch: Batch | None) -> None:
         self._record("", bad.id, None, None, bad.failure, batch)
 
-    def _call(self, call: Call, batch: Batch | None) -> None:
+    def _call(self, asked: Call, batch: Batch | None) -> None:
+        call = Call(asked.id, asked.method, shown(asked.method, asked.params))  # All that is recorded of it.
         if call.id in self.outbox.in_flight:
             twice = errors.InvalidRequest(f"id {call.id!r} is in flight on this connection; take another.").failure()
             self._record_refused(call, twice, batch)
             return
         try:
-            outcome = self._handler.call(self, call)
+            outcome = self._handler.call(self, asked)
         except Exception as error:  # noqa: BLE001 (contained: what is not the host's fault becomes an incident)
-            self._record_refused(call, self._failure(error), batch)
+            failure = self._failure(error)
+            if asked.params != call.params:  # There is a secret, and it may stand where none belongs.
+                call = Call(asked.id, asked.method, {DIGEST: None})
+                failure = _NOT_REPEATED if failure.code == errors.InvalidParams.code else failure
+            self._record_refused(call, failure, batch)
             return
         match outcome:
             case Answer():

@@ -218,13 +218,13 @@ class Engine:
         """Have a worker begin a request, or go on with it, unless it has ended since: nobody needs it then."""
         begun = self._ledger.work.get(event.request)
         if event.resume is None and event.history is None and begun is not None:
-            self._send(workers, event.device, frame_of(*begun))
+            self._send(workers, event.device, frame_of(*begun, event.model))
             return
         request = self._ledger.state.requests.get(event.request)
         if request is not None:
             at_hand = begun if event.resume is None else None
             epoch = epoch_of(workers, event.device)
-            go_on = GoOn(epoch, request.id, request.accepted_seq, event.resume, event.history, at_hand)
+            go_on = GoOn(epoch, request.id, request.accepted_seq, event.resume, event.history, at_hand, event.model)
             self._workers[event.device].tell_nowait(go_on)
 
     def _send(self, workers: Mapping[str, WorkerState], device: str, frame: ToWorker) -> None:

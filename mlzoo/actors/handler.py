@@ -53,7 +53,7 @@ class Handler:
             raise self._services.unusable
         if call.method == "ping":
             return PONG
-        if spec.wait or spec.private or spec.group in KEPT_IN_LOG:
+        if spec.wait or spec.private or spec.secret or spec.group in KEPT_IN_LOG:
             return self._calls.methods[call.method](connection, call, params)
         from mlzoo.actors import observation  # noqa: PLC0415 (as above)
 

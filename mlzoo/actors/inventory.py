@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mlzoo.actors import elsewhere
+from mlzoo.config.schema import LOCAL
 from mlzoo.core.placement import Place, choose
 from mlzoo.core.replicas import replicas_of
 from mlzoo.core.state import ModelPhase, ModelState, State, WorkerState, calls_on
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 def models(services: Services) -> JsonObject:
     """Return every model that is configured, and how it is; apart from them those whose configuration does not hold."""
     return {
-        "models": [_summary(services, entry) for entry in services.config.models.values()],
+        "models": [
+            _summary(services, entry) if entry.provider == LOCAL else elsewhere.summary(services, entry)
+            for entry in services.config.models.values()
+        ],
         "broken": [{"name": name, "error": why} for name, why in services.config.broken.items()],
     }
 
@@ -36,6 +41,8 @@ def model(services: Services, name: str) -> JsonObject:
         ModelNotFound: no configuration names it.
     """
     entry = services.config.model(name)
+    if entry.provider != LOCAL:
+        return elsewhere.model(services, entry)
     replicas = replicas_of(services.state, entry.name)
     state = _foremost(replicas)
     installed = services.store.find(entry)
@@ -112,6 +119,8 @@ async def estimate(services: Services, name: str) -> JsonObject:
         ModelNotFound: no configuration names it.
     """
     entry = services.config.model(name)
+    if entry.provider != LOCAL:
+        return {"download_bytes": 0, "disk_bytes": 0, "memory_bytes": 0, "fits": True}
     needs = services.store.estimate(entry)
     found = tuple(facts_of(device, services.config) for device in await services.probe())
     wanted = ModelFacts(name=entry.name, kind=entry.kind, memory_bytes=needs.memory_bytes)
@@ -138,11 +147,6 @@ async def devices(services: Services) -> JsonObject:
             fields |= {"reason": device.reason, "remedy": device.remedy}
         shown.append(fields)
     return {"devices": shown}
-
-
-def providers(services: Services) -> JsonObject:
-    """Return what can answer requests."""
-    return {"providers": [{"name": "local", "usable": True, "models": list(services.config.models)}]}
 
 
 def facts_of(device: Device, config: Config) -> DeviceFacts:

@@ -98,6 +98,7 @@ class GoOn:
     resume: Resumption | None
     history: History | None = None
     begun: tuple[Submit, Any] | None = None
+    model: str = ""  # where it was rerouted to another one
 
 
 WorkerMessage = Send | GoOn

@@ -16,7 +16,7 @@ import trio
 
 import mlzoo
 from mlzoo import errors
-from mlzoo.actors import inventory
+from mlzoo.actors import elsewhere, inventory
 from mlzoo.actors.cursors import Subscription
 from mlzoo.actors.metrics import Metrics
 from mlzoo.actors.outcomes import Answer, Later
@@ -67,7 +67,7 @@ def answer(services: Services, connection: Peer, method: str, params: Any) -> Ou
         case "devices.list":
             return Later(partial(inventory.devices, services))
         case "providers.list":
-            return Answer(inventory.providers(services))
+            return Answer(elsewhere.providers(services))
         case "events.read":
             return Later(partial(_read_events, services, params), recorded=False)
         case "events.subscribe":
@@ -98,7 +98,7 @@ def initialize(services: Services, connection: str) -> JsonObject:
         "capabilities": {
             "methods": list(METHODS),
             "features": list(FEATURES),
-            "providers": ["local"],
+            "providers": ["local", *services.config.providers],
             "devices": [device.name for device in services.devices if device.usable],
         },
         "limits": attrs.asdict(services.config.limits),
@@ -146,6 +146,7 @@ def status(services: Services) -> JsonObject:
             }
             for device in services.devices
         ],
+        "providers": [{"name": name, **elsewhere.health(services, name)} for name in config.providers],
         "requests": {phase: phases[phase] for phase in PHASES},
         "conversations": len(state.conversations),
         "log": log,

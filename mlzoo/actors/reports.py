@@ -234,11 +234,17 @@ _BY_CODE: dict[int, Callable[..., errors.MlzooError]] = {
         errors.Unsupported,
         errors.InvalidParams,
         errors.TooLarge,
+        errors.ProviderError,
     )
 }
 
 
 def _failure(frame: frames.WorkFailed) -> Failure:
-    """Return a worker's failure as the wire has it; a code that it may not use is our fault."""
+    """Return a worker's failure as the wire has it."""
+    return error_of_frame(frame).failure()
+
+
+def error_of_frame(frame: frames.WorkFailed) -> errors.MlzooError:
+    """Return the error that a worker reports; a code that it may not use is our fault."""
     make = _BY_CODE.get(frame.code, errors.InternalError)
-    return make(frame.message, **frame.data).failure()
+    return make(frame.message, **frame.data)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlzoo.errors import LogUnusable
     from mlzoo.events.commands import JsonObject
     from mlzoo.events.log import Log
+    from mlzoo.providers.secrets import Secrets
     from mlzoo.store import Store
     from mlzoo.world import World
 
@@ -60,6 +61,7 @@ class Services:
     leave: Callable[[], None]
     pid: int
     started_ms: int
+    secrets: Secrets
     devices: tuple[Device, ...] = ()
     unusable: LogUnusable | None = None
     ledger: Ledger | None = None

@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 TURN_GROUPS = 64  # read from the log before other tasks get their turn
 
 
-def frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
-    """Return what a worker is told about a request that begins."""
-    request, model = submit.request, submit.model.name
+def frame_of(submit: cmd.Submit, text: Any, rerouted: str = "") -> ToWorker:
+    """Return what a worker is told about a request that begins; where it was rerouted, to which model."""
+    request, model, sampling = submit.request, submit.model.name, submit.sampling
+    for candidate in submit.chain if rerouted else ():
+        if candidate.model.name == rerouted:
+            model, sampling = candidate.model.name, candidate.sampling
+    params = text.get("params", {})  # as they were sent
     match submit.method:
         case "chat" | "complete":
             return Generate(
@@ -39,13 +43,16 @@ def frame_of(submit: cmd.Submit, text: Any) -> ToWorker:
                 model=model,
                 messages=_messages(text),
                 prompt=text.get("prompt"),
-                sampling=submit.sampling or Sampling(),
+                sampling=sampling or Sampling(),
                 stop=tuple(text.get("stop", ())),
                 max_tokens=submit.max_tokens,
                 exact=submit.determinism == "exact",
                 batch=submit.priority == "batch",
                 ephemeral=submit.ephemeral,
                 truncation=submit.truncation or Truncation(),
+                tools=tuple(params.get("tools") or ()),
+                tool_choice=params.get("tool_choice"),
+                response_format=params.get("response_format"),
             )
         case "embed":
             texts, batch = tuple(text["texts"]), submit.priority == "batch"
@@ -80,9 +87,9 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
         OutOfRange: Some of it is not kept any more.
     """
     if message.begun is not None:
-        return await _behind_history(log, frame_of(*message.begun), message.begun[1], message.history)
-    frame: ToWorker | None = None
-    text: Any = None
+        frame = frame_of(*message.begun, message.model)
+        return await _behind_history(log, frame, message.begun[1], message.history)
+    asked: tuple[cmd.Submit, Any] | None = None
     tokens: list[int] = []
     said: list[str] = []
     cut = 0
@@ -91,7 +98,7 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
         if isinstance(group.command, cmd.Submit) and group.command.request == message.request:
             if is_gone(group.text):
                 raise _gone(message.request, group.text)
-            frame, text = frame_of(group.command, group.text), group.text
+            asked = (group.command, group.text)
         for event in group.events:
             # A row that came too late has no event: it was not said.
             if isinstance(event, ev.RequestStreamed) and event.request == message.request:
@@ -103,7 +110,7 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
                 cut += event.truncated
         if read % TURN_GROUPS == 0:
             await trio.lowlevel.checkpoint()
-    if frame is None:
+    if asked is None:
         raise LogUnusable(
             f"the log does not hold the request {message.request}, which is to go on",
             reason="inconsistent",
@@ -111,7 +118,7 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
             log_seq=message.accepted_seq,
             remedy="send the request again, under another key",
         )
-    frame = await _behind_history(log, frame, text, message.history)
+    frame = await _behind_history(log, frame_of(*asked, message.model), asked[1], message.history)
     if message.resume is None or not isinstance(frame, Generate):
         return frame
     return attrs.evolve(frame, resume=message.resume, tokens=tuple(tokens), said="".join(said), cut=cut)

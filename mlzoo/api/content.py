@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlzoo.api.inference import ChatParams, EmbedParams, GenerationParams, ImagePart, Message, TokenizeParams
+import attrs
+
+from mlzoo.api.inference import (
+    ChatParams,
+    EmbedParams,
+    GenerationParams,
+    ImagePart,
+    Message,
+    TextPart,
+    TokenizeParams,
+)
 from mlzoo.errors import Unsupported
 
 
@@ -25,6 +35,24 @@ def plain_messages(messages: tuple[Message, ...]) -> tuple[dict[str, Any], ...]:
         Unsupported: There is an image among the parts.
     """
     return tuple({"role": message.role, "content": plain_text(message)} for message in messages)
+
+
+def told_messages(messages: tuple[Message, ...]) -> tuple[dict[str, Any], ...]:
+    """Return messages as they are recorded and handed on: what is only text as ``plain_messages`` has it."""
+    return tuple(_told(message) for message in messages)
+
+
+def _told(message: Message) -> dict[str, Any]:
+    content: Any = message.content
+    if not isinstance(content, str):
+        is_text = all(isinstance(part, TextPart) for part in content)
+        content = plain_text(message) if is_text else [attrs.asdict(part) for part in content]
+    told: dict[str, Any] = {"role": message.role, "content": content}
+    if message.tool_calls:
+        told["tool_calls"] = list(message.tool_calls)
+    if message.tool_call_id is not None:
+        told["tool_call_id"] = message.tool_call_id
+    return told
 
 
 def plain_text(message: Message) -> str:
@@ -49,17 +77,11 @@ def unsupported_features(params: object) -> list[str]:
     A value that changes nothing (``tools: []``, ``response_format: {"type": "text"}``) asks for nothing.
     """
     features = []
-    if isinstance(params, GenerationParams):
-        features += _of_generation(params)
     if isinstance(params, ChatParams):
         features += _of_chat(params)
     if isinstance(params, ChatParams | TokenizeParams):
         features += _of_messages(params.messages or ())
     return list(dict.fromkeys(features))
-
-
-def _of_generation(params: GenerationParams) -> list[str]:
-    return [] if params.provider in {None, "local"} else ["provider"]
 
 
 def _of_chat(params: ChatParams) -> list[str]:

@@ -6,8 +6,9 @@ from typing import Literal
 
 import attrs
 
-from mlzoo.api.fields import about
+from mlzoo.api.fields import about, checked, naming
 
+Breaker = Literal["closed", "open", "half_open"]
 WorkerPhase = Literal["absent", "starting", "up", "retiring"]
 
 
@@ -43,6 +44,13 @@ class ProviderInfo:
     usable: bool
     models: tuple[str, ...]
     reason: str | None = attrs.field(default=None, metadata=about("Why it cannot be used."))
+    remedy: str | None = attrs.field(default=None, metadata=about("What would make it usable."))
+    kind: str | None = attrs.field(default=None, metadata=about("What it speaks: openai, anthropic or scripted."))
+    running: int | None = attrs.field(default=None, metadata=about("Requests that are with it."))
+    max_concurrency: int | None = attrs.field(default=None, metadata=about("Most requests that are with it at once."))
+    breaker: Breaker | None = attrs.field(default=None, metadata=about("Whether it is left alone for a while."))
+    faults: int | None = attrs.field(default=None, metadata=about("Times that it has failed, one after the other."))
+    retry_after_ms: int | None = attrs.field(default=None, metadata=about("How long it is still left alone."))
 
 
 @attrs.frozen(kw_only=True)
@@ -50,3 +58,13 @@ class ProvidersListResult:
     """All providers."""
 
     providers: tuple[ProviderInfo, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ProvidersAuthenticateParams:
+    """The key of a provider."""
+
+    provider: str = attrs.field(validator=checked, metadata=naming("Name of the provider."))
+    secret: str = attrs.field(
+        validator=checked, metadata=about("The key; never recorded.", min_length=1, max_length=4096, secret=True)
+    )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import attrs
 
 from mlzoo.api.fields import INTEGER_MAX, about, checked, naming
+from mlzoo.api.routing import Rerouted
 
 Role = Literal["system", "user", "assistant", "tool"]
 Priority = Literal["interactive", "batch"]
@@ -149,7 +150,7 @@ class GenerationParams:
     provider: str | None = attrs.field(
         default=None,
         validator=checked,
-        metadata=naming("Who answers; without it the model's own provider.", unserved={"not": {"const": "local"}}),
+        metadata=naming("Who answers; without it the model's own provider."),
     )
 
 
@@ -331,6 +332,7 @@ class GenerationResult:
     timing: Timing
     degraded: str | None = attrs.field(default=None, metadata=about("Why a slower device was used than the best."))
     resumed: Literal["exact", "prefill"] | None = None
+    rerouted: tuple[Rerouted, ...] | None = None
     conversation: str | None = None
     truncated: Truncated | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -359,6 +361,8 @@ class EmbedResult:
     usage: EmbedUsage
     device: str | None = None
     degraded: str | None = attrs.field(default=None, metadata=about("Why a slower device was used than the best."))
+    provider: str | None = attrs.field(default=None, metadata=about("Who answered, where that was not this machine."))
+    rerouted: tuple[Rerouted, ...] | None = None
 
 
 @attrs.frozen(kw_only=True)

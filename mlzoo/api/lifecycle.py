@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from mlzoo.api.devices import WorkerPhase
+from mlzoo.api.devices import Breaker, WorkerPhase
 from mlzoo.api.fields import about, checked, naming
 from mlzoo.api.models import ModelPhase
 
@@ -102,6 +102,17 @@ class DeviceStatus:
 
 
 @attrs.frozen(kw_only=True)
+class ProviderStatus:
+    """One provider, shortly."""
+
+    name: str
+    running: int = attrs.field(metadata=about("Requests that are with it."))
+    breaker: Breaker
+    faults: int = attrs.field(metadata=about("Times that it has failed, one after the other."))
+    retry_after_ms: int | None = attrs.field(default=None, metadata=about("How long it is still left alone."))
+
+
+@attrs.frozen(kw_only=True)
 class RequestCounts:
     """How many requests there are."""
 
@@ -146,3 +157,4 @@ class StatusResult:
     requests: RequestCounts
     log: LogStatus
     conversations: int = attrs.field(default=0, metadata=about("How many there are."))
+    providers: tuple[ProviderStatus, ...] = ()

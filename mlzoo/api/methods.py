@@ -41,6 +41,8 @@ class MethodSpec:
     """Whether its params may repeat what a person wrote; an aside holds only their digest then."""
     without_log: bool = False
     """Whether it is answered even where the log cannot be used."""
+    secret: bool = False
+    """Whether some of its params are secrets (``x-secret``): those are replaced before anything is recorded."""
 
     @property
     def params(self) -> type:
@@ -265,9 +267,16 @@ _TABLE = (
     ),
     MethodSpec(
         name="providers.list",
-        summary="List what can answer requests: this machine, and later others.",
+        summary="List what can answer requests: this machine, and providers elsewhere, with what they lack.",
         group="devices",
         result_name="ProvidersListResult",
+    ),
+    MethodSpec(
+        name="providers.authenticate",
+        summary="Give a provider its key, which is kept in memory only.",
+        group="devices",
+        params_name="ProvidersAuthenticateParams",
+        secret=True,
     ),
     MethodSpec(
         name="events.read",

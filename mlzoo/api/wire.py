@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import orjson
 
-from mlzoo.api.methods import NOTHING, OWN, Empty, find
+from mlzoo.api.methods import METHODS, NOTHING, OWN, Empty, find
 from mlzoo.errors import InvalidParams
 
+SECRET = "[secret]"  # noqa: S105 - what is recorded in the place of one
 DIGEST = "_digest"  # The one key of recorded params that a host cannot send: theirs are not kept, only their digest.
 
 
@@ -46,6 +48,18 @@ def unstructure(result: Any) -> dict[str, Any]:
 
     plain: dict[str, Any] = strict.unstructure(result)
     return plain
+
+
+def shown(method: str, params: dict[str, Any] | list[Any] | None) -> dict[str, Any] | list[Any] | None:
+    """Return params as they may be recorded: secrets are replaced, and what is not known is left out."""
+    spec = METHODS.get(method)
+    if spec is None or not spec.secret or params is None:
+        return params
+    if isinstance(params, list):
+        return [SECRET] * len(params)
+    known = {field.name: field for field in attrs.fields(spec.params)}
+    public = {name for name, field in known.items() if not field.metadata["secret"]}
+    return {name: value if name in public else SECRET for name, value in params.items() if name in known}
 
 
 def digest(params: dict[str, Any] | list[Any]) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import orjson
 
-from mlzoo.errors import MlzooError, StorageFailed
+from mlzoo.config.schema import LOCAL
+from mlzoo.errors import MlzooError, StorageFailed, Unsupported
 
 if TYPE_CHECKING:
     import argparse
@@ -75,6 +76,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.models_command == "list":
         return _list(settings, store, as_json=args.json)
     entry = settings.model(args.name)
+    if entry.provider != LOCAL and args.models_command in {"pull", "remove"}:
+        told = f"provider {entry.provider} answers for {entry.name}: there are no weights to {args.models_command}"
+        raise Unsupported(told, feature=f"models.{args.models_command}", model=entry.name)
     if args.models_command == "pull":
         return _pull(store, entry, accept_license=args.accept_license, as_json=args.json)
     if args.models_command == "info":
@@ -106,6 +110,8 @@ def _list(settings: Config, store: Store, *, as_json: bool) -> int:
 
 
 def _describe(store: Store, entry: ModelEntry) -> dict[str, Any]:
+    if entry.provider != LOCAL:
+        return _describe_remote(entry)
     installed = store.find(entry)
     return {
         "name": entry.name,
@@ -121,11 +127,24 @@ def _describe(store: Store, entry: ModelEntry) -> dict[str, Any]:
     }
 
 
+def _describe_remote(entry: ModelEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "state": "remote",
+        "source": f"{entry.provider}:{entry.remote or entry.name}",
+        "licence": {"spdx": "-", "url": "-"},
+        "aliases": list(entry.aliases),
+        **dict.fromkeys(("download_bytes", "disk_bytes", "memory_bytes"), 0),
+        **dict.fromkeys(("path", "digest", "converted_by")),
+    }
+
+
 def _info(store: Store, entry: ModelEntry, *, verify: bool, as_json: bool) -> int:
     from mlzoo.cli.columns import columns, size_or_dash
 
     described = _describe(store, entry)
-    installed = store.find(entry)
+    installed = store.find(entry) if entry.provider == LOCAL else None
     wrong = store.verify(installed) if installed and verify else ()
     if as_json:
         _say({**described, **({"wrong": list(wrong)} if verify else {})})
@@ -137,7 +156,7 @@ def _info(store: Store, entry: ModelEntry, *, verify: bool, as_json: bool) -> in
             **{key: size_or_dash(described[key]) for key in ("download_bytes", "disk_bytes", "memory_bytes")},
         }
         print(columns([(key.removesuffix("_bytes"), str(value)) for key, value in shown.items()]))
-        if installed is None:
+        if installed is None and entry.provider == LOCAL:
             print(f"\n`mlzoo models pull {entry.name}` installs it")
         elif verify:
             print("\n" + ("\n".join(wrong) or "every file is what it was when it was installed"))

@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mlzoo.config.documents import parse_overrides, settings_of
 from mlzoo.config.origins import Origins
+from mlzoo.config.remotes import fault_of, providers_of, routes_of
 from mlzoo.config.schema import Config, Defaults, ModelEntry
-from mlzoo.config.sources import parse
 from mlzoo.config.validate import FOUND, structure
 from mlzoo.errors import ConfigError, nearest
 from mlzoo.parts import spec_of
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
     from mlzoo.config.files import ConfigFile
+    from mlzoo.config.schema import ProviderEntry
 
+_EACH = ("model", "provider", "route")  # groups of which every file is known, at models.<file name> and so on
 _CHOICES = {"model": ("model", "chat"), "embed": ("model@embed", "embed")}  # where it stands -> its group, its kind
 
 
@@ -54,7 +56,7 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
     known = [*groups, *(field.name for field in attrs.fields(Config) if field.name not in FOUND)]
     parsed = parse_overrides(overrides, known)
     lines = [_line(override, groups) for override in parsed]
-    lines += [f"+model@models.{stem}={stem}" for stem in groups.get("model", ())]
+    lines += [f"+{group}@{group}s.{stem}={stem}" for group in _EACH for stem in groups.get(group, ())]
     composed = _composed(files, written, lines, groups)
     choices = {str(group): str(option) for group, option in composed.hydra.runtime.choices.items()}
     origins = Origins(
@@ -68,17 +70,28 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
     chosen = {place: choices[group] for place, (group, _) in _CHOICES.items()}
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
-    _add_models(composed, models, origins, chosen)
+    providers = providers_of(_resolved(composed, "providers", origins.label), origins)
+    _add_models(composed, models, origins, chosen, providers)
+    routes = routes_of(_resolved(composed, "routes", origins.label), origins, models.entries)
     defaults = {kind: _default(place, chosen[place], models, origins) for place, (_, kind) in _CHOICES.items()}
     rest = {
-        str(key): _resolved(composed, str(key), origins.label) for key in composed if key not in {*_CHOICES, "models"}
+        str(key): _resolved(composed, str(key), origins.label)
+        for key in composed
+        if key not in {*_CHOICES, *(f"{group}s" for group in _EACH)}
     }
     for key in sorted(FOUND.intersection(rest)):
         meant = "; write model=NAME or model@embed=NAME" if key == "defaults" else ""
         raise ConfigError(f"{origins.label(key)}: there is no such setting{meant}", path=key)
     settings = structure(rest, Config, label=origins.label)
     entries = {entry.name: entry for entry in models.entries.values()}
-    return attrs.evolve(settings, models=entries, defaults=Defaults(**defaults), broken=models.broken)
+    return attrs.evolve(
+        settings,
+        models=entries,
+        defaults=Defaults(**defaults),
+        broken=models.broken,
+        providers=providers,
+        routes=routes,
+    )
 
 
 @attrs.define
@@ -220,7 +233,13 @@ def _resolved(composed: DictConfig, key: str, label: Callable[[str], str]) -> An
 # ------------------------------------------------------------------------------------------------- models
 
 
-def _add_models(composed: DictConfig, models: _Models, origins: Origins, chosen: Mapping[str, str]) -> None:
+def _add_models(
+    composed: DictConfig,
+    models: _Models,
+    origins: Origins,
+    chosen: Mapping[str, str],
+    providers: Mapping[str, ProviderEntry],
+) -> None:
     """Make an entry of each model; where its own file is what does not hold, note that instead."""
     by_file = composed.get("models")
     if not isinstance(by_file, DictConfig):
@@ -228,7 +247,7 @@ def _add_models(composed: DictConfig, models: _Models, origins: Origins, chosen:
     for stem in map(str, by_file):
         places = [place for place in chosen if chosen[place] == stem]
         try:
-            entry = _entry(composed, stem, models, origins, places)
+            entry = _entry(composed, stem, models, origins, places, providers)
         except ConfigError as error:
             if f"model/{stem}" not in origins.files or not origins.picks.isdisjoint(places):
                 raise
@@ -239,7 +258,14 @@ def _add_models(composed: DictConfig, models: _Models, origins: Origins, chosen:
             models.entries[stem] = entry
 
 
-def _entry(composed: DictConfig, stem: str, models: _Models, origins: Origins, places: Sequence[str]) -> ModelEntry:
+def _entry(
+    composed: DictConfig,
+    stem: str,
+    models: _Models,
+    origins: Origins,
+    places: Sequence[str],
+    providers: Mapping[str, ProviderEntry],
+) -> ModelEntry:
     """Return a model's entry: what its file says, and over it what is said about it where it is chosen.
 
     Raises:
@@ -265,11 +291,10 @@ def _entry(composed: DictConfig, stem: str, models: _Models, origins: Origins, p
         plain.setdefault("name", stem)
     entry = structure(plain, ModelEntry, at=path, label=label)
     _check_parts(entry, path, label)
-    try:
-        parse(entry.source)
-    except ConfigError as error:
-        at = f"{path}.source"
-        raise ConfigError(f"{label(at)}: {error.data['expected']}", path=at, expected=error.data["expected"]) from error
+    fault = fault_of(entry, providers)
+    if fault is not None:
+        at = f"{path}.{fault[0]}"
+        raise ConfigError(f"{label(at)}: {fault[1]}", path=at, expected=fault[1])
     if entry.name in {other.name for other in models.entries.values()}:
         told = f"two configuration files describe a model called {entry.name!r}"
         raise ConfigError(f"{label(f'{path}.name')}: {told}", path=f"{path}.name")

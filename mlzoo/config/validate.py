@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FOUND = {"models", "defaults", "broken"}  # settings of ``Config`` that follow from others
+FOUND = {"models", "defaults", "broken", "providers", "routes"}  # settings of ``Config`` that follow from others
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 _VALIDATOR = re.compile(r"'(?P<name>\w+)' must be (?P<bound>.*): (?P<got>.*)")  # what attrs' validators say
 
@@ -91,7 +91,9 @@ def _items(value: Any, cls: Any) -> tuple[Any, ...]:
     """Return the items of a list; a string is none, though Python would take it for a sequence of letters."""
     if not isinstance(value, list | tuple):
         raise TypeError(f"expected a list, got {value!r}")
-    return tuple(_exactly(item, get_args(cls)[0]) for item in value)
+    kind = get_args(cls)[0]
+    check = _one_of if _is(kind, Literal) else _exactly
+    return tuple(check(item, kind) for item in value)
 
 
 def _faults(error: BaseException, path: str) -> Iterator[tuple[str, str]]:

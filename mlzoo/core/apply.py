@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import attrs
 
+from mlzoo.core import providers
 from mlzoo.core.history import conversation_changes, with_turn
-from mlzoo.core.replicas import key_of, replica_at, replicas_of
+from mlzoo.core.replicas import key_of, replica_at, with_prefixes
 from mlzoo.core.state import FitState, ModelState, RequestState, State, WorkerState, name_of_replica
 from mlzoo.core.streams import Counts, counted
 from mlzoo.events import conversations as talk
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mlzoo.events.types import Event
 
 T = TypeVar("T")
-MOST_PREFIXES = 64  # that are remembered of a replica
+NEW = State()
+OF_A_LIFE = ("models", "workers", "pulls", "devices", "drain_until_ms", "storage_low", "stopped", "providers")
 RECENT_WEIGHT = 0.2  # of the newest request in the mean running time that retry_after_ms is reckoned from
 
 
@@ -88,7 +90,7 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
     match event:
         case ev.RequestStreamed():  # by far the most frequent
             return _request_streams(state, event, at_ms)
-        case ev.RequestAccepted() | ev.RequestDispatched() | ev.RequestSuspended():
+        case ev.RequestAccepted() | ev.RequestDispatched() | ev.RequestSuspended() | ev.RequestRerouted():
             return _request_goes_on(state, event, seq, at_ms)
         case ev.RequestCompleted():
             return _request_ends(_with_run_time(state, event.timing), event.request, seq, at_ms)
@@ -113,17 +115,7 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return attrs.evolve(state, devices=event.devices)
         case ev.SidecarStarted():
             # Requests stay: the decision that starts a sidecar ends or continues each of them by an event of its own.
-            return attrs.evolve(
-                state,
-                bounds=event.bounds,
-                models={},
-                workers={},
-                pulls={},
-                devices=(),
-                drain_until_ms=None,
-                storage_low=False,
-                stopped=False,
-            )
+            return attrs.evolve(state, bounds=event.bounds, **{name: getattr(NEW, name) for name in OF_A_LIFE})
         case ev.DrainStarted():
             return attrs.evolve(state, drain_until_ms=event.until_ms)
         case ev.SidecarStopped():
@@ -140,6 +132,10 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return attrs.evolve(state, keys={k: f for k, f in state.keys.items() if f.ended_seq > event.upto_seq})
         case talk.ConversationCarried() | talk.ConversationForked() | talk.ConversationDropped():
             return conversation_changes(state, event, seq, at_ms)
+        case ev.ProviderFaulted():
+            return providers.faulted(state, event)
+        case ev.ProviderRecovered():
+            return providers.recovered(state, event.provider)
         case (
             ev.RequestRefused()
             | ev.RequestAttached()
@@ -187,7 +183,10 @@ def _request_streams(state: State, event: ev.RequestStreamed, at_ms: int) -> Sta
 
 
 def _request_goes_on(
-    state: State, event: ev.RequestAccepted | ev.RequestDispatched | ev.RequestSuspended, seq: int, at_ms: int
+    state: State,
+    event: ev.RequestAccepted | ev.RequestDispatched | ev.RequestSuspended | ev.RequestRerouted,
+    seq: int,
+    at_ms: int,
 ) -> State:
     match event:
         case ev.RequestAccepted():
@@ -211,15 +210,19 @@ def _request_goes_on(
                 prefixes=event.prefixes,
                 conversation=event.conversation,
                 persona=event.persona,
+                chain=event.chain,
             )
         case ev.RequestDispatched():
             request = _dispatched(state, event, at_ms)
             if request.prefixes:
-                state = _with_prefixes(state, request)
+                state = with_prefixes(state, request)
+            state = providers.probed(state, request)
         case ev.RequestSuspended():
             was = state.requests[event.request]
             losses = was.losses + (event.reason == "worker")
             request = attrs.evolve(was, phase="suspended", device=None, losses=losses)
+        case ev.RequestRerouted():
+            request = providers.rerouted(state.requests[event.request], event)
         case _:
             assert_never(event)
     return attrs.evolve(state, requests=_with(state.requests, event.request, request))
@@ -245,16 +248,6 @@ def _dispatched(state: State, event: ev.RequestDispatched, at_ms: int) -> Reques
         fingerprint=model.fingerprint if begins and model is not None else was.fingerprint,
         resumed=was.resumed if was.resumed == "prefill" or begins else event.resume,
     )
-
-
-def _with_prefixes(state: State, request: RequestState) -> State:
-    """Note which replica was the last to have how a request begins; what was noted first is forgotten first."""
-    assert request.model is not None
-    for model in replicas_of(state, request.model.name):
-        others = tuple(prefix for prefix in model.prefixes if prefix not in request.prefixes)
-        mine = request.prefixes if model.device == request.device else ()
-        state = _model_is(state, model, prefixes=(*others, *mine)[-MOST_PREFIXES:])
-    return state
 
 
 def _request_ends(

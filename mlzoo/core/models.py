@@ -148,7 +148,7 @@ def _choose(
             return choice
         for request in waiting:
             if request.require_device == required:
-                requests.fail(draft, request.id, choice.failure)
+                requests.give_up(draft, request, choice.failure)
 
 
 def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
@@ -189,7 +189,7 @@ def _give_up(draft: Draft, key: str, failure: Failure) -> None:
     model = draft.state.models[key]
     draft.say(ev.ModelFailed(model=key, failure=failure))
     for request in _whose_hope_it_was(draft, model):
-        requests.fail(draft, request.id, failure)
+        requests.give_up(draft, request, failure)
     _answer_unloads(draft, model.facts.name, "failed")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from mlzoo.core.state import name_of_replica, running_on
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 BYTES_A_TOKEN = 4  # of a prompt that has not been counted yet
 ANSWER_TOKENS = 256  # of an answer for which nobody set a bound
+MOST_PREFIXES = 64  # that are remembered of a replica
 AFFINITY_TOKENS = 1024  # that a replica may be busier by, and still take a request whose beginning it had last
 
 
@@ -80,3 +83,14 @@ def _left(request: RequestState) -> int:
 def _shared(request: RequestState, model: ModelState) -> int:
     """Return how many of the beginnings of a request a replica was the last to have."""
     return sum(prefix in model.prefixes for prefix in request.prefixes)
+
+
+def with_prefixes(state: State, request: RequestState) -> State:
+    """Note which replica was the last to have how a request begins; what was noted first is forgotten first."""
+    assert request.model is not None
+    models = state.models.copy()
+    for model in replicas_of(state, request.model.name):
+        others = tuple(prefix for prefix in model.prefixes if prefix not in request.prefixes)
+        mine = request.prefixes if model.device == request.device else ()
+        models[key_of(model)] = attrs.evolve(model, prefixes=(*others, *mine)[-MOST_PREFIXES:])
+    return attrs.evolve(state, models=models)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from mlzoo import errors
-from mlzoo.core import keys
+from mlzoo.core import breaker, keys, routing
 from mlzoo.core.incidents import numbered
 from mlzoo.core.replicas import replica_at, replicas_of
 from mlzoo.core.room import full
-from mlzoo.core.state import CALLS, calls_on, drain_is_over, waits
+from mlzoo.core.state import CALLS, calls_on, drain_is_over, is_remote, waits
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
     """Refuse at the door, accept, or show what its key stands for already."""
     if command.key and keys.reuse(draft, command):
         return
-    refusal = command.refused or _refusal(draft.state, command, draft.at_ms)
+    others = any(candidate.refused is None for candidate in command.chain)
+    refusal = command.refused or (None if others else command.unfit) or _refusal(draft.state, command, draft.at_ms)
     if refusal is not None:
         draft.say(ev.RequestRefused(request=command.request, caller=command.caller, failure=refusal))
         return
@@ -56,8 +59,11 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
             prefixes=command.prefixes,
             conversation=command.conversation,
             persona=command.persona,
+            chain=command.chain,
         )
     )
+    if command.unfit is not None:
+        give_up(draft, draft.state.requests[command.request], command.unfit)
 
 
 def _refusal(state: State, command: cmd.Submit, at_ms: int) -> Failure | None:
@@ -162,6 +168,8 @@ def step(draft: Draft, command: cmd.ReportStep) -> None:
 
 def _complete(draft: Draft, facts: cmd.RowFacts) -> None:
     request = draft.state.requests[facts.request]
+    if request.model is not None:
+        breaker.note_answer(draft, request.model)
     draft.say(
         ev.RequestCompleted(
             request=request.id,
@@ -184,6 +192,8 @@ def answer(draft: Draft, command: cmd.ReportAnswer) -> None:
     request = draft.state.requests.get(command.request)
     if request is None or request.phase != "running":
         return
+    if request.model is not None:
+        breaker.note_answer(draft, request.model)
     draft.say(
         ev.RequestCompleted(
             request=request.id,
@@ -230,8 +240,22 @@ def cancel(draft: Draft, command: cmd.Cancel) -> None:
 
 def failed(draft: Draft, command: cmd.ReportFailure) -> None:
     """Take in that a worker could not do it."""
-    if command.request in draft.state.requests:
-        fail(draft, command.request, numbered(draft, command, command.failure))
+    request = draft.state.requests.get(command.request)
+    if request is None:
+        return
+    failure = numbered(draft, command, command.failure)
+    if request.model is not None:
+        breaker.note_fault(draft, request.model, failure)
+    if failure.code == errors.Interrupted.code and request.next_seq and "seq" not in failure.data:
+        failure = attrs.evolve(failure, data={**failure.data, "seq": request.next_seq - 1})
+    give_up(draft, request, failure)
+
+
+def give_up(draft: Draft, request: RequestState, failure: Failure) -> None:
+    """Have the next model of a request's chain answer it in the place of one that cannot; without one, it fails."""
+    last = routing.move_on(draft, request, failure)
+    if last is not None:
+        fail(draft, request.id, last)
 
 
 def fail(draft: Draft, request_id: str, failure: Failure) -> None:
@@ -286,7 +310,9 @@ def end_drain(draft: Draft) -> None:
 
 def lose_worker(draft: Draft, request: RequestState, failure: Failure) -> None:
     """Take in that the worker of a request died, or could not load its model without dying; failure ends it, if so."""
-    if request.key and request.losses + 1 >= MOST_LOSSES:
+    if routing.may_move_on(request, failure):
+        give_up(draft, request, failure)
+    elif request.key and request.losses + 1 >= MOST_LOSSES:
         why = f"The worker process died {MOST_LOSSES} times in a row under this request; it is not tried again."
         failure = interrupted(request, why)
         fail(draft, request.id, failure)
@@ -297,9 +323,11 @@ def lose_worker(draft: Draft, request: RequestState, failure: Failure) -> None:
 def suspend(draft: Draft, request: RequestState, reason: ev.Suspension, failure: Failure) -> None:
     """Have a request that nobody works on any more go on later, where it has a key; else it ends with a failure.
 
+    So does one of which a provider has said something: nobody else can say the rest.
+
     Who waits for one that is suspended already hears of this as well.
     """
-    if request.key:
+    if request.key and not (is_remote(request) and request.first_token_at_ms is not None):
         draft.say(ev.RequestSuspended(request=request.id, reason=reason))
     else:
         fail(draft, request.id, failure)

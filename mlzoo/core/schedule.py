@@ -10,18 +10,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlzoo import errors
-from mlzoo.core import requests
+from mlzoo.core import breaker, requests
 from mlzoo.core.history import history_of
 from mlzoo.core.recycling import keeps_memory, kept_bytes
 from mlzoo.core.replicas import ALIVE, ON_THE_WAY, free_slots, pick, replicas_of
-from mlzoo.core.state import drain_is_over, name_of_replica, running_on, waiting_on, waits
+from mlzoo.core.state import (
+    device_of,
+    drain_is_over,
+    is_remote,
+    name_of_replica,
+    running_on,
+    waiting_on,
+    waiting_on_provider,
+    waits,
+)
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
     from mlzoo.core.draft import Draft
-    from mlzoo.core.state import ModelPhase, ModelState, RequestState
+    from mlzoo.core.state import ModelPhase, ModelState, RequestState, State
     from mlzoo.errors import Failure
     from mlzoo.events.commands import ModelFacts
+    from mlzoo.events.facts import History
 
 IN_MEMORY = {"loading", "ready", "unloading"}
 
@@ -36,17 +46,19 @@ def settle(draft: Draft) -> None:
 
 
 def _serve_all_who_wait(draft: Draft) -> None:
-    """Serve until nobody's end lets the next turn of its conversation begin."""
-    live = -1
-    while live != len(draft.state.requests):
-        live = len(draft.state.requests)
+    """Serve until nobody's end lets the next turn of its conversation begin, and nobody has to ask another model."""
+    said = -1
+    while said != len(draft.events):
+        said = len(draft.events)
         _serve_those_who_wait(draft)
 
 
 def _serve_those_who_wait(draft: Draft) -> None:
     if drain_is_over(draft.state, draft.at_ms):
         return  # What has a key waits for the next sidecar.
-    waiting_for = [r.model for r in draft.state.requests.values() if waits(r) and r.model is not None]
+    while any(_serve_by(draft, provider) for provider in _providers_wanted(draft.state)):
+        pass  # Who could not be served by one may wait for another now.
+    waiting_for = [r.model for r in draft.state.requests.values() if waits(r) and r.model and not is_remote(r)]
     for facts in {facts.name: facts for facts in waiting_for}.values():
         waiting = waiting_on(draft.state, facts.name)
         if not waiting:
@@ -61,6 +73,54 @@ def _serve_those_who_wait(draft: Draft) -> None:
             others = {model.phase for model in found if model not in ready}
             is_needed = _serve(draft, ready, others, waiting)
             _bring_back_replicas(draft, facts, ready, is_needed=is_needed)
+
+
+def _providers_wanted(state: State) -> list[str]:
+    names = [r.model.provider for r in state.requests.values() if waits(r) and r.model and is_remote(r)]
+    return list(dict.fromkeys(names))
+
+
+def _serve_by(draft: Draft, provider: str) -> bool:
+    """Hand to a provider as many of those who wait for it as it takes; return whether one of them had to move on."""
+    device = device_of(provider)
+    running = [r for r in draft.state.requests.values() if r.phase == "running"]
+    total, there = len(running), sum(r.device == device for r in running)
+    moved = False
+    for request in waiting_on_provider(draft.state, provider):
+        assert request.model is not None
+        refusal = breaker.refusal(draft.state, request.model, draft.at_ms) or _not_by_a_provider(request, provider)
+        if refusal is not None:
+            moved = True
+            requests.give_up(draft, request, refusal)
+        elif there < request.model.slots and total < draft.state.bounds.max_running:
+            total, there = total + 1, there + 1
+            _dispatch(draft, request, device, history_of(draft.state, request))
+    return moved
+
+
+def _dispatch(
+    draft: Draft, request: RequestState, device: str, history: History | None, resume: ev.Resumption | None = None
+) -> None:
+    model = request.model.name if request.model and request.is_rerouted else ""
+    draft.say(ev.RequestDispatched(request=request.id, device=device, resume=resume, history=history, model=model))
+
+
+def _not_by_a_provider(request: RequestState, provider: str) -> Failure | None:
+    """Return what of a request no provider can do, or None."""
+    name = request.model.name if request.model else ""
+    if request.determinism == "exact":
+        return errors.Unsupported(
+            f"Provider {provider} does not promise the same bits: leave determinism out, or ask a local model.",
+            feature="determinism: exact",
+            model=name,
+        ).failure()
+    if request.require_device is not None:
+        return errors.Unsupported(
+            f"Provider {provider} answers for model {name}, which is on no device: leave require_device out.",
+            feature=f"device {request.require_device}",
+            model=name,
+        ).failure()
+    return None
 
 
 def _bring_back_replicas(draft: Draft, facts: ModelFacts, ready: list[ModelState], *, is_needed: bool) -> None:
@@ -102,8 +162,7 @@ def _serve(draft: Draft, ready: list[ModelState], others: set[ModelPhase], waiti
             model = pick(draft.state, request, free)
             slots[model.replica] -= 1
             resume, history = _resumption(request, model), history_of(draft.state, request)
-            device = model.device or ""
-            draft.say(ev.RequestDispatched(request=request.id, device=device, resume=resume, history=history))
+            _dispatch(draft, request, model.device or "", history, resume)
     return is_needed
 
 
@@ -111,7 +170,7 @@ def _answer_without_running(draft: Draft, request: RequestState, first: ModelSta
     """Say that a model is loaded; or that it is not where, or not such that, the request can run."""
     name, device = first.facts.name, first.device or ""
     if not there:
-        requests.fail(draft, request.id, _elsewhere(name, device, request.require_device))
+        requests.give_up(draft, request, _elsewhere(name, device, request.require_device))
     elif request.kind == "load":
         model = there[0]
         reply = {"model": name, "state": "ready", "device": model.device or "", "bytes": model.memory_bytes}
@@ -119,7 +178,7 @@ def _answer_without_running(draft: Draft, request: RequestState, first: ModelSta
             reply["degraded"] = model.degraded
         draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result=reply))
     else:
-        requests.fail(draft, request.id, _inexact(name, device))
+        requests.give_up(draft, request, _inexact(name, device))
 
 
 def _resumption(request: RequestState, model: ModelState) -> ev.Resumption | None:

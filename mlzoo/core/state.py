@@ -12,7 +12,7 @@ import attrs
 
 from mlzoo.errors import Failure
 from mlzoo.events import types as ev
-from mlzoo.events.commands import Bounds, Caller, Determinism, DeviceFacts, KeyFacts, ModelFacts, Priority
+from mlzoo.events.commands import Bounds, Caller, Candidate, Determinism, DeviceFacts, KeyFacts, ModelFacts, Priority
 from mlzoo.events.facts import History
 
 RequestPhase = Literal["queued", "running", "suspended"]
@@ -57,6 +57,8 @@ class RequestState:
     persona: str = ""
     history: History | None = None  # of the conversation, once it has been dispatched
     truncated: int = 0
+    chain: tuple[Candidate, ...] = ()  # who may answer in the place of the model, in this order
+    is_rerouted: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -126,6 +128,15 @@ class ConversationState:
     persona: str = ""
 
 
+@attrs.frozen(kw_only=True)
+class ProviderState:
+    """A provider that has failed, and has not answered since."""
+
+    faults: int = 0
+    open_until_ms: int | None = None
+    probe: str = ""  # the last request that tried it since it is left alone
+
+
 NO_BOUNDS = Bounds(max_queued=0, max_running=0, queued_bytes=0, drain_ms=0)
 
 
@@ -146,11 +157,29 @@ class State:
     keys: dict[str, KeyFacts] = attrs.field(factory=dict)  # that ended, and are not in the log's index of keys yet
     fit: FitState | None = None
     conversations: dict[str, ConversationState] = attrs.field(factory=dict)
+    providers: dict[str, ProviderState] = attrs.field(factory=dict)
 
 
 def waits(request: RequestState) -> bool:
     """Whether a request waits for its turn: for its first one, or for the next one after it was suspended."""
     return request.phase in {"queued", "suspended"}
+
+
+def device_of(provider: str) -> str:
+    """Return what stands for a provider where devices stand: no device's own name begins so."""
+    return f"api:{provider}"
+
+
+def is_remote(request: RequestState) -> bool:
+    """Whether a provider elsewhere is to answer."""
+    return request.model is not None and request.model.provider != "local"
+
+
+def waiting_on_provider(state: State, provider: str) -> list[RequestState]:
+    """Return those who wait for a provider to take them, in the order of their turn."""
+    there = [r for r in state.requests.values() if waits(r) and r.model and r.model.provider == provider]
+    later = later_turns(state)
+    return sorted((r for r in there if r.id not in later), key=_turn)
 
 
 def waiting_on(state: State, model: str) -> list[RequestState]:

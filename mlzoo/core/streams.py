@@ -96,6 +96,8 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
             persona=was.persona,
             history=was.history,
             truncated=found.truncated,
+            chain=was.chain,
+            is_rerouted=was.is_rerouted,
         )
     return State(
         bounds=state.bounds,
@@ -111,4 +113,5 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
         keys=state.keys,
         fit=state.fit,
         conversations=state.conversations,
+        providers=state.providers,
     )

@@ -16,9 +16,20 @@ import attrs
 
 from mlzoo.errors import Failure
 from mlzoo.events.conversations import ConversationCommand
-from mlzoo.events.facts import Bounds, Caller, Determinism, DeviceFacts, KeyFacts, Method, ModelFacts, Priority
+from mlzoo.events.facts import (
+    Bounds,
+    Caller,
+    Candidate,
+    Determinism,
+    DeviceFacts,
+    KeyFacts,
+    Method,
+    ModelFacts,
+    Priority,
+    RowFacts,
+)
 from mlzoo.events.fitting import BeginFit, EndFit, FitCommand, ReportFitEpoch
-from mlzoo.frames import FinishReason, Sampling, Truncation
+from mlzoo.frames import Sampling, Truncation
 
 # ------------------------------------------------------------------------------------------------ from hosts
 
@@ -57,6 +68,8 @@ class Submit:
     conversation: str = ""  # whose next turn it is
     persona: str = ""
     truncation: Truncation | None = None  # of the conversation's history, where there is one
+    chain: tuple[Candidate, ...] = ()  # who may answer in the place of the model, in this order, until a token has come
+    unfit: Failure | None = None  # why the model cannot answer, where others may
 
 
 @attrs.frozen(kw_only=True)
@@ -225,24 +238,6 @@ class ReportUnloaded:
 
 
 @attrs.frozen(kw_only=True)
-class RowFacts:
-    """What one step brought to one request: counts, never text."""
-
-    request: str
-    tokens: int
-    size_bytes: int
-    logprobs: int = 0
-    prompt_tokens: int | None = None
-    cached_tokens: int = 0
-    truncated: int = 0  # turns of its history that were left out, said with prompt_tokens
-    finish_reason: FinishReason | None = None
-    digest: str = ""  # of the whole answer, where finish_reason is set
-    tool_calls: int = 0  # pieces of calls
-    reasoning_bytes: int = 0
-    completion_tokens: int | None = None  # of the whole request so far; None: tokens are added up
-
-
-@attrs.frozen(kw_only=True)
 class ReportStep:
     """One step of a worker's batch. Text: a list, a row: {content, tokens, logprobs?, reasoning?, tool_calls?}."""
 
@@ -354,6 +349,7 @@ __all__ = [
     "Bounds",
     "Caller",
     "Cancel",
+    "Candidate",
     "Command",
     "Determinism",
     "DeviceFacts",

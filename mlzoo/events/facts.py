@@ -9,6 +9,9 @@ from typing import Literal
 
 import attrs
 
+from mlzoo.errors import Failure
+from mlzoo.frames import FinishReason, Sampling
+
 Method = Literal["chat", "complete", "embed", "tokenize", "detokenize", "predict"]
 Priority = Literal["interactive", "batch"]
 Determinism = Literal["fast", "exact"]
@@ -39,6 +42,16 @@ class ModelFacts:
     slots: int = 1
     keep_alive_ms: int = 300_000
     replicas: int = 1  # of it, each on another device, as far as there is room
+    # Where a provider answers, slots is how many requests it takes at once, of all its models together.
+
+
+@attrs.frozen(kw_only=True)
+class Candidate:
+    """A model that may answer a request in the place of another; refused is why it cannot, where that is known."""
+
+    model: ModelFacts
+    sampling: Sampling | None = None
+    refused: Failure | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -120,3 +133,21 @@ class TurnFacts:
     ended_at_ms: int
     cancelled: bool = False
     forked: bool = False  # whether it was a turn of another conversation at first
+
+
+@attrs.frozen(kw_only=True)
+class RowFacts:
+    """What one step brought to one request: counts, never text."""
+
+    request: str
+    tokens: int
+    size_bytes: int
+    logprobs: int = 0
+    prompt_tokens: int | None = None
+    cached_tokens: int = 0
+    truncated: int = 0  # turns of its history that were left out, said with prompt_tokens
+    finish_reason: FinishReason | None = None
+    digest: str = ""  # of the whole answer, where finish_reason is set
+    tool_calls: int = 0  # pieces of calls
+    reasoning_bytes: int = 0
+    completion_tokens: int | None = None  # of the whole request so far; None: tokens are added up

@@ -170,3 +170,19 @@ class RemoveEnded:
 
     model: str
     failure: Failure | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ProviderFaulted:
+    """A provider has failed, so often in a row; where a moment is told, it is left alone until then."""
+
+    provider: str
+    faults: int
+    open_until_ms: int | None = None  # of the log's clock
+
+
+@attrs.frozen(kw_only=True)
+class ProviderRecovered:
+    """A provider that had failed has answered."""
+
+    provider: str

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from mlzoo.errors import Failure
-from mlzoo.events.commands import Bounds, Caller, Determinism, ModelFacts, Priority
+from mlzoo.events.commands import Bounds, Caller, Candidate, Determinism, ModelFacts, Priority
 from mlzoo.events.conversations import ConversationEvent
 from mlzoo.events.facts import History
 from mlzoo.events.fitting import FitEnded, FitEpochEnded, FitEvent, FitStarted, FitStop
@@ -29,6 +29,8 @@ from mlzoo.events.machine import (
     ModelUnloaded,
     ModelUnloadStarted,
     PlacementAsked,
+    ProviderFaulted,
+    ProviderRecovered,
     PullAbandoned,
     PullEnded,
     PullStarted,
@@ -72,6 +74,7 @@ class RequestAccepted:
     prefixes: tuple[str, ...] = ()
     conversation: str = ""
     persona: str = ""
+    chain: tuple[Candidate, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -118,6 +121,16 @@ class RequestDispatched:
     device: str
     resume: Resumption | None = None
     history: History | None = None
+    model: str = ""  # where it is another one than was asked first
+
+
+@attrs.frozen(kw_only=True)
+class RequestRerouted:
+    """The model that was to answer cannot, as failure says: the next of the chain is asked, as nothing was said yet."""
+
+    request: str
+    model: ModelFacts
+    failure: Failure
 
 
 @attrs.frozen(kw_only=True)
@@ -270,6 +283,7 @@ Event = (
     | RequestAttached
     | RequestRefused
     | RequestDispatched
+    | RequestRerouted
     | RequestSuspended
     | RequestStreamed
     | WorkAbandoned
@@ -302,6 +316,8 @@ Event = (
     | IncidentNoted
     | FitEvent
     | ConversationEvent
+    | ProviderFaulted
+    | ProviderRecovered
 )
 
 __all__ = [
@@ -323,6 +339,8 @@ __all__ = [
     "ModelUnloadStarted",
     "ModelUnloaded",
     "PlacementAsked",
+    "ProviderFaulted",
+    "ProviderRecovered",
     "PullAbandoned",
     "PullEnded",
     "PullStarted",
@@ -336,6 +354,7 @@ __all__ = [
     "RequestFailed",
     "RequestRefused",
     "RequestReplied",
+    "RequestRerouted",
     "RequestStreamed",
     "RequestSuspended",
     "Resumption",

@@ -21,9 +21,12 @@ import trio.testing
 
 import mlzoo.app
 from mlzoo.config import Config
+from mlzoo.core.state import device_of
 from mlzoo.events.recording import Line
+from mlzoo.providers.opening import open_provider
 from mlzoo.replay.inputs import Said
 from mlzoo.replay.recorded_model import NOT_STARTED, RecordedWorker, death_of, devices_of, frame_of
+from mlzoo.replay.recorded_provider import RecordedProvider
 from mlzoo.replay.stand_ins import Drawn, DrawnSeeds, Heard, Host, Silent
 from mlzoo.simulation.disk import SimulatedDisk
 from mlzoo.world import World
@@ -31,8 +34,10 @@ from mlzoo.world import World
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlzoo.config.schema import ProviderEntry
     from mlzoo.devices import Device
     from mlzoo.events.recording import Recording
+    from mlzoo.providers.secrets import Secrets
     from mlzoo.replay.inputs import Life, Reported
     from mlzoo.simulation.pipe import Pipe
 
@@ -156,7 +161,7 @@ class _Living:
         self._vectors = again.vectors(life)
         self._reports = deque(item for item in life.inputs if not isinstance(item, Said))
         self._probes = deque(life.probes)
-        self._workers: list[RecordedWorker] = []
+        self._workers: list[RecordedWorker | RecordedProvider] = []
         self._done = 0  # inputs
         self._scope = trio.CancelScope()
         self._began_s = trio.current_time()
@@ -167,6 +172,7 @@ class _Living:
             stderr=again.stderr,
             spawn=None if is_real else self._spawn,
             probe=mlzoo.app.probe_devices if is_real else self._probe,
+            connect=open_provider if is_real else self._connect,
         )
 
     async def live(self) -> None:
@@ -295,6 +301,11 @@ class _Living:
         self._again.notify()
         return worker
 
+    def _connect(self, entry: ProviderEntry, _secrets: Secrets) -> RecordedProvider:
+        provider = RecordedProvider(device_of(entry.name), self._again.notify)
+        self._workers.append(provider)
+        return provider
+
     async def _report(self, item: Reported) -> None:
         if item not in self._reports:
             return  # It has been said as the failure of a start.
@@ -328,7 +339,7 @@ class _Living:
     async def _step(self, item: Reported) -> None:
         """Say the rows of a step that are of this recording, each to who waits for it."""
         rows, texts = item.data["rows"], item.text or [None] * len(item.data["rows"])
-        said: dict[RecordedWorker, list[tuple[Line, Line | None]]] = {}
+        said: dict[RecordedWorker | RecordedProvider, list[tuple[Line, Line | None]]] = {}
         for row, text in zip(rows, texts, strict=True):
             if row["request"] not in self._again.requests:
                 continue  # Of a request that is no part of this.
@@ -343,7 +354,9 @@ class _Living:
             if frame is not None:
                 worker.say(frame)
 
-    async def _worker(self, device: str | None, asked: tuple[str, str] | None, item: Reported) -> RecordedWorker | None:
+    async def _worker(
+        self, device: str | None, asked: tuple[str, str] | None, item: Reported
+    ) -> RecordedWorker | RecordedProvider | None:
         """Return the living worker that was asked for this; None, and a note of it, where there is none."""
         with trio.move_on_after(PATIENCE_S):
             while True:

@@ -9,6 +9,7 @@ What a recording does not have cannot be sent: lines whose params were not kept,
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,8 @@ import attrs
 import orjson
 
 import mlzoo
-from mlzoo.config.schema import ModelEntry
-from mlzoo.errors import ConfigError
+from mlzoo.config.schema import LOCAL, ModelEntry, ProviderEntry
+from mlzoo.errors import ConfigError, ModelNotInstalled
 from mlzoo.events.records import CORE_VERSION
 from mlzoo.replay import weights
 from mlzoo.replay.again import NOT_AGAIN, Again, Stage
@@ -33,10 +34,12 @@ from mlzoo.simulation.world import simulated_world
 
 if TYPE_CHECKING:
     from mlzoo.config import Config
+    from mlzoo.config.schema import Capability
     from mlzoo.events.recording import Line, Recording
     from mlzoo.replay.inputs import Life
 
 LOG = Path("/log")
+EVERY: tuple[Capability, ...] = ("tools", "json", "vision")
 TURNS_PER_LINE = 200  # of the scheduler, after which something goes round in a circle
 LONGER_S = 3600.0  # of virtual time, that a session may take longer than it took
 
@@ -93,6 +96,7 @@ def rerun(found: Recording, config: Config) -> Rerun:
     again = Again(found, stage)
     digests = {facts["name"]: facts["digest"] for facts in _asked_for(found) if facts.get("digest")}
     digests |= {name: facts.get("digest", "") for name, facts in found.header.get("models", {}).items()}
+    digests = {name: digest for name, digest in digests.items() if name not in _absent(found)}
     notes, faults = _versions(found.header), []
     with weights_in_memory(RecordedStore(Path("/store"), digests)):
         try:
@@ -128,7 +132,7 @@ def rerun_with_weights(found: Recording, config: Config, *, allow_other: bool, t
             config=config,
             world=weights.world(),
             log=log,
-            refuse=_refusal_of_weights,
+            refuse=partial(_refusal_of_weights, _answered_elsewhere(found)),
             is_real=True,
             timeout_s=timeout_s,
             prepare=checked.prepare,
@@ -153,7 +157,28 @@ def refusal(line: Line) -> str | None:
     return None
 
 
-def _refusal_of_weights(line: Line) -> str | None:
+def _absent(found: Recording) -> set[str]:
+    """Return the models of routes whose weights were not there."""
+    submits = [group["command"][2] for group in found.groups() if group["command"][0] == "Submit"]
+    judged = [(submit["model"], submit.get("unfit")) for submit in submits]
+    judged += [(each["model"], each.get("refused")) for submit in submits for each in submit.get("chain", ())]
+    return {facts["name"] for facts, failure in judged if failure and failure["code"] == ModelNotInstalled.code}
+
+
+def _answered_elsewhere(found: Recording) -> set[tuple[str, str | int]]:
+    """Return the calls for which a provider was asked, by connection and id."""
+    submits = [group["command"][2] for group in found.groups() if group["command"][0] == "Submit"]
+    return {
+        (submit["caller"]["connection"], submit["caller"]["rpc"])
+        for submit in submits
+        for facts in (submit["model"], *(candidate["model"] for candidate in submit.get("chain", ())))
+        if facts.get("provider", LOCAL) != LOCAL
+    }
+
+
+def _refusal_of_weights(elsewhere: set[tuple[str, str | int]], line: Line) -> str | None:
+    if (line.get("host"), line.get("id")) in elsewhere:
+        return "a provider was to answer it, not these weights"
     if b"[redacted:" in orjson.dumps(line.get("params")):
         return "a part of its text was taken out of the recording"
     return refusal(line)
@@ -228,8 +253,23 @@ def config_for(found: Recording, config: Config) -> Config:
     submits = [group["command"][2] for group in found.groups() if group["command"][0] == "Submit"]
     models, defaults = dict(config.models), {"chat": config.defaults.chat, "embed": config.defaults.embed}
     own = {("host", line["host"], line.get("id")): line.get("params") for line in found.lines if "host" in line}
+    providers, routes = dict(config.providers), dict(config.routes)
     for submit in submits:
         facts = submit["model"]
+        params = own.get(("host", submit["caller"]["connection"], submit["caller"]["rpc"]))
+        named = params.get("model") if isinstance(params, dict) else None
+        chain = [facts, *(candidate["model"] for candidate in submit.get("chain", ()))]
+        for remote in (each for each in chain if each.get("provider", LOCAL) != LOCAL):
+            providers[remote["provider"]] = ProviderEntry(
+                name=remote["provider"], kind="scripted", max_concurrency=remote.get("slots", 1), retries=0
+            )
+            models[remote["name"]] = ModelEntry(
+                name=remote["name"], kind=remote["kind"], provider=remote["provider"], capabilities=EVERY
+            )
+        if len(chain) > 1 and named is not None:
+            routes[named] = tuple(each["name"] for each in chain)
+        if facts.get("provider", LOCAL) != LOCAL:
+            continue
         entry = models.get(facts["name"])
         if entry is None:
             entry = ModelEntry(name=facts["name"], kind=facts["kind"], source=f"path:/{facts['name']}")
@@ -241,7 +281,7 @@ def config_for(found: Recording, config: Config) -> Config:
             memory_bytes=facts.get("memory_bytes", 0),
             keep_alive_s=facts.get("keep_alive_ms", 300_000) / 1000,
         )
-        params = own.get(("host", submit["caller"]["connection"], submit["caller"]["rpc"]))
-        if isinstance(params, dict) and params.get("model") is None and facts["kind"] != "predict":
+        if isinstance(params, dict) and named is None and facts["kind"] != "predict":
             defaults["embed" if submit["method"] == "embed" else "chat"] = facts["name"]
-    return attrs.evolve(config, models=models, defaults=attrs.evolve(config.defaults, **defaults))
+    defaults_ = attrs.evolve(config.defaults, **defaults)
+    return attrs.evolve(config, models=models, defaults=defaults_, providers=providers, routes=routes)

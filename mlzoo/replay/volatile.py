@@ -24,6 +24,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Values that mean what leaving them out means, of methods whose params are recorded as they were understood."""
 
+SECRETS = {"providers.authenticate": ("secret",)}
+"""Params that are recorded as ``[secret]``: any text stands for them."""
+
 SEVERAL = ("stop", "input")
 """Params that may be one string or a list: a list is what is recorded."""
 
@@ -64,6 +67,9 @@ def canonical(method: str, params: Params) -> Params:
         for name, value in params.items()
         if name != HOSTS_OWN and value is not None and not (name in defaults and _same(value, defaults[name]))
     }
+    for name in SECRETS.get(method, ()):
+        if isinstance(kept.get(name), str):
+            kept[name] = "[secret]"
     for name in SEVERAL:
         if isinstance(kept.get(name), str):
             kept[name] = [kept[name]]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from mlzoo.simulation.cloud import Cloud
     from mlzoo.simulation.disk import SimulatedDisk
     from mlzoo.simulation.evidence import Evidence
     from mlzoo.simulation.workers import WorkerShop
@@ -35,6 +36,7 @@ class Life(Protocol):
     disk: SimulatedDisk
     clock: SimulatedClock
     shop: WorkerShop
+    cloud: Cloud
     evidence: Evidence
     afterwards: list[Callable[[], None]]
 
@@ -222,3 +224,54 @@ def worker_does_not_leave(life: Life, _random: Random) -> None:
 def worker_cannot_be_started(life: Life, _random: Random) -> None:
     """The system has no process left."""
     life.shop.mood.refuses = True
+
+
+# ------------------------------------------------------------------------------------------------ providers
+
+
+@fault
+def provider_unreachable(life: Life, _random: Random) -> None:
+    """Its connections are refused."""
+    life.cloud.weather.unreachable = True
+
+
+@fault
+def provider_busy(life: Life, random: Random) -> None:
+    """429, and perhaps it says when to come again."""
+    life.cloud.weather.busy_ms = random.choice((0, 700, 3_600_000))
+
+
+@fault
+def provider_fails(life: Life, _random: Random) -> None:
+    """500."""
+    life.cloud.weather.fails = True
+
+
+@fault
+def provider_refuses_the_key(life: Life, _random: Random) -> None:
+    """401."""
+    life.cloud.weather.refuses_key = True
+
+
+@fault
+def provider_breaks_off(life: Life, _random: Random) -> None:
+    """Its streams end amid an answer."""
+    life.cloud.weather.breaks_off = True
+
+
+@fault
+def provider_stalls(life: Life, _random: Random) -> None:
+    """It says nothing any more, before the first word or between two."""
+    life.cloud.weather.stalls = True
+
+
+@fault
+def provider_slow(life: Life, random: Random) -> None:
+    """Each word takes long."""
+    life.cloud.weather.piece_s = random.choice((1.0, 20.0))
+
+
+@fault
+def provider_talks_garbage(life: Life, _random: Random) -> None:
+    """What it says cannot be understood."""
+    life.cloud.weather.says_garbage = True

@@ -18,6 +18,7 @@ import trio
 import mlzoo.app
 from mlzoo.simulation import faults, invariants
 from mlzoo.simulation.answers import UNKNOWN, UNRECORDABLE
+from mlzoo.simulation.cloud import Cloud
 from mlzoo.simulation.evidence import Heard
 from mlzoo.simulation.histories import LOG
 from mlzoo.simulation.hosts import Host
@@ -91,6 +92,7 @@ class Life:
     ) -> None:
         self.disk = disk
         self.clock = SimulatedClock()
+        self.cloud = Cloud(Random(f"{seed} cloud"))
         self.afterwards: list[Callable[[], None]] = []  # done to the disk once this life has ended
         self.violations: list[Violation] = []
         self.steps = 0
@@ -111,6 +113,7 @@ class Life:
             probe=self._probe,
             spawn=self._spawn,
             stderr=Told(evidence),
+            connect=lambda _entry, _secrets: self.cloud,
         )
         self._scope = trio.CancelScope()
         self._started = trio.Event()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import attrs
 
 from mlzoo.config import Config
-from mlzoo.config.schema import Defaults, DevicesConfig, Licence, Limits, LogConfig, ModelEntry
+from mlzoo.config.schema import Defaults, DevicesConfig, Licence, Limits, LogConfig, ModelEntry, ProviderEntry
 from mlzoo.devices import Device
 from mlzoo.simulation.workers import NEEDS_BYTES
 
@@ -73,7 +73,9 @@ def config_of(durability: str, *, small: bool = False, keep_s: float | None = No
     models = {
         "toy": _entry("toy", "chat", 2 if machine == "two workers" else 1),
         "vec": _entry("vec", "embed", 1),
+        "far": ModelEntry(name="far", kind="chat", provider="cloud"),
     }
+    cloud = ProviderEntry(name="cloud", kind="scripted", max_concurrency=2, retries=1)
     limits = Limits(disk_reserve_bytes=0, line_bytes=64 * 1024, max_queued=6, max_running=4)
     return Config(
         limits=limits,
@@ -82,4 +84,6 @@ def config_of(durability: str, *, small: bool = False, keep_s: float | None = No
         defaults=Defaults(chat="toy", embed="vec"),
         models=models,
         store="/store",
+        providers={"cloud": cloud},
+        routes={"any": ("far", "toy"), "near": ("toy", "far")},
     )

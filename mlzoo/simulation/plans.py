@@ -295,9 +295,10 @@ def _action(random: Random) -> Action:
             return EndInput(random.random() < 0.5)
 
 
-KEYS = 6  # of a story
-EPHEMERAL_KEYS = 4  # from which on nothing is kept of what a key stands for
-LOOKS = ("ping", "status", "models.list", "events.read", "devices.list", "metrics")
+KEYS = 7  # of a story
+EPHEMERAL_KEYS = {4, 5}  # nothing is kept of what they stand for
+FAR_KEY = 6  # whose request a provider answers
+LOOKS = ("ping", "status", "models.list", "events.read", "devices.list", "metrics", "providers.list")
 
 
 def _ask(random: Random) -> Ask:
@@ -328,11 +329,12 @@ def _ask(random: Random) -> Ask:
             return Ask("embed", {"model": "vec", "input": ["a", "bé"]})
         case _:
             method = random.choice(("models.load", "models.unload", "models.info", "nothing"))
-            return Ask(method, {"model": random.choice(("toy", "vec", "none"))})
+            return Ask(method, {"model": random.choice(("toy", "vec", "far", "none"))})
 
 
 def _generation(random: Random) -> Ask:
-    params: dict[str, Any] = {"model": "toy", "stream": random.random() < 0.7}
+    model = random.choices(("toy", "far", "any", "near"), (14, 2, 3, 1))[0]  # the last two are routes
+    params: dict[str, Any] = {"model": model, "stream": random.random() < 0.7}
     if random.random() < 0.2:
         params["retention"] = "ephemeral"
     if random.random() < 0.2:
@@ -344,6 +346,8 @@ def _generation(random: Random) -> Ask:
 def _keyed(random: Random, key: int) -> Ask:
     other = random.random() < 0.1  # than what it was used for before
     params = {"model": "toy", "stream": random.random() < 0.7, "determinism": "fast" if key % 4 == 0 else "exact"}
-    if key >= EPHEMERAL_KEYS:
+    if key in EPHEMERAL_KEYS:
         params["retention"] = "ephemeral"
-    return Ask("chat", params, (9, 7, 9, 0, 2, 5)[key] + other, f"key-{key}")
+    if key == FAR_KEY:
+        params |= {"model": random.choice(("far", "far", "any")), "determinism": "fast"}
+    return Ask("chat", params, (9, 7, 9, 0, 2, 5, 7)[key] + other, f"key-{key}")

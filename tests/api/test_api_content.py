@@ -55,7 +55,7 @@ def test_an_image_is_unsupported_and_never_dropped():
         ({"determinism": "fast"}, []),
         ({"retention": "ephemeral"}, []),
         ({"retention": "keep"}, []),
-        ({"provider": "openai"}, ["provider"]),
+        ({"provider": "openai"}, []),
         ({"provider": "local"}, []),
         ({"persona": "p", "tools": [{}], "messages": [{"role": "tool", "content": ""}]}, ["persona", "tools"]),
         ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, ["tools"]),
@@ -67,7 +67,7 @@ def test_what_a_chat_asks_for_beyond_this_version_is_named(params, features):
 
 
 def test_other_methods_are_looked_at_too():
-    assert unsupported_features(structure("complete", {"prompt": "", "provider": "openai"})) == ["provider"]
+    assert unsupported_features(structure("complete", {"prompt": "", "provider": "openai"})) == []
     assert unsupported_features(structure("embed", {"input": "", "key": "k"})) == []
     messages = [{"role": "user", "content": [IMAGE]}]
     assert unsupported_features(structure("tokenize", {"messages": messages})) == ["vision"]

@@ -14,9 +14,9 @@ from mlzoo.errors import InvalidParams, MethodNotFound
 VERSION_1 = [
     "initialize", "ping", "status", "shutdown", "chat", "complete", "embed", "tokenize", "detokenize", "cancel",
     "forget", "resume", "models.list", "models.pull", "models.remove", "models.estimate", "models.load",
-    "models.unload", "models.info", "predict", "devices.list", "providers.list", "events.read", "events.subscribe",
-    "events.unsubscribe", "metrics", "rpc.discover", "conversations.list", "conversations.get", "conversations.fork",
-    "conversations.delete",
+    "models.unload", "models.info", "predict", "devices.list", "providers.list", "providers.authenticate",
+    "events.read", "events.subscribe", "events.unsubscribe", "metrics", "rpc.discover", "conversations.list",
+    "conversations.get", "conversations.fork", "conversations.delete",
 ]  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from schema_reader import any_json
 from mlzoo.api import inference, lifecycle, models, observation
 from mlzoo.api.inference import TOKEN_MAX, TOKENS_MAX
 from mlzoo.api.methods import METHODS
-from mlzoo.api.wire import structure
+from mlzoo.api.wire import shown, structure
 from mlzoo.errors import InvalidParams
+from mlzoo.replay.volatile import SECRETS, canonical
 
 USER = {"role": "user", "content": "Hello"}
 HELLO = {"messages": [USER]}
@@ -367,3 +368,16 @@ def test_an_unknown_key_that_is_no_name_of_a_programs_is_not_repeated(key):
         assert not key or key not in str((found.message, found.data))
     assert refusal("embed", {"input": "a", key: 1}).data["path"] == ""
     assert refusal("embed", {"input": "a", "top-k": 1}).data["path"] == "top-k"
+
+
+def test_what_is_marked_as_a_secret_is_replaced_before_it_is_recorded_and_taken_for_any_text_in_a_replay():
+    marked = {
+        name: [f.name for f in attrs.fields(spec.params) if f.metadata.get("secret")] for name, spec in METHODS.items()
+    }
+    assert {name for name, fields in marked.items() if fields} == {n for n, spec in METHODS.items() if spec.secret}
+    for method, fields in marked.items():
+        assert list(SECRETS.get(method, ())) == fields
+        for field in fields:
+            assert shown(method, {field: "hush"}) == {field: "[secret]"}
+            assert canonical(method, {field: "hush"}) == canonical(method, {field: "[secret]"})
+            assert "hush" not in str(shown(method, {"other": "hush", "hush": 1})) + str(shown(method, ["hush"]))

@@ -36,9 +36,16 @@ def test_the_list_names_every_known_model_with_its_state(settings, capsys):
     assert main(["models", "list"]) == 0
     heading, *rows = capsys.readouterr().out.splitlines()
     assert heading.split()[:3] == ["NAME", "KIND", "STATE"]
-    assert {row.split()[0]: row.split()[2] for row in rows} == dict.fromkeys(
-        ["minilm", "pickled", "smollm2", "toy"], "absent"
-    )
+    local = dict.fromkeys(["minilm", "pickled", "smollm2", "toy"], "absent")
+    remote = dict.fromkeys(["claude-haiku", "gpt-4o-mini"], "remote")
+    assert {row.split()[0]: row.split()[2] for row in rows} == local | remote
+
+
+def test_a_model_that_a_provider_answers_for_has_nothing_to_pull(settings, capsys):
+    assert main(["models", "info", "gpt-4o-mini", "--json"]) == 0
+    assert lines(capsys)[0]["source"] == "openai:gpt-4o-mini"
+    assert main(["models", "pull", "gpt-4o-mini"]) != 0
+    assert "no weights to pull" in capsys.readouterr().err
 
 
 def test_a_model_whose_file_does_not_hold_is_listed_as_broken_with_its_reason(settings, tmp_path, capsys):

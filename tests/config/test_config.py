@@ -18,7 +18,7 @@ from mlzoo.errors import ConfigError, ModelNotFound
 
 def test_the_built_in_files_say_what_the_classes_say(load):
     composed = load()
-    assert attrs.evolve(composed, models={}) == Config()
+    assert attrs.evolve(composed, models={}, providers={}) == Config()
     assert {entry.kind for entry in composed.models.values()} == {"chat", "embed"}
 
 
@@ -28,7 +28,7 @@ def test_each_known_model_stands_under_its_name_and_is_found_by_its_alias(load):
     assert composed.model("all-minilm-l6-v2") is composed.models["minilm"]
     with pytest.raises(ModelNotFound, match="no model is called 'gpt'") as caught:
         composed.model("gpt")
-    assert caught.value.data == {"model": "gpt", "available": ["minilm", "smollm2"]}
+    assert caught.value.data == {"model": "gpt", "available": ["claude-haiku", "gpt-4o-mini", "minilm", "smollm2"]}
 
 
 def test_an_override_sets_one_value_and_the_last_one_wins(load):

@@ -35,7 +35,10 @@ def test_a_fault_in_the_users_choices_is_told_with_that_file(load, tmp_path):
     told = f"{file}: defaults: limits has no option 'defalt'; did you mean default? (there are default)"
     assert refused(load) == told
     own_file(tmp_path, "config.yaml", text.replace("limits: {limits}", "limts: default"))
-    assert "there is no group 'limts'; did you mean limits? (there are devices, limits, log, model)" in refused(load)
+    assert (
+        "there is no group 'limts'; did you mean limits? (there are devices, limits, log, model, provider)"
+        in refused(load)
+    )
 
 
 def test_a_fault_in_a_variable_is_told_with_its_name(load):
@@ -56,7 +59,7 @@ def test_a_file_that_is_no_yaml_is_told_with_the_line(load, tmp_path):
     assert refused(load) == f"{file}: expected settings, a line KEY: VALUE each"
 
 
-MODELS = "(there are minilm, smollm2; `mlzoo models list` tells of them)"
+MODELS = "(there are claude-haiku, gpt-4o-mini, minilm, smollm2; `mlzoo models list` tells of them)"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,8 @@ def test_the_way_to_quote_that_is_told_works(load):
     [
         ("kind: [chat\n", ", line 2: not YAML: "),
         ("- kind\n", ": expected settings, a line KEY: VALUE each"),
-        ("", ": kind: this setting is missing; "),
+        ("", ": kind: this setting is missing"),
+        ("kind: chat\n", ": source: this setting is missing"),
         ("kind: chta\nsource: path:/x\n", ": kind: expected one of chat, embed, predict, got 'chta'"),
         (TOY + "slot: 3\n", ": slot: there is no such setting; did you mean slots? (there are name, kind, "),
         (
@@ -105,7 +109,7 @@ def test_the_way_to_quote_that_is_told_works(load):
 def test_a_model_whose_file_does_not_hold_fails_alone_and_says_why(load, tmp_path, text, told):
     file = own_file(tmp_path, "model/mine.yaml", text)
     settings = load()
-    assert set(settings.models) == {"smollm2", "minilm"}
+    assert set(settings.models) == {"claude-haiku", "gpt-4o-mini", "smollm2", "minilm"}
     assert settings.broken["mine"].startswith(f"{file}{told}")
     with pytest.raises(ModelNotFound, match="the configuration of model 'mine' does not hold: ") as caught:
         settings.model("mine")
@@ -126,7 +130,8 @@ def test_a_file_whose_name_or_bytes_cannot_be_read_fails_alone(load, tmp_path):
 def test_a_broken_file_in_the_place_of_the_default_model_leaves_the_others_usable(load, tmp_path):
     own_file(tmp_path, "model/smollm2.yaml", "kind: [\n")
     settings = load()
-    assert set(settings.models) == {"minilm"}
+    assert "smollm2" not in settings.models
+    assert "minilm" in settings.models
     assert settings.defaults.chat == "smollm2"
     with pytest.raises(ModelNotFound, match="does not hold"):
         settings.model("smollm2")

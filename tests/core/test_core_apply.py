@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import attrs
-from core_driver import Core, row
+from core_driver import OTHER, Core, row
 
 from mlzoo.core.apply import apply
-from mlzoo.core.state import FitState
+from mlzoo.core.state import FitState, ProviderState
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 from mlzoo.events.facts import History
@@ -25,12 +25,16 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     core.shut_down()
     of_replicas = {"max_tokens": 9, "prefixes": ("a",)}
     talk = {"conversation": "c", "persona": "p", "history": History(base_seq=1, from_seq=1), "truncated": 1}
-    old = attrs.evolve(core.state.requests["r1"], fingerprint="f1", losses=2, resumed="prefill", **of_replicas, **talk)
+    of_routes = {"chain": (cmd.Candidate(model=OTHER),), "is_rerouted": True}
+    lost = {"fingerprint": "f1", "losses": 2, "resumed": "prefill"}
+    old = attrs.evolve(core.state.requests["r1"], **lost, **of_replicas, **of_routes, **talk)
     facts = cmd.KeyFacts(request="r0", params_digest="p0", accepted_seq=1, ended_seq=2, next_seq=3, ended_at_ms=4)
     requests = {**core.state.requests, "r1": old}
     numbers = {"patience": 3, "better_by": 0.1, "epoch": 2, "best_epoch": 1, "best": 0.5}
     fit = FitState(run="f1", name="m", falls=True, epochs=9, **numbers)
-    was = attrs.evolve(core.state, storage_low=True, stopped=True, keys={"k0": facts}, requests=requests, fit=fit)
+    failing = {"cloud": ProviderState(faults=2)}
+    rest = {"keys": {"k0": facts}, "requests": requests, "providers": failing, "fit": fit}
+    was = attrs.evolve(core.state, storage_low=True, stopped=True, **rest)
     for holder in (was, was.requests["r1"]):
         defaults = {f.name: f.default for f in attrs.fields(type(holder)) if not isinstance(f.default, attrs.Factory)}
         like_new = [name for name, default in defaults.items() if getattr(holder, name) == default]

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 sys.path.append(str(Path(__file__).parent.parent / "api"))  # for the reader of schemas
+sys.path.append(str(Path(__file__).parent.parent / "providers"))  # for servers on loopback
 
 from sidecar_life import Lives
 

@@ -145,6 +145,8 @@ class Lives:
         for model in self.models.values():
             install(self.store, model)
         self.broken = {}
+        self.providers = {}
+        self.routes = {}
         self.log = LogConfig()
         self.limits = Limits(disk_reserve_bytes=0)
         self._seed = 0
@@ -157,6 +159,8 @@ class Lives:
             models=self.models,
             store=str(self.store),
             broken=self.broken,
+            providers=self.providers,
+            routes=self.routes,
         )
 
     def limit(self, **limits):

@@ -26,10 +26,10 @@ def acting_fails(monkeypatch):
     """The engine cannot make a frame of what was asked with the prompt "cursed"."""
     made = mlzoo.actors.engine.frame_of
 
-    def frame_of(submit, text):
+    def frame_of(submit, text, rerouted=""):
         if text["messages"][-1]["content"] == "cursed":
             raise ValueError("cannot be carried out")
-        return made(submit, text)
+        return made(submit, text, rerouted)
 
     monkeypatch.setattr(mlzoo.actors.engine, "frame_of", frame_of)
 
@@ -108,7 +108,7 @@ async def test_what_cannot_be_written_as_json_is_an_incident(lives, autojump_clo
 async def test_a_method_that_fails_is_answered_with_an_incident_and_no_traceback(lives, autojump_clock, monkeypatch):
     async with lives.begin() as sidecar:
         await sidecar.host.call("ping")
-        monkeypatch.setattr("mlzoo.actors.inventory.providers", lambda _services: 1 / 0)
+        monkeypatch.setattr("mlzoo.actors.elsewhere.providers", lambda _services: 1 / 0)
         error = await sidecar.host.refused("providers.list")
         assert error["code"] == -32603
         assert "Traceback" not in str(error)

@@ -151,7 +151,7 @@ async def test_long_answers_that_are_read_late_are_not_held_in_memory_side_by_si
 
         def look(_line):
             views = [cursor.view for cursor in connection.outbox.cursors._cursors.values()]
-            held_bytes.append(sum(len(piece) for view in views for piece in view._content))
+            held_bytes.append(sum(len(piece) for view in views for piece in view._said._content))
 
         sidecar.host.on_line = look
         sidecar.host.read_on()

@@ -9,7 +9,7 @@ from mlzoo.actors.ledger import Ledger
 from mlzoo.actors.outbox import Outbox
 from mlzoo.actors.watchdog import Watchdog
 from mlzoo.actors.worker import Worker
-from mlzoo.core import keys, schedule
+from mlzoo.core import keys, routing, schedule
 from mlzoo.core.state import State
 from mlzoo.events import commands as cmd
 from mlzoo.events import forgetting, framing, recovery
@@ -268,7 +268,12 @@ def whatever_goes_on_is_prefilled(patch):
     patch.setattr(schedule, "_resumption", lambda request, _model: "prefill" if request.completion_tokens else None)
 
 
+def a_route_goes_on_amid_an_answer(patch):
+    patch.setattr(routing, "may_move_on", lambda request, failure: bool(request.chain))
+
+
 APP_BUGS = {
+    a_route_goes_on_amid_an_answer: {"I4"},
     ephemeral_text_is_recorded: {"I17"},
     forgetting_forgets_nothing: {"I17"},
     forgetting_takes_the_text_of_others: {"I2"},

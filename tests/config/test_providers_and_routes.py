@@ -1,0 +1,85 @@
+"""Providers and routes in files: what they say, and how a fault is told with its place."""
+
+import pytest
+from config_files import own_file
+
+from mlzoo.errors import ConfigError, ModelNotFound
+
+VLLM = "kind: openai\nbase_url: http://127.0.0.1:8000/v1\nmax_concurrency: 4\n"
+BIG = "kind: chat\nprovider: vllm\nremote: big/model\ncapabilities: [tools]\naliases: [large]\n"
+
+
+def refused(load, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load(*overrides)
+    return caught.value.message
+
+
+@pytest.fixture
+def vllm(tmp_path):
+    own_file(tmp_path, "provider/vllm.yaml", VLLM)
+    own_file(tmp_path, "model/big.yaml", BIG)
+    return tmp_path
+
+
+def test_a_provider_of_ones_own_is_a_file_and_so_are_its_models(load, vllm):
+    settings = load("providers.vllm.first_s=3.5")
+    assert (settings.providers["vllm"].max_concurrency, settings.providers["vllm"].first_s) == (4, 3.5)
+    assert (settings.model("large").remote, settings.model("big").capabilities) == ("big/model", ("tools",))
+    assert {"openai", "anthropic", "vllm"} == set(settings.providers)
+    assert load() == load(), "what was kept in the cache is what was composed"
+
+
+def test_a_route_leads_to_models_by_name_and_alias_and_through_other_routes(load, vllm):
+    own_file(vllm, "route/any.yaml", "chain: [inner, smollm2]\n")
+    own_file(vllm, "route/inner.yaml", "chain: [large, smollm2]\n")
+    settings = load()
+    assert [entry.name for entry in settings.chain("any")] == ["big", "smollm2"]
+    assert [entry.name for entry in settings.chain("large")] == ["big"]
+    with pytest.raises(ModelNotFound) as caught:
+        settings.chain("none")
+    assert "any" in caught.value.data["available"]
+
+
+def test_a_route_that_leads_back_to_itself_is_told_with_its_way(load, vllm):
+    file = own_file(vllm, "route/a.yaml", "chain: [smollm2, b]\n")
+    own_file(vllm, "route/b.yaml", "chain: [a]\n")
+    told = refused(load)
+    assert "the route leads back to itself: a -> b -> a" in told
+    assert str(file.parent) in told
+
+
+def test_a_route_to_nowhere_is_told_with_its_place_and_what_was_meant(load, vllm):
+    file = own_file(vllm, "route/a.yaml", "chain: [smollm2, smolm2]\n")
+    assert refused(load) == f"{file}: chain[1]: no model and no route is called 'smolm2'; did you mean smollm2?"
+
+
+def test_a_route_has_models_of_one_kind(load, vllm):
+    file = own_file(vllm, "route/a.yaml", "chain: [smollm2, minilm]\n")
+    assert refused(load).startswith(f"{file}: chain: expected models of one kind")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kind: openai\n", "base_url: expected an http or https URL, got ''"),
+        ("kind: openai\nbase_url: ftp://x\n", "base_url: expected an http or https URL"),
+        ("kind: openai\nbase_url: http://me:pw@x/v1\n", "base_url: expected a URL without credentials"),
+        ("kind: opanai\nbase_url: http://x\n", "kind: expected one of openai, anthropic, scripted"),
+        ("kind: openai\nbase_url: http://x\nretries: -1\n", "retries: expected >= 0"),
+        ("kind: openai\nbase_url: http://x\nkey: sk-1\n", "key: there is no such setting"),
+        ("name: local\nkind: openai\nbase_url: http://x\n", "name: expected another name"),
+    ],
+)
+def test_a_provider_that_does_not_hold_is_refused_with_its_file(load, tmp_path, text, says):
+    file = own_file(tmp_path, "provider/mine.yaml", text)
+    assert refused(load).startswith(f"{file}: {says}")
+
+
+def test_a_model_of_no_provider_is_broken_and_the_others_work(load, tmp_path):
+    file = own_file(tmp_path, "model/lost.yaml", "kind: chat\nprovider: nobody\n")
+    own_file(tmp_path, "model/both.yaml", "kind: chat\nprovider: openai\nsource: path:/x\n")
+    settings = load()
+    assert settings.broken["lost"].startswith(f"{file}: provider: no provider is called 'nobody' (there are local, ")
+    assert "source: expected none" in settings.broken["both"]
+    assert "smollm2" in settings.models
