@@ -75,7 +75,7 @@ def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | Non
     import os
 
     from mlzoo import config
-    from mlzoo.config.loading import own_directory
+    from mlzoo.config.loading import cache_directory, own_directory
     from mlzoo.errors import ConfigError
 
     yield from installation()
@@ -96,6 +96,7 @@ def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | Non
         yield Finding(name, "fault", f"its configuration does not hold: {why}", "correct that file, or remove it")
     yield from devices(settings.devices.cpu_workers)
     yield from store(settings)
+    yield from compiled_steps(cache_directory(None, os.environ))
     yield from logs(log, settings.log.budget_bytes, settings.limits.disk_reserve_bytes)
     yield sidecar(overrides, config_dir)
 
@@ -181,6 +182,15 @@ def _model(kept: Store, entry: ModelEntry, *, is_default: bool, free_bytes: int)
         yield Finding(entry.name, "fault", "; ".join(wrong), remedy)
     else:
         yield Finding(entry.name, "ok", f"{size(installed.size_bytes)}, every file is as it was installed")
+
+
+def compiled_steps(cache: Path) -> Iterator[Finding]:
+    """Say which models do without a compiled step though it is wanted, and how to have it tried again."""
+    from mlzoo import graph_notes
+
+    for one in graph_notes.refused(cache):
+        text = f"no compiled step in {one.family}, its answers take longer: {one.why}"
+        yield Finding(one.model, "warning", text, f"to have it tried again, remove {one.path}")
 
 
 # --------------------------------------------------------------------------------------------------------- logs

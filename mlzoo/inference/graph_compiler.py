@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
         os.nice(19)
     threading.Thread(target=_end_in_time, args=(order,), daemon=True, name="deadline").start()
     library = Path(order.library)
-    with tempfile.TemporaryDirectory(prefix="graph-", dir=library.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"graph-{os.getpid()}-", dir=library.parent) as scratch:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["OMP_NUM_THREADS"] = "1"

@@ -5,15 +5,11 @@ have. It reads the weights and the slots of the model that is there, so that it 
 libraries, their files and the process that makes them; nothing of requests. Whatever goes wrong leaves the eager step,
 and is said.
 
-Files, by a key of all that a graph depends on:
-    .so and .json: the library, and what it calls by name.
-    .graph: the library's digest; or why there is none, so that it is not tried again.
-    .loading: the process that loads it. Where that is gone, it died of it, and the library is not loaded again.
+The files, whose name is a key of all that a graph depends on, are those of ``mlzoo.graph_notes``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
@@ -26,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import orjson
-import psutil
 import torch
 
+from mlzoo import graph_notes
 from mlzoo.inference import gate, memory, tracing
 from mlzoo.inference.graph_making import COMMAND, Making
 from mlzoo.inference.linears import Family
@@ -58,6 +54,7 @@ class Graph:
     library: Path
     state: State = "wanted"
     why: str = ""  # it was refused
+    failures: int = 0  # of its making, in a row
     runner: Any = None
     constants: Mapping[str, torch.Tensor] = attrs.field(factory=dict)  # what it reads, which must outlive it
     checks: int = 0
@@ -171,9 +168,11 @@ class Graphs:
 
     def _look(self, graph: Graph) -> None:
         """Take up what an earlier load has left."""
-        note = _read(graph.library.with_suffix(".graph"))
+        note = graph_notes.read(graph.library.with_suffix(".graph"))
         if isinstance(note.get("failed"), str):
-            self._refuse(graph, note["failed"])
+            graph.failures = int(note.get("times", graph_notes.TRIES))
+            if graph.failures >= graph_notes.TRIES:
+                self._refuse(graph, f"{note['failed']} (`mlzoo doctor` says how to try again)")
         elif isinstance(note.get("sha256"), str):
             graph.state = "there"
 
@@ -196,7 +195,9 @@ class Graphs:
             return
         self.making = None
         if ended:
-            self._refuse(graph, ended, keep=True)
+            graph.failures += 1  # Somebody may have ended it, or memory or the disk was full: later loads try again.
+            self._refuse(graph, ended)
+            self._keep(graph, graph.failures)
         else:
             graph.state = "wanted"
             self._look(graph)
@@ -208,25 +209,26 @@ class Graphs:
         return memory.free_bytes(self._decoder.module.device) >= needed
 
     def _first(self, graph: Graph, rows: Rows, eager: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Load a graph and run it, both of which may end this process: another one then knows of what."""
+        """Load a graph and run it, both of which may end this process: a later one then knows of what it may be."""
         marker = graph.library.with_suffix(".loading")
-        loads = _read(marker).get("pid")
-        if loads is not None and loads != os.getpid():
-            if not psutil.pid_exists(loads):
-                marker.unlink(missing_ok=True)
-                self._refuse(graph, "a process ended while it loaded this graph", keep=True)
-            return eager()
         try:
-            marker.write_bytes(orjson.dumps({"pid": os.getpid()}))
-            _open(graph, tracing.operands_of(self._decoder.module, graph.family) | buffers_of(self._decoder))
+            deaths = graph_notes.begin_trial(marker)
+            if deaths is None:
+                return eager()
+            if deaths < graph_notes.TRIES:
+                _open(graph, tracing.operands_of(self._decoder.module, graph.family) | buffers_of(self._decoder))
         except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             self._refuse(graph, f"it cannot be loaded ({_line(error)})", keep=True)
-            marker.unlink(missing_ok=True)
+            graph_notes.end_trial(marker)
             return eager()
-        graph.state = "checking"
-        logits = self._check(graph, rows, eager)
-        marker.unlink(missing_ok=True)
-        return logits
+        try:
+            if deaths >= graph_notes.TRIES:
+                self._refuse(graph, f"{deaths} processes in a row ended while they tried this graph", keep=True)
+                return eager()
+            graph.state = "checking"
+            return self._check(graph, rows, eager)
+        finally:  # Whatever was raised, this process lives.
+            graph_notes.end_trial(marker)
 
     def _check(self, graph: Graph, rows: Rows, eager: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return the eager step's logits, and compare the graph's with them.
@@ -280,8 +282,10 @@ class Graphs:
         graph.state, graph.why, graph.runner, graph.constants = "refused", why, None, {}
         self._say(f"{self._load.model}: no graph of a step in {graph.family}: {why}\n")
         if keep:
-            with contextlib.suppress(OSError):
-                graph.library.with_suffix(".graph").write_bytes(orjson.dumps({"failed": why}))
+            self._keep(graph, graph_notes.TRIES)
+
+    def _keep(self, graph: Graph, times: int) -> None:
+        graph_notes.refuse(graph.library.with_suffix(".graph"), self._load.model, graph.family, graph.why, times)
 
 
 def offer(decoder: Any, load: Load, directory: Path | None, subject: Mapping[str, Any]) -> str:
@@ -293,6 +297,7 @@ def offer(decoder: Any, load: Load, directory: Path | None, subject: Mapping[str
         return "no compiled graphs: they are for slots on a processor"
     if directory is None or not load.digest:
         return "no compiled graphs: nothing is remembered of weights whose digest is not known"
+    graph_notes.sweep(directory)
     try:
         made = Graphs(decoder, load, directory, subject)
     except ValueError as error:  # A layer of a kind that nobody has taught to compile.
@@ -342,7 +347,7 @@ def _open(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> None:
     """
     from torch._C._aoti import AOTIModelContainerRunnerCpu  # noqa: PLC0415 - the archives of the public way are unpacked into places that nobody clears
 
-    note = _read(graph.library.with_suffix(".graph"))
+    note = graph_notes.read(graph.library.with_suffix(".graph"))
     if hashlib.sha256(graph.library.read_bytes()).hexdigest() != note.get("sha256"):
         raise ValueError("the file is damaged")
     runner = AOTIModelContainerRunnerCpu(str(graph.library), 1)
@@ -354,14 +359,6 @@ def _open(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> None:
     constants = {constant: tensors[name] if name in tensors else its_own[constant] for constant, name in names.items()}
     runner.update_constant_buffer(constants, use_inactive=False, validate_full_updates=True, user_managed=True)
     graph.runner, graph.constants = runner, constants
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _line(error: Exception) -> str:

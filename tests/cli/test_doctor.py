@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from mlzoo import graph_notes
 from mlzoo.cli import main
+from mlzoo.cli.doctor import compiled_steps
 
 
 def doctor(capsys, *arguments):
@@ -131,3 +133,14 @@ def test_a_model_whose_files_changed_is_a_fault(capsys, tmp_path):
     assert status == 1
     assert findings["mine"]["state"] == "fault"
     assert findings["mine"]["remedy"] == "mlzoo models remove mine && mlzoo models pull mine"
+
+
+def test_a_compiled_step_that_was_given_up_is_told_with_how_to_have_it_tried_again(tmp_path):
+    note = tmp_path / f"graph-{'0' * 32}-int4.graph"
+    graph_notes.refuse(note, "smollm2", "int4", "its compiler failed (no such header)", times=1)
+    assert list(compiled_steps(tmp_path)) == []  # The next load tries again.
+    graph_notes.refuse(note, "smollm2", "int4", "its compiler failed (no such header)")
+    (found,) = compiled_steps(tmp_path)
+    assert (found.topic, found.state) == ("smollm2", "warning")
+    assert "its compiler failed (no such header)" in found.text
+    assert found.remedy == f"to have it tried again, remove {note}"
