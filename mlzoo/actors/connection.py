@@ -15,7 +15,7 @@ import trio
 from mlzoo import errors
 from mlzoo.actors.outbox import BATCHES_BYTES, Batch
 from mlzoo.actors.outcomes import Answer, Ask, Later
-from mlzoo.api.methods import METHODS
+from mlzoo.api.methods import METHODS, SECRET
 from mlzoo.api.wire import DIGEST, digest, shown
 from mlzoo.transport import jsonrpc
 from mlzoo.transport.jsonrpc import Bad, Call, Notification
@@ -170,7 +170,9 @@ class Connection:
         self._record("", bad.id, None, None, bad.failure, batch)
 
     def _call(self, asked: Call, batch: Batch | None) -> None:
-        call = Call(asked.id, asked.method, shown(asked.method, asked.params))  # All that is recorded of it.
+        call = asked  # All that is recorded of it.
+        if asked.method in SECRET:
+            call = Call(asked.id, asked.method, shown(asked.method, asked.params))
         if call.id in self.outbox.in_flight:
             twice = errors.InvalidRequest(f"id {call.id!r} is in flight on this connection; take another.").failure()
             self._record_refused(call, twice, batch)
@@ -179,7 +181,7 @@ class Connection:
             outcome = self._handler.call(self, asked)
         except Exception as error:  # noqa: BLE001 (contained: what is not the host's fault becomes an incident)
             failure = self._failure(error)
-            if asked.params != call.params:  # There is a secret, and it may stand where none belongs.
+            if call is not asked:  # There is a secret, and it may stand where none belongs.
                 call = Call(asked.id, asked.method, {DIGEST: None})
                 failure = _NOT_REPEATED if failure.code == errors.InvalidParams.code else failure
             self._record_refused(call, failure, batch)

@@ -313,3 +313,5 @@ _TABLE = (
 )
 
 METHODS: dict[str, MethodSpec] = {spec.name: spec for spec in _TABLE}
+SECRET: frozenset[str] = frozenset(spec.name for spec in _TABLE if spec.secret)
+"""Methods of which some params are secrets."""

@@ -97,6 +97,7 @@ def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | Non
     yield from devices(settings.devices.cpu_workers)
     yield from store(settings)
     yield from compiled_steps(cache_directory(None, os.environ))
+    yield from providers(settings)
     yield from logs(log, settings.log.budget_bytes, settings.limits.disk_reserve_bytes)
     yield sidecar(overrides, config_dir)
 
@@ -149,6 +150,7 @@ def store(settings: Config) -> Iterator[Finding]:
     import shutil
 
     from mlzoo.cli.columns import size
+    from mlzoo.config.schema import LOCAL
     from mlzoo.store import open_store
 
     kept = open_store(settings)
@@ -161,7 +163,27 @@ def store(settings: Config) -> Iterator[Finding]:
         yield Finding("store", "ok", f"{kept.root}, {size(free_bytes)} free")
     for name, entry in sorted(settings.models.items()):
         is_default = name in {settings.defaults.chat, settings.defaults.embed}
-        yield from _model(kept, entry, is_default=is_default, free_bytes=free_bytes)
+        if entry.provider == LOCAL:
+            yield from _model(kept, entry, is_default=is_default, free_bytes=free_bytes)
+
+
+def providers(settings: Config) -> Iterator[Finding]:
+    """Look whether each provider has its key; nobody is asked."""
+    import os
+
+    from mlzoo.providers.protocol import how_to_authenticate
+    from mlzoo.providers.secrets import Secrets
+
+    secrets = Secrets(os.environ, settings.providers)
+    for name, entry in sorted(settings.providers.items()):
+        models = [model.name for model in settings.models.values() if model.provider == name]
+        of = f"of {', '.join(models)}" if models else "of no model"
+        if not secrets.is_missing(name):
+            yield Finding(f"provider {name}", "ok", f"{of}: has its key" if entry.key_env else f"{of}: needs no key")
+        elif {settings.defaults.chat, settings.defaults.embed}.isdisjoint(models):
+            yield Finding(f"provider {name}", "ok", f"{of}: not in use, as {entry.key_env} is not set")
+        else:
+            yield Finding(f"provider {name}", "warning", f"{of}: has no key", how_to_authenticate(name, entry.key_env))
 
 
 def _model(kept: Store, entry: ModelEntry, *, is_default: bool, free_bytes: int) -> Iterator[Finding]:

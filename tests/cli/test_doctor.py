@@ -41,6 +41,18 @@ def test_a_sound_machine_without_models_is_told_which_to_pull(capsys, place):
     assert "left in order" in findings["sidecar"]["text"]
 
 
+def test_a_provider_is_told_to_be_in_use_once_it_has_its_key(capsys, place, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-not-to-be-shown")
+    _, findings = doctor(capsys, *place)
+    assert findings["provider openai"]["text"] == "of gpt-4o-mini: not in use, as OPENAI_API_KEY is not set"
+    assert findings["provider anthropic"]["text"] == "of claude-haiku: has its key"
+    assert "gpt-4o-mini" not in findings
+    assert "sk-not" not in str(findings)
+    _, findings = doctor(capsys, *place, "model=gpt-4o-mini")
+    assert "providers.authenticate" in findings["provider openai"]["remedy"]
+
+
 def test_people_get_lines_with_what_to_do_below(capsys, place):
     main(["doctor", *map(str, place)])
     told = capsys.readouterr().out

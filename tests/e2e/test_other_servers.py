@@ -1,7 +1,7 @@
 """Providers that are other people's programs: `transformers serve`, and litellm's proxy, for the messages API.
 
 What the first needs beside the project's own packages (fastapi, uvicorn, openai) is looked for where the benchmarks put
-it, bench/.peers/serving, or where MLZOO_SERVING says; the proxy's program is where MLZOO_LITELLM says. Without them
+it, bench/.peers/serving, or where PEER_SERVING says; the proxy's program is where PEER_LITELLM says. Without them
 there is nothing to test against.
 """
 
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ from mlzoo.config import load
 from mlzoo.store import open_store
 
 ROOT = Path(__file__).parent.parent.parent
-SERVING = Path(os.environ.get("MLZOO_SERVING", ROOT / "bench" / ".peers" / "serving"))
-LITELLM = os.environ.get("MLZOO_LITELLM")
+SERVING = Path(os.environ.get("PEER_SERVING", ROOT / "bench" / ".peers" / "serving"))
+LITELLM = os.environ.get("PEER_LITELLM")
+PROXY_KEY = "sk-" + "0123456789abcdef" * 4  # of a proxy on loopback, for the length of a test
 START_S = 300  # Only ever waited for by a test that fails.
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -41,9 +43,9 @@ def weights():
 
 def is_up(port, path):
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
     except OSError:
         return False
 
@@ -70,15 +72,15 @@ class Served:
 
     def chat(self, **body):
         """Return text and usage as the server itself streams them."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)
         asked = {"model": self.model, "stream": True, **body}
-        connection.request("POST", "/v1/chat/completions", json.dumps(asked), {"Content-Type": "application/json"})
         text, usage = "", None
-        for line in connection.getresponse():
-            if line.startswith(b"data: {"):
-                chunk = json.loads(line[6:])
-                usage = chunk.get("usage") or usage
-                text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)) as connection:
+            connection.request("POST", "/v1/chat/completions", json.dumps(asked), {"Content-Type": "application/json"})
+            for line in connection.getresponse():
+                if line.startswith(b"data: {"):
+                    chunk = json.loads(line[6:])
+                    usage = chunk.get("usage") or usage
+                    text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
         return text, usage
 
 
@@ -130,7 +132,7 @@ def test_an_answer_of_transformers_serve_is_told_as_it_is(served, sidecar_of):
 def messages_api(served, tmp_path):
     """The port of litellm's proxy, which asks that server."""
     if not LITELLM:
-        pytest.skip("litellm's proxy is where MLZOO_LITELLM says")
+        pytest.skip("litellm's proxy is where PEER_LITELLM says")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -149,7 +151,8 @@ def messages_api(served, tmp_path):
     config = tmp_path / "litellm.yaml"
     config.write_text(json.dumps(settings), encoding="utf-8")
     command = [LITELLM, "--config", config, "--host", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    env = {**os.environ, "LITELLM_MASTER_KEY": PROXY_KEY}
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + START_S
         while not is_up(port, "/health/liveliness"):
             assert process.poll() is None, "litellm has ended"
@@ -161,14 +164,15 @@ def messages_api(served, tmp_path):
 
 def test_an_answer_by_the_messages_api_of_litellm_is_told(messages_api, tmp_path):
     settings = {
-        "provider/proxy": f"kind: anthropic\nbase_url: http://127.0.0.1:{messages_api}/v1\n",
+        "provider/proxy": f"kind: anthropic\nbase_url: http://127.0.0.1:{messages_api}/v1\nkey_env: PROXY_KEY\n",
         "model/theirs": "kind: chat\nprovider: proxy\nremote: claude-like\n",
     }
     for name, text in settings.items():
         path = tmp_path / "config" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    with RawSidecar("--log", tmp_path / "log", env={"MLZOO_CONFIG_DIR": str(tmp_path / "config")}) as sidecar:
+    env = {"MLZOO_CONFIG_DIR": str(tmp_path / "config"), "PROXY_KEY": PROXY_KEY}
+    with RawSidecar("--log", tmp_path / "log", env=env) as sidecar:
         sidecar.send(call("chat", model="theirs", messages=QUESTION, max_tokens=16, temperature=0, stream=True))
         told = []
         while "id" not in (message := sidecar.receive()):
