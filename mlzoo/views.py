@@ -238,7 +238,7 @@ class RequestView:
                     result["rerouted"] = self._rerouted
                 return result
             case "predict":
-                return self._predicted(model.name, event)
+                return self._predicted(model.name, event, text)
             case "tokenize":
                 return {"tokens": text["tokens"], "count": len(text["tokens"])}
             case "detokenize":
@@ -249,8 +249,9 @@ class RequestView:
             case _:
                 assert_never(kind)
 
-    def _predicted(self, model: str, event: ev.RequestCompleted) -> JsonObject:
-        outputs = orjson.Fragment(self._blob(event.blob or ""))  # It is not read, only to be written again.
+    def _predicted(self, model: str, event: ev.RequestCompleted, text: Any) -> JsonObject:
+        # A long one is not read, only to be written again.
+        outputs = text["outputs"] if event.blob is None else orjson.Fragment(self._blob(event.blob))
         result: JsonObject = {"model": model, "device": event.device, "outputs": outputs}
         if event.prompt_tokens:
             result["usage"] = {"prompt_tokens": event.prompt_tokens, "total_tokens": event.prompt_tokens}

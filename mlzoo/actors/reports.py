@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, assert_never
 
+import attrs
+import orjson
+
 from mlzoo import errors, frames
 from mlzoo.actors.messages import Order
 from mlzoo.events import commands as cmd
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from mlzoo.actors.progress import Progress
     from mlzoo.errors import Failure
     from mlzoo.events.log import Log
+
+TEXT_BYTES = 64 * 1024  # of a prediction that is recorded as text: a file of its own is synced by itself
 
 
 class Reports:
@@ -111,10 +116,7 @@ class Reports:
                 )
                 await self._tell(answer)
             case frames.Predicted():
-                blob = await self._log.put_blob(frame.outputs.encode(), kept=self._keeps(frame.request))
-                request, tokens = frame.request, frame.prompt_tokens
-                answer = cmd.ReportAnswer(request=request, prompt_tokens=tokens, count=frame.count, blob=blob)
-                await self._tell(answer)
+                await self._hear_outputs(frame)
             case frames.Tokenized():
                 answer = cmd.ReportAnswer(request=frame.request, count=len(frame.tokens))
                 await self._tell(answer, {"tokens": list(frame.tokens)})
@@ -144,6 +146,16 @@ class Reports:
             why=frame.why,
             labels=frame.labels,
         )
+
+    async def _hear_outputs(self, frame: frames.Predicted) -> None:
+        """Report a prediction: as the text of its record, or, where it is long, as a blob, a file of its own."""
+        answer = cmd.ReportAnswer(request=frame.request, prompt_tokens=frame.prompt_tokens, count=frame.count)
+        outputs = frame.outputs.encode()
+        if len(outputs) <= TEXT_BYTES:
+            await self._tell(answer, {"outputs": orjson.loads(outputs)})
+            return
+        blob = await self._log.put_blob(outputs, kept=self._keeps(frame.request))
+        await self._tell(attrs.evolve(answer, blob=blob))
 
     async def _hear_step(self, frame: frames.Stepped) -> None:
         text = []

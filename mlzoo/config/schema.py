@@ -62,7 +62,7 @@ class Limits(_Compared):
     max_running: int = attrs.field(default=64, validator=ge(1))
     """Most requests that are with the workers."""
     inputs_per_embed: int = attrs.field(default=2048, validator=ge(1))
-    """Most texts in one ``embed`` request."""
+    """Most texts in one ``embed`` request, and inputs in one ``predict``."""
     drain_s: float = attrs.field(default=5.0, validator=ge(0.0))
     """How long running requests may still take after the end of stdin or a ``shutdown``."""
     beat_timeout_s: float = attrs.field(default=30.0, validator=gt(0.0))

@@ -247,7 +247,7 @@ class ReportStep:
 
 @attrs.frozen(kw_only=True)
 class ReportAnswer:
-    """What comes whole. Text: {tokens} or {text}; embeddings and predictions lie in a blob, named by its digest."""
+    """What comes whole. Text: {tokens}, {text} or {outputs}; embeddings and long outputs lie in a blob."""
 
     request: str
     prompt_tokens: int = 0

@@ -24,6 +24,7 @@ from mlzoo.inference import memory
 from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.joined import Job, Joined
 from mlzoo.inference.loader import read, silent
+from mlzoo.inference.packing import pack
 from mlzoo.inference.text import Text
 from mlzoo.models.pooling import POOLINGS, pool, pooling_of
 
@@ -71,6 +72,7 @@ def load_embed(load: Load, device: torch.device, progress: OnProgress = silent) 
     found = read(load, device, AutoModel, progress, attention="sdpa")
     directory = Path(load.path)
     pooling = POOLINGS[pooling_of(directory)]
+    layers = pack(found.module)
     width = found.module.config.get_text_config().hidden_size
     longest = _max_tokens(directory, found.module.config, found.tokenizer)
     return EmbedModel(
@@ -85,7 +87,7 @@ def load_embed(load: Load, device: torch.device, progress: OnProgress = silent) 
         dtype=found.dtype,
         architecture=type(found.module).__name__,
         memory_bytes=max(memory.used_bytes(device) - before, 0),
-        why=(found.why, f"pooling {pooling}", f"texts are cut after {longest} tokens"),
+        why=(found.why, layers, f"pooling {pooling}", f"texts are cut after {longest} tokens"),
     )
 
 

@@ -18,7 +18,9 @@ from mlzoo.inference import memory, sizing, weights
 from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.joined import Job, Joined
 from mlzoo.inference.loader import expect_room, silent
+from mlzoo.inference.packing import pack
 from mlzoo.models import artifact
+from mlzoo.models.backbones import Transformer
 from mlzoo.models.zoo import ZooModel, ZooSpec, build, spec_of, tensors
 from mlzoo.pipelines import Example, Row
 
@@ -66,10 +68,11 @@ def load_predict(load: Load, device: torch.device, progress: OnProgress = silent
     if is_artifact and not (directory / artifact.WEIGHTS).is_file():
         artifact.weights_of(directory)  # says what is there in their place
     size_bytes = weights.verify(directory)
-    expect_room(size_bytes, device)
+    expect_room(size_bytes * (2 if is_artifact else 1), device)  # It is made before its weights are read.
     progress("weights", 0, size_bytes, "bytes")
     model = _artifact(directory, said, load) if is_artifact else _pretrained(directory, said)
     model = model.to(device=device, dtype=dtype).eval()
+    layers = (pack(model.backbone.encoder),) if isinstance(model.backbone, Transformer) else ()
     progress("weights", size_bytes, size_bytes, "bytes")
     head = type(model.head).__name__
     return PredictModel(
@@ -82,7 +85,7 @@ def load_predict(load: Load, device: torch.device, progress: OnProgress = silent
         labels=model.head.labels,
         context=model.pipeline.shapes().tokens,
         memory_bytes=max(memory.used_bytes(device) - before, 0),
-        why=(why, *model.backbone.why(), f"head {head}", *model.pipeline.why()),
+        why=(why, *model.backbone.why(), *layers, f"head {head}", *model.pipeline.why()),
     )
 
 

@@ -177,6 +177,8 @@ def _answer(data: Line, text: Line, vectors: Mapping[str, Any]) -> frames.FromWo
         return frames.Tokenized(request=request, tokens=tuple(text["tokens"]))
     if "text" in text:
         return frames.Detokenized(request=request, text=text["text"])
+    if "outputs" in text:
+        vectors = {**vectors, request: {"outputs": text["outputs"]}}
     if request not in vectors:
         return None
     tokens = data.get("prompt_tokens", 0)

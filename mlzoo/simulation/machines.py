@@ -74,6 +74,7 @@ def config_of(durability: str, *, small: bool = False, keep_s: float | None = No
         "toy": _entry("toy", "chat", 2 if machine == "two workers" else 1),
         "vec": _entry("vec", "embed", 1),
         "far": ModelEntry(name="far", kind="chat", provider="cloud"),
+        "guess": _entry("guess", "predict", 1),
     }
     cloud = ProviderEntry(name="cloud", kind="scripted", max_concurrency=2, retries=1)
     limits = Limits(disk_reserve_bytes=0, line_bytes=64 * 1024, max_queued=6, max_running=4)

@@ -14,7 +14,7 @@ import attrs
 from mlzoo.simulation import faults, garbage
 from mlzoo.simulation.machines import Machine
 
-Method = Literal["chat", "complete", "embed", "tokenize", "detokenize"]
+Method = Literal["chat", "complete", "embed", "predict", "tokenize", "detokenize"]
 CrashPoint = Literal["append", "fsync", "emit", "step"]
 CRASH_POINTS: tuple[CrashPoint, ...] = ("append", "fsync", "emit", "step")
 MACHINES: tuple[Machine, ...] = ("gpu", "two workers", "small")
@@ -326,7 +326,8 @@ def _ask(random: Random) -> Ask:
         case 10:
             return Ask("shutdown")
         case 4:
-            return Ask("embed", {"model": "vec", "input": ["a", "bé"]})
+            embed = Ask("embed", {"model": "vec", "input": ["a", "bé"]})
+            return random.choice((embed, Ask("predict", {"model": "guess", "inputs": ["é", {"age": 3}]})))
         case _:
             method = random.choice(("models.load", "models.unload", "models.info", "nothing"))
             return Ask(method, {"model": random.choice(("toy", "vec", "far", "none"))})

@@ -30,6 +30,23 @@ async def test_a_prediction_is_kept_under_its_key(guessing, autojump_clock):
         assert not sidecar.workshop.workers
 
 
+async def test_outputs_that_are_long_come_as_they_are_too_and_are_kept_in_a_file_of_their_own(guessing, autojump_clock):
+    long = ["é" * 1000] * 100
+    async with guessing.begin() as sidecar:
+        result = await sidecar.host.call("predict", {"model": "guess", "inputs": long, "key": "k"})
+        assert [output["value"] for output in result["outputs"]] == long
+    async with guessing.begin() as sidecar:
+        assert await sidecar.host.call("resume", {"key": "k"}) == result
+
+
+async def test_what_is_ephemeral_is_told_and_leaves_nothing_on_the_disk(guessing, autojump_clock):
+    asked = {"model": "guess", "inputs": ["xyzzy-4711"], "retention": "ephemeral"}
+    async with guessing.begin() as sidecar:
+        result = await sidecar.host.call("predict", asked)
+        assert result["outputs"] == [{"value": "xyzzy-4711"}]
+        assert "xyzzy-4711" not in repr([*sidecar.watch.groups(durable=False), *sidecar.watch.asides()])
+
+
 @pytest.mark.parametrize(
     ("method", "params", "told"),
     [
