@@ -328,7 +328,13 @@ def step_of(decoder: SlotDecoder, family: Family) -> tracing.Step:
         (tracing.shape_of(layer.keys), tracing.shape_of(layer.values)) if layer.is_initialized else None
         for layer in decoder.cache.layers
     ]
-    return tracing.Step(products=tuple(products), caches=tuple(caches), slots=decoder.slots, context=decoder.context)
+    return tracing.Step(
+        products=tuple(products),
+        caches=tuple(caches),
+        slots=decoder.slots,
+        context=decoder.context,
+        many_rows=family != "int4",
+    )
 
 
 def buffers_of(decoder: SlotDecoder) -> dict[str, torch.Tensor]:

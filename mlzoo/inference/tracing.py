@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -50,6 +51,7 @@ class Step:
     caches: tuple[tuple[Shape, Shape] | None, ...]  # keys and values of each layer; None: it has none of its own
     slots: int
     context: int
+    many_rows: bool = False  # whether it is for many rows, whose attention is the library's
 
 
 class TracedStep(nn.Module):
@@ -74,7 +76,7 @@ class TracedStep(nn.Module):
             slots: In which slot, ``[rows]``.
             extent: As long as what the row that sees farthest sees; its numbers are not read.
         """
-        now = _Now(positions, slots, extent.shape[0], self.step.context)
+        now = _Now(positions, slots, extent.shape[0], self.step.context, self.step.many_rows)
         layers = [
             _Layer(now, *(getattr(self, f"{kind}_{place}", None) for kind in ("keys", "values")))
             for place in range(len(self.step.caches))
@@ -97,6 +99,7 @@ class _Now:
     slots: torch.Tensor  # [rows]
     extent: int
     context: int
+    many_rows: bool
 
     def written(self) -> torch.Tensor:
         """Return the lines that the rows write, ``[rows]``."""
@@ -172,11 +175,16 @@ def traced_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend from one query for each head and row, ``[rows, heads, 1, dim]``; return ``[rows, 1, heads, dim]``.
 
-    Products are sums over a dimension, and not matrix products: a compiler puts reading, widening and summing into one
-    loop, and a row's numbers are gathered from its slot without a copy.
+    For a few rows, products are sums over a dimension, and not matrix products: a compiler puts reading, widening and
+    summing into one loop, and a row's numbers are gathered from its slot without a copy. For many rows a copy and the
+    library's own attention take less (a third of the time, of 16 rows that see 100 tokens each).
     """
     rows, heads, _tokens, dim = query.shape
     groups = heads // key.shape[1]
+    if _in_progress[-1].many_rows and softcap is None and s_aux is None:
+        queries = query.view(rows, heads // groups, groups, dim)
+        out = functional.scaled_dot_product_attention(queries, key, value, attn_mask=attention_mask, scale=scaling)
+        return out.reshape(rows, 1, heads, -1), None
     key, value = key.transpose(1, 2), value.transpose(1, 2)
     queries = query.view(rows, 1, -1, groups, dim).float()
     scores = (queries * key[:, :, :, None].float()).sum(-1) * (dim**-0.5 if scaling is None else scaling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import torch
 from tiny_models import SLOTTED, causal
@@ -14,8 +15,9 @@ pytestmark = pytest.mark.torch
 PROMPTS = {0: range(40), 1: range(7), 2: range(100, 123)}
 
 
+@pytest.mark.parametrize("many_rows", [False, True], ids=["few rows", "many rows"])
 @pytest.mark.parametrize("kind", SLOTTED)
-def test_a_traced_step_computes_what_the_eager_one_does(kind):
+def test_a_traced_step_computes_what_the_eager_one_does(kind, many_rows):
     module = causal(kind, **SLOTTED[kind]).eval()
     linears.replace(module)
     decoder = SlotDecoder(module, 4, 128)
@@ -23,7 +25,7 @@ def test_a_traced_step_computes_what_the_eager_one_does(kind):
         decoder.prefill(slot, list(prompt), 0)
     slots, tokens, positions = [2, 0, 0], [5, 6, 7], [23, 40, 41]  # Two of them follow each other in one slot.
     expected = decoder.decode(slots, tokens, positions)
-    traced = tracing.TracedStep(module, graphs.step_of(decoder, "plain"))
+    traced = tracing.TracedStep(module, attrs.evolve(graphs.step_of(decoder, "plain"), many_rows=many_rows))
     for name, buffer in graphs.buffers_of(decoder).items():
         setattr(traced, name, buffer)
     with torch.inference_mode():
