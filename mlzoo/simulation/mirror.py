@@ -159,6 +159,8 @@ def _note(log: Log, record: Record) -> None:
             request.pieces.append((fields["seq"], None if is_gone(row) else row.get("content", "")))
         case "RequestDispatched":
             log.request(fields["request"]).device = fields["device"]
+        case "RequestRerouted":
+            log.request(fields["request"]).device = None
         case "RequestSuspended":
             request = log.request(fields["request"])
             request.suspensions.append(record)

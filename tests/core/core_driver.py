@@ -251,7 +251,8 @@ class Ledger:
                 assert request in self.running, f"{event} does not run"
                 self.spoken.update([request] if event.tokens else ())
             case ev.RequestRerouted():
-                assert request not in self.spoken, f"{event} has another model go on with what one began"
+                is_silent = request not in self.spoken and not self.open[request]
+                assert is_silent, f"{event} has another model go on with what one began"
                 self.running.discard(request)
             case ev.RequestSuspended():
                 assert request in self.keyed, f"{event} has no key"

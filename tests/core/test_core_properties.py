@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from core_cloud import CloudyShell
 from core_shell import Shell
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -75,6 +76,22 @@ def test_lives_with_replicas_keep_the_invariants_and_come_to_rest(block):
         ready = [event.model for event in shell.core.events if isinstance(event, ev.ModelReady)]
         together += sum("#" in name for name in ready)
     assert together > 20, "replicas were hardly ever loaded"
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_lives_with_a_provider_and_routes_keep_the_invariants_and_come_to_rest(block):
+    seen = set()
+    for seed in range(block * 10, block * 10 + 10):
+        try:
+            shell = CloudyShell(random.Random(seed))
+            for _ in range(STEPS):
+                shell.act()
+            check_rest(shell)
+        except AssertionError as error:
+            error.add_note(f"seed {seed}")
+            raise
+        seen |= {type(event) for event in shell.core.events}
+    assert {ev.RequestRerouted, ev.ProviderFaulted, ev.ProviderRecovered} <= seen
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
