@@ -10,10 +10,12 @@ and calls it clean. Knows nothing of what is written.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
+from mlzoo.events import closed
 from mlzoo.events.identity import failed
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Durability:
         self._path = path
         self._writer = writer
         self._retention = retention
-        self._failure: str | None = None
+        self._failure: OSError | None = None
         self._work = trio.Event()
         self._flushing = trio.Lock()
 
@@ -91,6 +93,14 @@ class Durability:
             except OSError as error:
                 self.fail(error)
 
+    async def close(self) -> None:
+        """Flush, and say beside the segments up to where that was; fails as ``run`` does."""
+        await self.flush()
+        crc = self._writer.last_crc
+        if self.syncs and crc is not None:
+            with suppress(OSError):  # On a full disk, say: the log is as whole, and less can be said of it.
+                await closed.write(self._writer.segments.disk, self._path, closed.Closed(self.synced, crc))
+
     def tell(self) -> None:
         """Tell everybody that a watermark has moved, or that the log has failed."""
         for call in self.on_progress:
@@ -103,9 +113,9 @@ class Durability:
 
     def fail(self, error: OSError) -> NoReturn:
         """Take nothing more, tell everybody, and raise what a host is to hear."""
-        self._failure = str(error)
+        self._failure = error
         self.tell()
-        raise failed(self._path, str(error)) from error
+        raise failed(self._path, error) from error
 
     def check(self) -> None:
         """Raise what a host is to hear if the log has failed."""

@@ -25,6 +25,7 @@ from mlzoo.events import framing
 from mlzoo.events.blobs import names_in
 from mlzoo.events.codec import lines_of_groups
 from mlzoo.events.records import tombstone
+from mlzoo.events.segments import CUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,6 @@ BOUND = frozenset({"RequestAccepted", "RequestAttached"})  # events by which the
 COPIES = frozenset({"CarryConversation", "ForkConversation"})  # commands that hold turns of a conversation
 FEW = 8  # names that are looked for one by one
 _NAMES = re.compile(rb'"(?:request|target|key|answer)":"([^"\\]*)"')
-CUT = ".cut-"  # in the name of a file that holds what a repair has cut
 
 
 @attrs.frozen
@@ -271,6 +271,7 @@ class Forgetter:
         self._durability = durability
         self._commit = commit
         self._seal = seal
+        self.going = frozenset[str]()  # digests of the keys that are being forgotten: what comes with one is not kept
         self.lock = trio.Lock()  # also of who copies answers: what is copied meanwhile would come back
 
     async def target_of(self, request: str) -> Target | None:
@@ -299,6 +300,7 @@ class Forgetter:
             self._commit()
             with self._final():
                 wanted = of_request(target) if isinstance(target, Target) else await self._of_conversation(target)
+                self.going = wanted.keys
                 if wanted.is_named(self._read(self._writer.first)):
                     self._seal()
                 await self._durability.flush(seals=True)
@@ -328,6 +330,8 @@ class Forgetter:
             yield
         except OSError as error:
             self._durability.fail(error)
+        finally:
+            self.going = frozenset()
 
     async def _forget_before(self, end: int, target: Wanted) -> int:
         count = 0

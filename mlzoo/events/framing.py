@@ -12,9 +12,10 @@ first record of a group, its command, also says ``synced``: up to where the log 
 ``blobs``, where it has any: the names of the large values that belong to it.
 
 That number is what tells a torn tail from damage. A power cut may leave any part of what was not synced: a page that
-is whole after one that is lost. Damage at a place that no later record calls synced is such a tail and can be cut,
-since nobody was promised what stood there; damage before a place that was called synced is none, and must not be cut
-silently.
+is whole after one that is lost. Damage at a place that no later record calls synced may be such a tail, of which nobody
+was told, and is cut; damage before a place that was called synced is none, and must not be cut. Of the last sync no
+record tells: an orderly end says it in a file of its own (``closed``), and where there was none, whole records behind
+the damage are kept beside what is cut from (``recovery``), for they may have been told.
 
 Knows nothing of files, of events or of what the data mean.
 """

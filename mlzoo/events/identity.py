@@ -88,8 +88,10 @@ def unwritable(path: Path, error: OSError) -> LogUnusable:
     )
 
 
-def failed(path: Path, why: str) -> StorageFailed:
+def failed(path: Path, why: OSError) -> StorageFailed:
     """Return the error for a log whose disk failed while it was written."""
+    way_on = "make room on that disk, then start again" if why.errno in NO_SPACE else "start again"
     return StorageFailed(
-        f"the log {path} could not be written ({why}); nothing more is recorded until a restart", reason="failed"
+        f"the log {path} could not be written ({why}); nothing more is recorded until a restart: {way_on}",
+        reason="failed",
     )

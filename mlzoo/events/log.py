@@ -23,6 +23,7 @@ from mlzoo.errors import OutOfRange
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.asides import AsideLog
 from mlzoo.events.blobs import Blobs
+from mlzoo.events.closed import expected
 from mlzoo.events.codec import encode_group
 from mlzoo.events.durability import Durability
 from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable
@@ -107,7 +108,8 @@ class Log:
         await self._world.disk.make_dir(self._segments.directory)
         await self._world.disk.make_dir(self._asides.segments.directory)
         self._segments.drop_beginnings()
-        found = await recover(self._segments, strict=True)
+        end = expected(self.path, self._segments, self._asides.segments)
+        found = await recover(self._segments, strict=True, closed=end)
         if found is None:
             self._base = self._begin_segment()
         else:
@@ -380,16 +382,12 @@ class Log:
         return self._retention.size_bytes()
 
     async def close(self) -> None:
-        """Write and sync what there is, and give the lock back; the flusher has ended before.
-
-        Raises:
-            StorageFailed: The disk would not.
-        """
+        """Write and sync what there is, and give the lock back; the flusher has ended before. Fails as ``commit``."""
         try:
             if self.failed is None:
                 self.commit_asides()
                 self.commit()
-                await self._durability.flush()
+                await self._durability.close()
         finally:
             self._close_files()
             self._lock.release()

@@ -1,27 +1,32 @@
 """What a start does to the files of a log: find the end of what is whole, and cut what a crash left behind it.
 
 Segments are one stream: a crash may have lost the end of one that was not synced while the next one is there. Then
-nothing of the next one was promised either, and it goes. Only what can be the trace of a crash is cut (``framing`` says
-how that is known); anything else is damage, and the log is left as it is. Recovering twice gives what recovering once
-gives, also where the first recovery was itself cut short: files go from the last one backwards.
+nothing of the next one was promised either, and it goes. Only what can be the trace of a crash is cut (``framing`` and
+``closed`` say how that is known); anything else is damage, and the log is left as it is. Where whole records follow the
+cut, it may have been damage all the same, of what no record calls synced: what is cut then lies in a file beside the
+segment. Recovering twice gives what recovering once gives, also where the first recovery was itself cut short: files go
+from the last one backwards.
 """
 
 from __future__ import annotations
 
 import errno
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 import attrs
 import orjson
 
 from mlzoo.events import framing
-from mlzoo.events.segments import Header, damaged
+from mlzoo.events.closed import NEVER, end_is_missing, missing
+from mlzoo.events.segments import CUT, Header, damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlzoo.events.closed import Closed
     from mlzoo.events.segments import Segments
+    from mlzoo.world import Disk
 
 QUICK_BYTES = 256 * 1024
 NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quota of this name.
@@ -48,13 +53,14 @@ class Recovered:
     repaired: tuple[str, ...]
 
 
-async def recover(segments: Segments, *, strict: bool) -> Recovered | None:
+async def recover(segments: Segments, *, strict: bool, closed: Closed = NEVER) -> Recovered | None:
     """Cut what a crash left, and return the end; None where no segment is whole.
 
     Args:
         segments: The segments, whose sizes are made to fit.
         strict: Whether damage before the end is an error. Asides are not worth that: there the rest of the last
-            segment is cut, and kept in a file beside it.
+            segment is cut.
+        closed: What the last orderly end said.
 
     Raises:
         LogUnusable: Damaged, or written by a newer version.
@@ -65,18 +71,22 @@ async def recover(segments: Segments, *, strict: bool) -> Recovered | None:
         first = segments.firsts[-1]
         found = look(segments, first, strict=strict)
         header = segments.header(first) if found.header_bytes else None
-        if found.verdict == "damaged" and strict:
+        if (found.verdict == "damaged" and strict) or (header is None and first <= closed.last_seq):
             raise damaged(segments.path(first), found.whole_bytes)
-        if header is None or (strict and _lost_before(segments, header.oldest, max(found.synced, header.synced))):
-            repaired.append(f"{segments.path(first).name}: dropped, a crash left it without its beginning")
-            segments.disk.remove(segments.path(first))
-            await segments.disk.sync_dir(segments.directory)
-            segments.forget(first)
+        synced = max(found.synced, header.synced if header is not None else 0)
+        if header is None or (strict and _lost_before(segments, header.oldest, max(synced, closed.last_seq))):
+            repaired.append(await _drop(segments, first, found))
             continue
-        if found.whole_bytes < segments.sizes[first]:
-            repaired.append(await _cut(segments, first, found, keep=not strict and found.lost_records > 0))
         at_ms, crc = _end(segments, first, found) if found.last_seq >= first else (header.at_ms, header.previous)
-        return Recovered(header, found.last_seq, at_ms, crc, max(found.synced, header.synced), tuple(repaired))
+        if not closed.is_kept(found.last_seq, crc):
+            if found.whole_bytes < segments.sizes[first]:
+                raise damaged(segments.path(first), found.whole_bytes)
+            raise missing(segments.directory.parent, end_is_missing(closed, found.last_seq))
+        if found.whole_bytes < segments.sizes[first]:
+            repaired.append(await _cut(segments, first, found))
+        return Recovered(header, found.last_seq, at_ms, crc, synced, tuple(repaired))
+    if closed.last_seq:
+        raise missing(segments.directory.parent, end_is_missing(closed, 0))
     return None
 
 
@@ -106,14 +116,48 @@ def _lost_before(segments: Segments, oldest: int, synced: int) -> bool:
     return False
 
 
-async def _cut(segments: Segments, first: int, found: framing.Scan, *, keep: bool) -> str:
+async def _drop(segments: Segments, first: int, found: framing.Scan) -> str:
+    path = segments.path(first)
+    records = found.last_seq - first + 1 + found.lost_records
+    kept = await _kept(segments, path, 0, records)
+    segments.disk.remove(path)
+    await segments.disk.sync_dir(segments.directory)
+    segments.forget(first)
+    return f"{path.name}: dropped, a crash left it without its beginning{kept}"
+
+
+async def _cut(segments: Segments, first: int, found: framing.Scan) -> str:
     path, lost = segments.path(first), segments.sizes[first] - found.whole_bytes
-    if keep:
-        kept = path.with_name(f"{path.name}.cut-{found.whole_bytes}")
-        await segments.disk.replace(kept, segments.disk.read(path, found.whole_bytes))
+    kept = await _kept(segments, path, found.whole_bytes, found.lost_records)
     await _rewrite(segments, path, found.whole_bytes)
     segments.sizes[first] = found.whole_bytes
-    return f"{path.name}: {lost} bytes after the last whole group (log_seq {found.last_seq}) cut at {found.whole_bytes}"
+    where = f"after the last whole group (log_seq {found.last_seq}) cut at {found.whole_bytes}"
+    return f"{path.name}: {lost} bytes {where}{kept}"
+
+
+async def _kept(segments: Segments, path: Path, offset: int, records: int) -> str:
+    """Keep what is about to be cut, if there are whole records in it; return that as the end of a sentence."""
+    if not records:
+        return ""
+    kept = await keep_cut(segments.disk, path, segments.disk.read(path, offset), offset)
+    return f"; {records} whole records among them lie in {segments.directory.name}/{kept.name}"
+
+
+async def keep_cut(disk: Disk, path: Path, data: bytes, offset: int) -> Path:
+    """Keep what is cut from a segment at some offset in a file beside it, and return that; no other such one goes.
+
+    Raises:
+        OSError: The disk would not.
+    """
+    names = disk.names(path.parent)
+    for number in count(1):
+        kept = path.with_name(f"{path.name}{CUT}{offset}" + (f"-{number}" if number > 1 else ""))
+        if kept.name not in names:
+            await disk.replace(kept, data)
+            return kept
+        if disk.read(kept) == data:  # It was kept before a crash, and cut after it.
+            return kept
+    raise AssertionError
 
 
 async def _rewrite(segments: Segments, path: Path, size_bytes: int) -> None:

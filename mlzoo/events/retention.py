@@ -16,7 +16,8 @@ people count it: a segment is as old as the beginning of the next one, and one t
 of the time that segments are kept.
 
 Removing is done in slices, since the event loop goes on meanwhile; a crash in
-between leaves files older than the last header's ``oldest``, which the next start removes.
+between leaves files older than the last header's ``oldest``, which the next start removes. What was once cut from a
+segment (``recovery``) goes with it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import attrs
 import trio
 
 from mlzoo.events.blobs import HEAD_BYTES, names_in
+from mlzoo.events.segments import CUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -242,6 +244,16 @@ class Retention:
                 await self._remove_blobs(self._doomed[0])
             self._disk.remove(self._doomed[0])
             self._doomed.pop(0)
+        for segments in (self._groups, self._asides) if count else ():
+            self._remove_cuts_before(segments)
+
+    def _remove_cuts_before(self, segments: Segments) -> None:
+        """Remove what was once cut from segments that are kept no longer, or stood where they did."""
+        oldest = next(iter(segments.sizes), 0)
+        for name in self._disk.names(segments.directory):
+            stem, cut, _ = name.partition(CUT)
+            if cut and int(stem.partition(".")[0]) < oldest:
+                self._disk.remove(segments.directory / name)
 
     async def _remove_blobs(self, path: Path) -> None:
         """Remove the blobs that a segment's records name."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 SUFFIX = ".ndjson"
 TEMPORARY = ".new"
+CUT = ".cut-"  # in the name of a file that holds what was cut from a segment
 READ_BYTES = 256 * 1024
 NAMES = (  # of a header's fields, in their order on the disk
     "segment",

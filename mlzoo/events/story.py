@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import orjson
 
-from mlzoo.events import framing
+from mlzoo.errors import LogUnusable
+from mlzoo.events import closed, framing
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.blobs import Blobs, names_in
 from mlzoo.events.identity import FILE, LOCK, read_identity
 from mlzoo.events.newer import refuse_newer, refuse_newer_records
-from mlzoo.events.segments import READ_BYTES, Segments, decode_header
+from mlzoo.events.segments import CUT, READ_BYTES, Segments, decode_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,8 +147,11 @@ def verify(world: World, path: Path) -> Finding:
     groups, asides = Segments(disk, path / "segments"), Segments(disk, path / "asides")
     blobs = Blobs(disk, world.ids, path / "blobs")
     refuse_newer_records(groups)
-    records, last_seq = _verify_segments(groups, faults, torn)
-    aside_records, _ = _verify_segments(asides, faults, torn)
+    end = _end_when_closed(disk, path, faults)
+    records, last_seq, crc = _verify_segments(groups, faults, torn, end.last_seq)
+    aside_records, _, _ = _verify_segments(asides, faults, torn)
+    if what := closed.what_is_missing(end, last_seq, crc, groups, asides):
+        faults.append(f"the log has lost records: {what}")
     named = 0
     for first in groups.firsts:
         for name in names_in(disk.read(groups.path(first))):
@@ -170,6 +174,38 @@ def verify(world: World, path: Path) -> Finding:
     )
 
 
+@attrs.frozen
+class End:
+    """What a look at the last segments found: the number of the last whole record, and the same as a verification."""
+
+    last_seq: int
+    faults: tuple[str, ...]
+    torn: tuple[str, ...]
+
+
+def verify_end(world: World, path: Path) -> End:
+    """Check the last segment of either kind, and whether the log goes as far as it did; fails as ``verify`` does."""
+    faults: list[str] = []
+    torn: list[str] = []
+    groups, asides = Segments(world.disk, path / "segments"), Segments(world.disk, path / "asides")
+    end = _end_when_closed(world.disk, path, faults)
+    _, last_seq, crc = _verify_segments(groups, faults, torn, end.last_seq, last=1)
+    _verify_segments(asides, faults, torn, last=1)
+    if what := closed.what_is_missing(end, last_seq, crc, groups, asides):
+        faults.append(f"the log has lost records: {what}")
+    if torn and is_written(world.disk, path):
+        torn.clear()
+    return End(last_seq, tuple(faults), tuple(torn))
+
+
+def _end_when_closed(disk: Disk, path: Path, faults: list[str]) -> closed.Closed:
+    try:
+        return closed.read(disk, path)
+    except LogUnusable:
+        faults.append(f"{closed.FILE}: not what was written")
+        return closed.NEVER
+
+
 def _verify_keys(disk: Disk, path: Path) -> list[str]:
     from mlzoo.events.keys import KeyIndex  # noqa: PLC0415 - brings in the classes of commands
 
@@ -182,17 +218,27 @@ def _verify_keys(disk: Disk, path: Path) -> list[str]:
         return []  # A merge was faster; what it made can be verified the next time.
 
 
-def _verify_segments(segments: Segments, faults: list[str], torn: list[str]) -> tuple[int, int]:
-    """Return how many records are whole, and the number of the last one."""
-    records, last_seq, crc = 0, 0, ""
-    firsts = segments.firsts
+def _verify_segments(
+    segments: Segments, faults: list[str], torn: list[str], closed_seq: int = 0, *, last: int = 0
+) -> tuple[int, int, str | None]:
+    """Return how many records are whole, and the number and the CRC of the last one.
+
+    Args:
+        segments: To be read.
+        faults: Gets what is damaged or missing.
+        torn: Gets what a crash may have left.
+        closed_seq: Up to where it was no crash.
+        last: How many of the last segments; 0: all.
+    """
+    records, last_seq, crc = 0, 0, None
+    firsts = segments.firsts[-last:]
     for first in firsts:
         name = segments.path(first).name
         if last_seq and first != last_seq + 1:
             faults.append(f"{segments.directory.name}/{name}: follows {last_seq}, what was between is missing")
         found = segments.scan(first)
         header = segments.header(first) if found.header_bytes else None
-        if crc and header is not None and last_seq == first - 1 and header.previous != crc:
+        if crc is not None and header is not None and last_seq == first - 1 and header.previous != crc:
             faults.append(f"{segments.directory.name}/{name}: does not follow the segment that stands before it")
         records += found.last_seq - first + 1
         last_seq = found.last_seq
@@ -202,11 +248,12 @@ def _verify_segments(segments: Segments, faults: list[str], torn: list[str]) -> 
         if found.verdict == "whole":
             continue
         where = f"{segments.directory.name}/{name}"
-        if first == firsts[-1] and _is_torn(found, segments.disk.read(segments.path(first), found.whole_bytes)):
+        may_be_torn = first == firsts[-1] and found.last_seq >= closed_seq
+        if may_be_torn and _is_torn(found, segments.disk.read(segments.path(first), found.whole_bytes)):
             torn.append(_torn(where, found, segments.sizes[first]))
         else:
-            faults.append(_damaged(where, found))
-    return records, last_seq
+            faults.append(_damaged(where, found, is_cut_next=may_be_torn))
+    return records, last_seq, crc
 
 
 def _is_torn(found: framing.Scan, rest: bytes) -> bool:
@@ -226,8 +273,14 @@ def _torn(where: str, found: framing.Scan, size_bytes: int) -> str:
     )
 
 
-def _damaged(where: str, found: framing.Scan) -> str:
-    return f"{where}: damaged at byte {found.whole_bytes}, {found.lost_records} whole records follow"
+def _damaged(where: str, found: framing.Scan, *, is_cut_next: bool) -> str:
+    what = f"{where}: damaged at byte {found.whole_bytes}, {found.lost_records} whole records follow"
+    if not is_cut_next or found.verdict == "damaged":
+        return what
+    return (
+        f"{what}, which no record calls durable, as a power cut may leave it; the next start cuts there, and keeps "
+        f"what it cuts in {where}{CUT}{found.whole_bytes}"
+    )
 
 
 def verify_segment(world: World, path: Path) -> tuple[int, str]:
@@ -246,8 +299,10 @@ def verify_segment(world: World, path: Path) -> tuple[int, str]:
         decode_header(data[: found.header_bytes - 1])
     if found.verdict == "whole":
         return records, ""
-    if not _is_torn(found, data[found.whole_bytes :]):
-        return records, _damaged(path.name, found)
+    end = _end_when_closed(world.disk, log, [])
+    may_be_torn = found.last_seq >= end.last_seq or first > end.last_seq
+    if not may_be_torn or not _is_torn(found, data[found.whole_bytes :]):
+        return records, _damaged(path.name, found, is_cut_next=False)
     is_being_written = is_log(world.disk, log) and is_written(world.disk, log)
     return records, "" if is_being_written else _torn(path.name, found, len(data))
 

@@ -3,7 +3,7 @@
 Per file, what was not synced may be kept, lost, torn, zeroed, garbled or stale from each of several places on, of up
 to six unsynced writes any may be missing, and any stretch between may be other bytes. Per name, what was made or
 removed since the last sync of the directory may be so or not. Of several files, one at a time meets each of its fates
-while the others are kept, and then lost. Knows nothing of records.
+while the others are kept, and then lost. And some states that no crash leaves. Knows nothing of records.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ CutShort = Literal["torn", "zeroed", "garbled", "stale"]
 CUTS: tuple[CutShort, ...] = get_args(CutShort)
 REORDERED = 6  # unsynced writes of which each subset is tried
 ANYWHERE = 3  # places inside what was not synced, beside the borders of the writes
+DAMAGES = 12  # places in each file at which it is damaged
 HOLE_BYTES = 64  # a stretch that is not what was written, while all around it is
 
 
@@ -58,6 +59,19 @@ def crash_states(files: tuple[FileThen, ...], random: Random) -> Iterator[Image]
         for fate, others in product(_fates(file, random), (kept, lost)):
             found = {**others, file.path: fate}
             yield tuple((path, data) for path, data in sorted(found.items()) if data is not None)
+
+
+def damaged_states(image: Image, random: Random) -> Iterator[Image]:
+    """Yield what a disk may make of some files that were durable: other bits, ends and files that are gone."""
+    for path, data in image:
+        others = tuple(other for other in image if other[0] != path)
+        yield others
+        for place in (random.randrange(len(data)) for _ in range(DAMAGES if data else 0)):
+            flipped = data[:place] + bytes((data[place] ^ 1 << random.randrange(8),)) + data[place + 1 :]
+            lines = data[: data.rfind(b"\n", 0, place) + 1]
+            for found in (flipped, data[:place], lines):
+                yield tuple(sorted((*others, (path, found))))
+    yield ()
 
 
 def _kept(file: FileThen) -> bytes | None:

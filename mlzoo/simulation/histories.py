@@ -1,7 +1,8 @@
 """Random lives of a log alone: the core decides what random commands lead to, and the log writes and syncs it.
 
 Gives each moment at which a crash would leave something else, with what the log had promised by then, and the state
-after each group. Knows nothing of hosts and workers.
+after each group. Some lives end in order, so that what they say of their end is there in the next. Knows nothing of
+hosts and workers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mlzoo.actors.ledger import Ledger, recover
 from mlzoo.config.schema import LogConfig
 from mlzoo.core.decide import decide
 from mlzoo.core.state import State
+from mlzoo.events import closed
 from mlzoo.events import commands as cmd
 from mlzoo.events.keys import KeyIndex
 from mlzoo.events.log import Log
@@ -47,6 +49,7 @@ class Moment:
     groups: tuple[FileThen, ...]
     asides: tuple[FileThen, ...]
     promised_seq: int
+    closed: bytes | None  # what the last orderly end said, as soon as that may be there
 
 
 @attrs.frozen
@@ -90,7 +93,9 @@ async def _live(seed: str, disk: SimulatedDisk) -> History:
     moments: list[Moment] = []
 
     def note(step: str) -> None:
-        moments.append(Moment(step, files_of(disk, GROUPS), files_of(disk, ASIDES), log.synced))
+        end = disk.files[PurePath(LOG)].get(closed.FILE)
+        said = bytes(end.data) if end is not None else None
+        moments.append(Moment(step, files_of(disk, GROUPS), files_of(disk, ASIDES), log.synced, said))
 
     note("open")
     disk.on_step = note
@@ -106,6 +111,8 @@ async def _live(seed: str, disk: SimulatedDisk) -> History:
             log.commit()
             await trio.sleep(random.choice((0, 0, 0.001, 0.01)))
         nursery.cancel_scope.cancel()
+    if Random(f"{seed} end").random() < 0.6:  # Draws of its own, so that a seed that found something still does.
+        await log.close()
     disk.on_step = None
     return History(seed, tuple(moments), states, settings, disk)
 

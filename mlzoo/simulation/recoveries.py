@@ -1,5 +1,8 @@
 """The log's recovery alone, over every crash state of random histories, checked as I2, I7 and I8 say.
 
+Of logs that were closed in order it is also tried what no crash does: bytes that are others, ends and files that are
+gone. Nothing that was there at that end may then be given up without a word.
+
 Recovery reads nothing but bytes, so its outcome for an image is known once it was found once: equal images are looked
 at once, and what it leaves is compared with the bytes of the history, which nobody has to parse. Only what is left, and
 was not left before, is opened and folded as a start would.
@@ -17,13 +20,14 @@ import orjson
 
 from mlzoo.actors.ledger import recover as fold
 from mlzoo.errors import LogUnusable
+from mlzoo.events import closed
 from mlzoo.events.framing import Scan
 from mlzoo.events.log import Log
 from mlzoo.events.recovery import Recovered, recover
 from mlzoo.events.segments import SUFFIX, Segments
 from mlzoo.simulation.byte_disk import ByteDisk, Image, at_once
-from mlzoo.simulation.crash_states import crash_states
-from mlzoo.simulation.histories import ASIDES, GROUPS, LOG, History, histories
+from mlzoo.simulation.crash_states import crash_states, damaged_states
+from mlzoo.simulation.histories import ASIDES, GROUPS, LOG, History, Moment, histories
 from mlzoo.simulation.world import simulated_world
 
 if TYPE_CHECKING:
@@ -61,7 +65,10 @@ def explore(seed: int, *, enough: int = 1000) -> Count:
     count = Count()
     for history in histories(seed):
         for directory, strict in ((GROUPS, True), (ASIDES, False)):
-            _Checker(history, directory, count, strict=strict).check(enough)
+            checker = _Checker(history, directory, count, strict=strict)
+            checker.check(enough)
+            if strict:
+                checker.check_damage(enough)
     return count
 
 
@@ -90,9 +97,26 @@ class _Checker:
             for image in crash_states(moment.groups if self._strict else moment.asides, random):
                 if len(self._count.violations) >= enough:
                     return
-                last_seq = self._recovered(image, then=True)
+                last_seq = self._recovered(_with_end(image, moment), then=True)
                 if last_seq < promised_seq:
                     self._violated("I2", f"{promised_seq} was promised, {last_seq} is the last one found")
+
+    def check_damage(self, enough: int) -> None:
+        """Check that what was durable at an orderly end is there or missed, whatever becomes of the files."""
+        moments = self._history.moments
+        self._at, last = (len(moments), "the disk's own fault"), moments[-1]
+        files = tuple((file.path, bytes(file.inode.data)) for file in last.groups if file.listed)
+        for image in damaged_states(files, Random(f"{self._history.seed} damage")) if last.closed else ():
+            if len(self._count.violations) >= enough:
+                return
+            disk = ByteDisk(_with_end(image, last))
+            wanted = closed.read(disk, LOG).last_seq
+            try:
+                _, last_seq = self._recover(disk)
+            except LogUnusable:
+                continue
+            if last_seq < wanted:
+                self._violated("I2", f"{wanted} was durable at the end, and the next start went on after {last_seq}")
 
     def _recovered(self, image: Image, *, then: bool) -> int:
         """Return the last record that recovery finds in a crash state; one that was seen before is known.
@@ -127,7 +151,8 @@ class _Checker:
 
     def _recover(self, disk: ByteDisk) -> tuple[Recovered | None, int]:
         segments = _RememberedSegments(disk, self._directory, self._known)
-        found = at_once(recover(segments, strict=self._strict))
+        end = closed.read(disk, LOG) if self._strict else closed.NEVER
+        found = at_once(recover(segments, strict=self._strict, closed=end))
         return found, 0 if found is None else found.last_seq
 
     def _check_settled(self, image: Image, found: Recovered | None, last_seq: int) -> None:
@@ -203,6 +228,11 @@ class _NoClock:
 
     def wall_ms(self) -> int:
         return 0
+
+
+def _with_end(image: Image, moment: Moment) -> Image:
+    """Return an image that has what the last orderly end said, if it said something."""
+    return image if moment.closed is None else tuple(sorted((*image, (f"{LOG}/{closed.FILE}", moment.closed))))
 
 
 def _whole(moments: Iterable[Iterable[FileThen]]) -> dict[str, bytes]:

@@ -55,6 +55,21 @@ async def test_a_record_that_cannot_be_folded_makes_the_log_unusable(lives, auto
     assert "KeyError" in error["message"]
 
 
+async def test_one_bit_that_changed_after_an_orderly_end_makes_the_log_unusable_and_nothing_is_cut(
+    lives, autojump_clock
+):
+    path, _ = await lived(lives)
+    lives.disk.corrupt(path, len(lives.disk.read(path)) * 2 // 3)
+    error = await refused(lives, "damaged")
+    assert error["data"]["remedy"] == f"mlzoo log repair {LOG}"
+
+
+async def test_so_does_a_segment_that_is_gone(lives, autojump_clock):
+    path, _ = await lived(lives)
+    lives.disk.remove(path)
+    assert "when it was last closed" in (await refused(lives, "damaged"))["message"]
+
+
 @pytest.mark.parametrize("data", [b"{}", b'{"request":7,"never":1}', b"[]"])
 async def test_a_record_that_does_not_say_what_its_kind_says_makes_the_log_unusable(lives, autojump_clock, data):
     path, seq = await lived(lives)

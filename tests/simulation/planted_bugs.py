@@ -11,8 +11,8 @@ from mlzoo.actors.watchdog import Watchdog
 from mlzoo.actors.worker import Worker
 from mlzoo.core import keys, routing, schedule
 from mlzoo.core.state import State
+from mlzoo.events import closed, forgetting, framing, recovery
 from mlzoo.events import commands as cmd
-from mlzoo.events import forgetting, framing, recovery
 from mlzoo.events import types as ev
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.durability import Durability
@@ -20,6 +20,7 @@ from mlzoo.events.forgetting import Forgetter
 from mlzoo.events.log import Log
 from mlzoo.events.records import is_terminal
 from mlzoo.events.writing import SegmentWriter
+from mlzoo.simulation import recoveries
 from mlzoo.simulation.disk import SimulatedDisk
 from mlzoo.simulation.world import SimulatedIds
 from mlzoo.state_codec import STATES
@@ -55,7 +56,7 @@ def full_segments_are_not_synced(patch):
 
 
 def the_torn_tail_stays(patch):
-    async def cut(segments, first, found, *, keep):
+    async def cut(segments, first, found):
         segments.sizes[first] = found.whole_bytes
         return "as good as cut"
 
@@ -79,6 +80,27 @@ def the_fold_forgets_streams(patch):
     patch.setattr(ledger, "Folding", Forgetful)
 
 
+def nobody_looks_at_what_an_orderly_end_said(patch):
+    recover = recoveries.recover
+
+    async def careless(segments, *, strict, closed):
+        return await recover(segments, strict=strict)
+
+    patch.setattr(recoveries, "recover", careless)
+
+
+def an_end_is_called_durable_before_it_is(patch):
+    flush = Durability.flush
+
+    async def flush_and_tell_first(self, *, seals=False):
+        if self.written > self.synced and (crc := self._writer.last_crc) is not None:
+            disk = self._writer.segments.disk
+            await closed.write(disk, self._path, closed.Closed(self.written, crc))
+        await flush(self, seals=seals)
+
+    patch.setattr(Durability, "flush", flush_and_tell_first)
+
+
 RECOVERY_BUGS = {
     checksums_say_nothing: {"I7"},
     called_synced_when_written: {"I2"},
@@ -88,6 +110,8 @@ RECOVERY_BUGS = {
     the_last_segment_is_believed_alone: {"I7"},
     a_segment_begins_with_an_empty_state: {"I8"},
     the_fold_forgets_streams: {"I8"},
+    nobody_looks_at_what_an_orderly_end_said: {"I2"},
+    an_end_is_called_durable_before_it_is: {"I7"},
 }
 """What is wrong -> the invariants of which at least one must say so."""
 
@@ -225,7 +249,7 @@ def other_params_are_taken_for_the_same(patch):
 
 
 def ephemeral_text_is_recorded(patch):
-    patch.setattr(engine, "kept_text", lambda _state, _command, text: text)
+    patch.setattr(engine, "kept_text", lambda _ledger, _command, text: text)
 
 
 def forgetting_forgets_nothing(patch):
