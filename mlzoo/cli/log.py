@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
 
-    from mlzoo.events.story import LineReader, Record
+    from mlzoo.events.story import End, LineReader, Record
 
 _PIPE_COLUMNS = 160  # of a line for people where there is no terminal to ask
 _LEAST_COLUMNS = 40
@@ -156,6 +156,7 @@ def _stat(path: Path) -> int:
     from mlzoo.events.identity import read_identity
     from mlzoo.events.recovery import look
     from mlzoo.events.segments import Segments
+    from mlzoo.events.story import verify_end
     from mlzoo.world import real_world
 
     world = real_world()
@@ -166,15 +167,26 @@ def _stat(path: Path) -> int:
     last_aside = look(asides, asides.firsts[-1], strict=False).last_seq if asides.sizes else 0
     for name, value in (
         ("id", read_identity(world, path)),
-        ("log_seq", f"{next(iter(groups.sizes), 1)} to {last}"),
-        ("asides", f"{next(iter(asides.sizes), 1)} to {last_aside}"),
+        ("log_seq", _span(next(iter(groups.sizes), 1), last)),
+        ("asides", _span(next(iter(asides.sizes), 1), last_aside)),
         ("segments", f"{len(groups.sizes)}, {groups.size_bytes():,} bytes"),
         ("of asides", f"{len(asides.sizes)}, {asides.size_bytes():,} bytes"),
         ("blobs", f"{len(blobs)}, {sum(blobs):,} bytes"),
         ("keys", f"{len(keys)}, {sum(keys.values()):,} bytes"),
     ):
         print(f"{name:<10} {value}")
-    return 0
+    return _tell_of(verify_end(world, path))
+
+
+def _span(first: int, last: int) -> str:
+    return f"{first} to {last}" if last >= first else "none"
+
+
+def _tell_of(end: End) -> int:
+    """Say on stderr what is not whole at the end of a log; return the exit status, which forgives a torn end."""
+    for fault in (*end.faults, *end.torn):
+        print(f"mlzoo log: {fault}", file=sys.stderr)
+    return 1 if end.faults else 0
 
 
 def _verify(path: Path) -> int:
@@ -219,13 +231,26 @@ def _repair(path: Path) -> int:
 
 
 def _export(args: Namespace) -> int:
+    from mlzoo.errors import LogUnusable
+    from mlzoo.events.story import verify_end
     from mlzoo.replay.export import export, part_of
     from mlzoo.replay.redaction import BUILT_IN, rule_of
     from mlzoo.world import real_world
 
     rules = [*(BUILT_IN if args.redact else ()), *map(rule_of, args.redact_rule)]
     part = part_of(args.request, args.connection, args.span)
-    made = export(real_world(), args.directory, args.output, part=part, rules=rules)
+    damage = list((end := verify_end(real_world(), args.directory)).faults)
+    try:
+        made = None if damage else export(real_world(), args.directory, args.output, part=part, rules=rules)
+    except LogUnusable as error:
+        if error.data.get("reason") != "damaged":
+            raise
+        made, damage = None, [error.message]
+    if made is None:
+        way_on = f"`mlzoo log repair` makes it whole, also a copy of {args.directory}"
+        print(f"mlzoo log: nothing was exported of a damaged log: {'; '.join(damage)}; {way_on}", file=sys.stderr)
+        return 1
+    _tell_of(end)
     print(f"{args.output}: {made.lines} lines of the wire, {made.groups} groups, {made.size_bytes:,} bytes")
     return 0
 
@@ -242,15 +267,26 @@ def _readers(path: Path, start: int = 0) -> tuple[LineReader, LineReader]:
 
 
 def _cat(path: Path, *, as_json: bool) -> int:
-    from mlzoo.events.story import story
+    from mlzoo.events.story import story, verify_end
+    from mlzoo.world import real_world
 
-    readers = _readers(path)
+    readers, end = _readers(path), verify_end(real_world(), path)
+    last_seq, stopped, left_out = 0, [], 0
     for record in story(*readers):
+        seq = record[1].get("log_seq")
+        if seq is None and end.faults and record[1]["after_seq"] > end.last_seq:
+            left_out += 1
+            continue
+        if seq is not None and last_seq and seq != last_seq + 1:
+            stopped.append(f"after {last_seq} comes {seq}: what was between is missing")
+        last_seq = seq or last_seq
         _show(record, as_json=as_json)
-    stopped = [place for reader in readers for place in reader.stopped]
+    stopped += [place for reader in readers for place in reader.stopped]
+    if left_out:
+        stopped.append(f"{left_out} asides are left out, which tell of what followed the damage")
     for place in stopped:
         print(f"mlzoo log: {place}", file=sys.stderr)
-    return 1 if stopped else 0
+    return 1 if _tell_of(end) or stopped else 0
 
 
 def _tail(path: Path, count: int, *, follow: bool, as_json: bool) -> int:

@@ -1,16 +1,20 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from mlzoo.cli import main
 from mlzoo.config.schema import LogConfig
 from mlzoo.events.commands import ReportAnswer, ReportStep, Strike
+from mlzoo.events.framing import seal
 from mlzoo.events.log import Log
+from mlzoo.events.segments import Segments, encode_header
 from mlzoo.events.types import RequestCancelled, RequestStreamed
 from mlzoo.world import real_world
 
@@ -157,6 +161,70 @@ def test_cat_shows_what_is_whole_and_says_where_it_stops(path, capsys):
     caught = capsys.readouterr()
     assert "is not whole" in caught.err
     assert len(caught.out.splitlines()) >= 8
+
+
+def middle(path):
+    """Return a place in the first group of two, behind which whole records follow."""
+    return segment(path).read_bytes().index(b'"log_seq":2') + 60
+
+
+@pytest.mark.parametrize("command", ["stat", "cat"])
+def test_damage_in_the_last_segment_is_told_and_fails(path, capsys, command):
+    flip(segment(path), middle(path))
+    assert main(["log", command, str(path)]) == 1
+    caught = capsys.readouterr()
+    assert f"mlzoo log: segments/{1:020d}.ndjson: damaged at byte " in caught.err
+    assert caught.out
+
+
+def test_cat_leaves_out_the_asides_from_behind_the_damage(path, capsys):
+    flip(segment(path), segment(path).read_bytes().index(b'"log_seq":4') + 60)
+    assert main(["log", "cat", str(path)]) == 1
+    caught = capsys.readouterr()
+    records = [json.loads(line) for line in caught.out.splitlines()]
+    assert [record.get("log_seq") or f"a{record['aside_seq']}" for record in records] == ["a1", 1, 2, "a2", "a3", 3]
+    assert "1 asides are left out" in caught.err
+
+
+def test_cat_tells_of_a_segment_that_is_missing_between_others(path, capsys):
+    other = segment(path).with_name(f"{8:020d}.ndjson")
+    whole = segment(path).read_bytes().splitlines(keepends=True)
+    header = attrs.evolve(Segments(real_world().disk, path / "segments").header(1), segment=8)
+    records = [re.sub(rb'"log_seq":5,"group":\[5,', b'"log_seq":8,"group":[8,', whole[-1][36:-1])]
+    other.write_bytes(encode_header(header) + b"".join(map(seal, records)))
+    assert main(["log", "cat", str(path)]) == 1
+    assert "after 5 comes 8: what was between is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["stat", "cat", "verify"])
+def test_a_log_whose_segments_are_gone_is_not_called_whole(path, capsys, command):
+    segment(path).unlink()
+    assert main(["log", command, str(path)]) == 1
+    caught = capsys.readouterr()
+    assert "the log has lost records: it has asides" in caught.err + caught.out
+
+
+@pytest.mark.parametrize("command", ["stat", "cat"])
+def test_a_torn_end_is_told_and_is_no_failure(path, capsys, command):
+    segment(path).write_bytes(segment(path).read_bytes()[:-1])
+    assert main(["log", command, str(path)]) == 0
+    assert "the next start cuts them" in capsys.readouterr().err
+
+
+def test_nothing_is_exported_of_a_damaged_log(path, tmp_path, capsys):
+    flip(segment(path), middle(path))
+    output = tmp_path / "x.ndjson"
+    assert main(["log", "export", str(path), "-o", str(output)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("mlzoo log: nothing was exported of a damaged log: segments/")
+    assert not output.exists()
+
+
+def test_an_empty_log_has_no_asides_from_1_to_0(tmp_path, capsys):
+    trio.run(reopen, tmp_path / "log")
+    assert main(["log", "stat", str(tmp_path / "log")]) == 0
+    out = capsys.readouterr().out
+    assert "log_seq    none\nasides     none\n" in out
 
 
 def test_tail_shows_the_last_records(path, capsys):
