@@ -15,7 +15,7 @@ from mlzoo.errors import Cancelled, Failure, Interrupted, NotFound, OutOfRange
 from mlzoo.events import types as ev
 from mlzoo.events.codec import CODEC
 from mlzoo.events.commands import Command, ReportFailure
-from mlzoo.events.records import is_gone, request_of
+from mlzoo.events.records import GONE, is_gone, request_of
 from mlzoo.events.said import Said, delta_of, size_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class RequestView:
         self._accepted: ev.RequestAccepted | None = None
         self._said = Said()
         self._seq = -1  # of the last piece
-        self._gone = False  # some of what was said is not there
+        self._gone = ""  # why some of what was said is not there
         self._model: ModelFacts | None = None  # that is to answer, or has answered
         self._rerouted: list[JsonObject] = []  # those that could not
 
@@ -132,7 +132,7 @@ class RequestView:
             case ev.RequestStreamed():
                 row = text[event.row]
                 if self._gone or is_gone(row):
-                    self._gone = True  # Nor is anything told that comes after a gap.
+                    self._gone = self._gone or _why_gone(row)  # Nor is anything told that comes after a gap.
                     return
                 self._hold(row)
                 if event.seq is not None:
@@ -181,13 +181,15 @@ class RequestView:
         return suspended or isinstance(event, (ev.RequestCompleted, ev.RequestFailed, ev.RequestCancelled))
 
     def _ending(self, event: ev.RequestCompleted, text: Any) -> Result | Refusal:
-        if not self._gone and not is_gone(text):
+        why = self._gone or (_why_gone(text) if is_gone(text) else "")
+        if not why:
             try:
                 return Result(self._result(event, text))
             except NotFound:
-                pass  # The blob has gone.
-        message = "The text of this answer is not kept: it was ephemeral and read too late, or it was forgotten."
-        return Refusal(OutOfRange(message, oldest=self._seq + 1).failure())
+                why = "forgotten"  # Its blob has gone, and of a blob nothing but forgetting leaves the record.
+        what = "it was forgotten" if why == "forgotten" else "it was ephemeral, and is read too late"
+        gone = OutOfRange(f"The text of this answer is not kept: {what}.", oldest=self._seq + 1, reason=why)
+        return Refusal(gone.failure())
 
     def _failure(self, failure: Failure, group: Group) -> Failure:
         """Return a failure with the text that belongs to it: what was said so far, and what is said about the fault."""
@@ -288,6 +290,10 @@ class RequestView:
         if self._said.logprobs:
             result["logprobs"] = self._said.logprobs
         return result
+
+
+def _why_gone(tombstone: JsonObject) -> str:
+    return str(tombstone.get(GONE, "forgotten"))  # Where there was little room, forgetting has left an empty one.
 
 
 def _in_the_hosts_words(failure: Failure, text: Any) -> Failure:

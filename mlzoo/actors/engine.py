@@ -134,7 +134,7 @@ class Engine:
             if isinstance(order.command, cmd.Submit | cmd.Resume) and order.command.key:
                 order = attrs.evolve(order, command=ledger.stamped(order.command))
             events, state = decide(ledger.state, order.command, ledger.log.last_seq + 1, at_ms)
-            kept = kept_text(ledger.state, order.command, order.text)
+            kept = kept_text(ledger, order.command, order.text)
             group = ledger.log.append(order.command, events, kept, at_ms, told=order.text) if events else None
         except StorageFailed:
             raise

@@ -63,8 +63,53 @@ async def test_a_forgotten_key_is_expired_and_never_runs_again(lives, autojump_c
         for _ in range(2):
             error = await sidecar.host.error(sidecar.host.send("resume", {"key": f"key {SECRET}"}))
             assert (error["code"], error["data"]["type"]) == (1013, "expired")
+            assert error["data"]["reason"] == "forgotten"
         worker = await sidecar.worker()
         assert len([frame for frame in worker.told if type(frame).__name__ == "Generate"]) == 1
+
+
+async def test_a_retry_after_forgetting_brings_no_word_back_in_this_life_or_another(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(say(sidecar, f"{SECRET} hello", key=f"key {SECRET}"))
+        await sidecar.host.call("forget", {"key": f"key {SECRET}"})
+        await come_again(sidecar)
+        assert files_with(lives, SECRET) == []
+    async with lives.begin() as sidecar:
+        await come_again(sidecar)
+    assert files_with(lives, SECRET) == []
+
+
+async def come_again(sidecar):
+    """Come with a forgotten key in all ways there are, as a host does that has not heard of the forgetting."""
+    error = await sidecar.host.error(say(sidecar, f"{SECRET} hello", key=f"key {SECRET}"))
+    assert (error["code"], error["data"]["reason"]) == (1013, "forgotten")
+    assert (await sidecar.host.error(say(sidecar, f"{SECRET} other", key=f"key {SECRET}")))["code"] == -32602
+    assert (await sidecar.host.refused("resume", {"key": f"key {SECRET}"}))["code"] == 1013
+    assert await sidecar.host.call("cancel", {"key": f"key {SECRET}"}) == {"cancelled": False}
+
+
+async def test_nor_does_a_retry_that_comes_while_it_is_being_forgotten(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(say(sidecar, f"{SECRET} hello", key="k"))
+        lives.disk.faults.replace_s = 5.0
+        forgotten = sidecar.host.send("forget", {"key": "k"})
+        await sidecar.sleep_h(1 / 3600)
+        again = say(sidecar, f"{SECRET} hello", key="k")
+        await sidecar.host.result(forgotten)
+        lives.disk.faults.replace_s = 0.0
+        await sidecar.host.response(again)
+        assert files_with(lives, SECRET) == []
+
+
+async def test_nor_does_one_whose_key_is_filed(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        for number in range(FILED_AT_ONCE + 1):
+            await sidecar.host.result(say(sidecar, f"{SECRET} {number}", key=f"k{number}"))
+        await sidecar.host.call("forget", {"key": "k0"})
+        before = len(files_with(lives, f'{SECRET} 0"'))
+        assert (await sidecar.host.error(say(sidecar, f"{SECRET} 0", key="k0")))["code"] == 1013
+        assert len(files_with(lives, f'{SECRET} 0"')) == before == 0
+        assert await sidecar.host.result(say(sidecar, f"{SECRET} 1", key="k1")), "others are answered"
 
 
 async def test_a_key_that_is_filed_is_forgotten_too(lives, autojump_clock):
