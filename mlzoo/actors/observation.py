@@ -119,9 +119,11 @@ def status(services: Services) -> JsonObject:
         log |= {"id": services.log.id, "last": services.log.last_seq, "bytes": services.log.size_bytes()}
     else:
         log["unusable"] = {name: value for name, value in services.unusable.data.items() if name in PROBLEM}
+    actors = services.actors()
     return {
         "version": mlzoo.__version__,
         "pid": services.pid,
+        "ready": bool(actors) or services.unusable is not None,
         "uptime_ms": services.world.clock.awake_ms() - services.started_ms,
         "actors": [
             {
@@ -131,7 +133,7 @@ def status(services: Services) -> JsonObject:
                 "mailbox_depth": actor.depth,
                 **({} if actor.failure is None else {"failure": actor.failure}),
             }
-            for actor in services.actors()
+            for actor in actors
         ],
         "models": [
             {"name": name, "state": inventory.phase(model), "device": model.device, "bytes": model.memory_bytes or None}

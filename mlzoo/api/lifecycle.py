@@ -157,4 +157,8 @@ class StatusResult:
     requests: RequestCounts
     log: LogStatus
     conversations: int = attrs.field(default=0, metadata=about("How many there are."))
+    ready: bool = attrs.field(
+        default=True,
+        metadata=about("False for a moment after the start, while the log is read: until then nothing is counted."),
+    )
     providers: tuple[ProviderStatus, ...] = ()

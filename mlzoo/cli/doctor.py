@@ -229,6 +229,9 @@ def logs(path: Path | None, budget_bytes: int, reserve_bytes: int) -> Iterator[F
 
     state = Path(platformdirs.user_state_dir("mlzoo"))
     paths = sorted(state.glob("log-*")) if path is None else [path]
+    if path is not None and path.is_file():
+        yield Finding("log", "fault", f"{path} is a file, and a log is a directory", "choose another: --log DIR")
+        return
     try:
         found = [path for path in paths if is_log(RealDisk(), path)]
     except OSError as error:

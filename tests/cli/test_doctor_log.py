@@ -82,6 +82,21 @@ def test_a_place_where_no_log_can_be_made_is_a_fault_with_what_to_do(log):
     assert found["text"].endswith(f"none can be made: this user cannot write to {log.parent}")
 
 
+def test_a_file_is_no_log(tmp_path):
+    (tmp_path / "file").touch()
+    (found,) = logs(tmp_path / "file", 1000, 0)
+    assert (found.state, found.remedy) == ("fault", "choose another: --log DIR")
+    assert found.text == f"{tmp_path / 'file'} is a file, and a log is a directory"
+
+
+def test_a_log_whose_segments_are_gone_is_a_fault(log):
+    for segment in (log / "segments").iterdir():
+        segment.unlink()
+    (log / "closed.json").write_bytes(b"not what was written")
+    (found, *_) = logs(log, 1000, 0)
+    assert (found.state, found.remedy) == ("fault", f"mlzoo log repair {log}")
+
+
 def test_a_place_below_a_file_is_a_fault(tmp_path):
     (tmp_path / "file").touch()
     (found, *_) = logs(tmp_path / "file" / "log", 1000, 0)
