@@ -127,6 +127,7 @@ async def test_a_full_disk_is_final_and_what_was_written_before_is_kept(world, d
     with pytest.raises(StorageFailed) as caught:
         log.commit()
     assert caught.value.data["reason"] == "failed"
+    assert caught.value.message.endswith("make room on that disk, then start again")
     assert log.written == 3
     for use in (log.commit, log.commit_asides, lambda: append_end(log, 3), lambda: log.aside("c", "ping", 1)):
         with pytest.raises(StorageFailed):
