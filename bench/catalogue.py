@@ -208,6 +208,16 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="fit",
+        title="Training",
+        rounds=5,
+        how=(
+            "Each round is another split under another seed, the same for both; the peer sees the same features "
+            "and the same rows for training, and both are judged on the same rows for test. The target is the peer's "
+            "accuracy less half a point. Times hold the start of the process, the features and all epochs."
+        ),
+    ),
+    Benchmark(
         name="quality",
         title="Quality",
         rounds=1,

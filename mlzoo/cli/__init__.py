@@ -24,6 +24,7 @@ COMMANDS = {
     "devices": "what hardware was found, and what fits on it",
     "log": "the event log: stat, verify, tail, cat, export, repair",
     "replay": "check, play, rerun or shrink what was recorded",
+    "fit": "train a model on a data file; it is then served by its name",
     "schema": "the OpenRPC document of the protocol",
     "doctor": "check the installation, devices, store and log, and say what to do",
 }

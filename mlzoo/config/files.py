@@ -23,11 +23,13 @@ class ConfigFile:
 def read_files(directories: Sequence[Path]) -> dict[str, ConfigFile]:
     """Return each YAML file by its path in its directory, such as ``model/smollm2``: the first directory's wins.
 
-    They are in order: what is built in comes first.
+    They are in order: what is built in comes first. The group ``fit`` is not for the sidecar (``mlzoo.fit``).
     """
     found: dict[str, ConfigFile] = {}
     for directory in reversed(directories):
         for path in sorted((*directory.glob("*.yaml"), *directory.glob("*/*.yaml"))):
+            if path.parent == directory / "fit":
+                continue
             found[path.relative_to(directory).with_suffix("").as_posix()] = _file(path)
     return found
 

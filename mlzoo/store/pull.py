@@ -146,8 +146,9 @@ def _install(store: Store, entry: ModelEntry, fetched: Path, work: Path, on_prog
         "files": [attrs.asdict(file) for file in files],
     }
     _replace(store.manifest(entry.name), orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-    for old in store.manifest(entry.name).parent.iterdir():
-        if old.is_dir() and old.name != manifest["path"]:
+    home = store.manifest(entry.name).parent
+    for old in home.iterdir():
+        if old.is_dir() and old != home / str(manifest["path"]):  # which `mlzoo fit` may have put here by a path
             shutil.rmtree(old, ignore_errors=True)  # A worker may still read it: the next pull or remove has it then.
 
 
