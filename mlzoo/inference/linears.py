@@ -3,7 +3,7 @@
 Knows weights and torch's kernels for them; nothing of requests, rows' owners or how a family is chosen (``kernels``).
 Layers that read the same input, as those of query, key and value, become one matrix product.
 
-Families, all of them for processors:
+Families, for processors; on a GPU plain, and int4 by a library (``gpu_int4``):
     plain: torch's own, the weights as they were loaded.
     packed: the same 16-bit numbers in the order in which oneDNN's kernel reads them.
     int4: groups of 32 weights as 4-bit steps between their least and greatest (asymmetric round-to-nearest), which
@@ -20,6 +20,8 @@ import attrs
 import torch
 from torch import nn
 from torch.nn import functional
+
+from mlzoo.inference import gpu_int4
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,7 +68,9 @@ class Linear(nn.Module):
         self.takes_int4 = not is_head and self.in_features % GROUP == 0 and self.out_features % WIDTH_GRAIN == 0
 
     def make(self, family: Family) -> None:
-        """Have a family at hand, beside those that are. A layer that does not take 4 bits is packed in their stead.
+        """Have a family at hand, beside those that are.
+
+        A layer that does not take 4 bits is packed in their stead, on a GPU plain.
 
         Raises:
             RuntimeError: This machine has no such kernel. Torch raises other things as well.
@@ -100,9 +104,11 @@ class Linear(nn.Module):
         return "int4" if self.takes_int4 else "packed"
 
     def _made(self, family: Family, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        if family == "plain":
+        if family == "int4" and self.takes_int4:
+            return int4(weight)
+        if family == "plain" or weight.device.type != "cpu":
             return lambda x: functional.linear(x, weight)
-        return int4(weight) if family == "int4" and self.takes_int4 else packed(weight)
+        return packed(weight)
 
     def _plain(self, x: torch.Tensor) -> torch.Tensor:
         assert self.weight is not None
@@ -195,6 +201,8 @@ def packed_product(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def int4(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the product with weights ``[outputs, inputs]`` in 4 bits."""
+    if weight.device.type == "cuda":
+        return gpu_int4.product(weight, GROUP)
     steps, size, least = to_int4(weight)
     # The kernel computes (step - 8) * size + zero.
     scales = torch.stack([size, least + 8 * size], -1).transpose(0, 1).contiguous().to(weight.dtype)

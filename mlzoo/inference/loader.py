@@ -16,6 +16,7 @@ from mlzoo.errors import ModelLoadFailed, OutOfMemory
 from mlzoo.inference import (
     captured,
     gate,
+    gpu_int4,
     graphs,
     kernels,
     linears,
@@ -280,15 +281,15 @@ def _takes_any_threads(module: Any, chosen: plan.Kernels | None, heads: kernels.
 def _kernels(
     module: Any, load: Load, device: torch.device, rows: int, findings: selftest.Findings
 ) -> plan.Kernels | None:
-    """Put faster linear layers into a model on a processor; None where it keeps its own.
+    """Put other linear layers into a model, on a GPU where that was asked for; None where it keeps its own.
 
     Raises:
         ModelLoadFailed: 4 bits were asked for, and cannot be had.
     """
     if device.type != "cpu":
-        if load.quantization == "int4":
-            raise ModelLoadFailed(f"4-bit weights are for processors, not for {device}: set quantization to none")
-        return None
+        if load.quantization != "int4":
+            return None
+        gpu_int4.expect(load.model, device, module.dtype)
     question = "difference of its kernels"
     expected = None if findings.knows(question) else gate.sample_logits(module, _vocabulary(module))
     replaced = linears.replace(module)

@@ -120,7 +120,8 @@ def choose(
     if "int4" in usable and not mark_int4(layers, quantization, findings):
         usable.remove("int4")
     heights = sorted({min(height, rows) for height in HEIGHTS})
-    took = _measure(replaced, like, usable, heights, findings, clock) if len(usable) > 1 else {}
+    is_timed = len(usable) > 1 and like.device.type == "cpu"  # Elsewhere nothing is chosen, and other clocks tell time.
+    took = _measure(replaced, like, usable, heights, findings, clock) if is_timed else {}
     plan = fitting(usable, took, heights, quantization)
     candidates = dict.fromkeys(plan.families() if quantization == "int4" else (plan.many, *usable[-1:]))
     plan = _with_exact(plan, candidates, module, replaced, rows, took, findings)

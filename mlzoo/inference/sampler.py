@@ -151,12 +151,26 @@ def draw_in_integers(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[
 def _best(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> dict[str, torch.Tensor]:
     """Return values and ids of the best tokens of some rows, and the probability of the very best."""
     some = rows_of(scores, rows)
-    values, ids = some.topk(min(NARROW, scores.shape[-1]), dim=-1)
+    count = min(NARROW, scores.shape[-1])
+    values, ids = best_in_order(some, count) if some.device.type == "cuda" else some.topk(count, dim=-1)
     temperature = given([[draws[i].sampling.temperature] for i in rows], scores.device, torch.float32)
     # A softmax works row by row; a plain sum of exponentials is split over threads where there is one row only, so that
     # its last bit would depend on the company.
     share = (some / temperature).softmax(dim=-1).gather(1, ids[:, :1])[:, 0]
     return {"values": values, "ids": ids, "share": share}
+
+
+def best_in_order(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return values and ids of the best tokens of each row, equal ones in the order of their ids.
+
+    A GPU takes equal ones in an order that may depend on the number of rows. So what it compares here are integers, no
+    two of which are equal: a float's bits in an order that is that of floats, and below them the id.
+    """
+    bits, last = scores.view(torch.int32), scores.shape[-1] - 1
+    ranks = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    keys = (ranks << 32) + (last - torch.arange(last + 1, device=scores.device))
+    ids = last - (keys.topk(count, dim=-1).values & 0xFFFFFFFF)
+    return scores.gather(-1, ids), ids
 
 
 def _draw_from_best(

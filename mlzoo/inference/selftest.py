@@ -21,6 +21,7 @@ import torch
 import transformers
 
 from mlzoo import __version__
+from mlzoo.inference import gpu_int4
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,6 +114,7 @@ def subject(load: Load, device: torch.device, dtype: torch.dtype) -> dict[str, A
     return {
         "model": load.digest,
         "dtype": str(dtype),
+        "quantization": load.quantization,
         "remote code": load.trust_remote_code,
         "mlzoo": __version__,
         "source": _source(),
@@ -152,7 +154,7 @@ def _machine(device: torch.device) -> list[str]:
     if device.type == "cuda":
         found.append(repr(torch.cuda.get_device_properties(device)))
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch has no types for it
-        found.append(f"CUDA {torch.version.cuda}, cuDNN {cudnn}")
+        found.append(f"CUDA {torch.version.cuda}, cuDNN {cudnn}, torchao {gpu_int4.library()}")
     return found
 
 

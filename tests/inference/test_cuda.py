@@ -130,3 +130,29 @@ def test_rows_are_drawn_on_the_device_as_on_the_processor():
     here = sampler.draw_in_integers(logits, range(8), draws).tolist()
     assert sampler.draw_in_integers(logits.to(GPU), range(8), draws).tolist() == here
     assert [choice.token for choice in choose(logits.to(GPU), draws)] == here
+
+
+def test_the_best_tokens_are_those_of_the_processor_in_any_company():
+    logits = torch.randn(8, 50_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    draws = [Draw(Sampling(temperature=1.0, top_p=0.5, top_k=200, seed=row), position=row) for row in range(8)]
+    together = choose(logits.to(GPU), draws)
+    assert together == [choose(logits[row : row + 1].to(GPU), draws[row : row + 1])[0] for row in range(8)]
+    ids = sampler.best_in_order(logits.float().to(GPU), 256)[1]
+    assert torch.equal(ids.cpu(), sampler.best_in_order(logits.float(), 256)[1])
+
+
+def test_4_bits_that_were_asked_for_are_multiplied_by_the_library_and_captured(tmp_path):
+    pytest.importorskip("torchao", reason="torchao is not installed: extra cuda")
+    directory = save_causal(tmp_path, hidden_size=128, intermediate_size=256, head_dim=32)
+    models = [load_chat(load(directory, dtype="bfloat16", quantization=kind), GPU) for kind in ("none", "int4")]
+    assert models[1].decoder.kernels.plan.many == "int4"
+    plain, packed = (model.decoder.prefill(0, [5, 6, 7], 0).float() for model in models)
+    assert 0 < float((packed - plain).norm() / (plain - plain.mean()).norm()) < 0.5
+    places = [0, 1], [9, 10], [3, 0]
+    expected = models[1].decoder.decode(*places).clone()
+    models[1].decoder.graphs = None
+    steps, _ = capturing(models[1].decoder)
+    for _ in range(2 + CHECKS):
+        seen = models[1].decoder.decode(*places)
+    assert {shape.family for shape in steps.all} == {"int4"}
+    assert gate.mean_difference(list(expected), list(seen)) < gate.tolerance(torch.bfloat16)

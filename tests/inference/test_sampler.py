@@ -263,6 +263,17 @@ def test_rows_that_are_drawn_in_integers_get_what_the_slow_reference_draws_in_an
         assert sampler.draw_in_integers(logits, [row], draws).tolist() == [token]
 
 
+def test_the_best_tokens_come_in_one_order_whatever_is_equal_among_them():
+    logits = logits_of(3).bfloat16().float()  # 16 bits make many equal ones.
+    logits[1, ::7] = float("-inf")
+    logits[2] = torch.tensor([-0.5, 0.0, 2.0, -3.0]).repeat(SIZE // 4)
+    values, ids = sampler.best_in_order(logits, 256)
+    for row in range(len(logits)):
+        expected = sorted(range(SIZE), key=lambda token: (-float(logits[row, token]), token))[:256]
+        assert ids[row].tolist() == expected
+    assert torch.equal(values, logits.gather(-1, ids))
+
+
 def test_a_number_next_to_one_draws_a_token_that_is_possible(monkeypatch):
     monkeypatch.setattr(sampler, "uniform", lambda *_: 1 - 2**-53)
     logits = logits_of(1)

@@ -29,6 +29,15 @@ def found(directory, answer, subject=SUBJECT, question="q"):
     return given, findings.asked_anew
 
 
+def test_what_was_found_of_other_kernels_is_not_taken_over(tmp_path):
+    subjects = [
+        selftest.subject(load(tmp_path, quantization=kind), CPU, torch.bfloat16) for kind in ("auto", "none", "int4")
+    ]
+    found(tmp_path, 0.0, subject=subjects[2])
+    assert found(tmp_path, 0.5, subject=subjects[0]) == (0.5, True)
+    assert found(tmp_path, 0.25, subject=subjects[1]) == (0.25, True)
+
+
 @pytest.mark.parametrize("answer", [2, 0.25, True, False, None])
 def test_an_answer_is_found_once_and_remembered(tmp_path, answer):
     assert found(tmp_path / "cache", answer) == (answer, True)
