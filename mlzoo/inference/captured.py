@@ -155,6 +155,7 @@ class CapturedSteps:
 
     def _record(self, one: Captured, rows: Rows) -> None:
         self._make_room()
+        memory.give_back(self._decoder.module.device)  # What is free now is nobody's cache.
         shape, before_bytes = one.shape, self._free_bytes()
         self._fill(shape.width, rows)
         try:
@@ -180,7 +181,6 @@ class CapturedSteps:
         if self._taken_bytes >= self._room_bytes:
             for one in held:
                 one.drop("wanted")
-            memory.give_back(self._decoder.module.device)
             self._taken_bytes = 0
         elif len(held) >= MOST:
             held[0].drop("wanted")

@@ -41,6 +41,13 @@ class Recorder(Protocol):
         """Wait until the device has done all that it was given."""
 
 
+def breaks_off(error: torch.AcceleratorError) -> bool:
+    """Return whether an error ends a recording and nothing else; after any other the device is in an unknown state."""
+    code = getattr(error, "error_code", None)
+    # Torch before 2.9 gives no code; CUDA's words for all of these name the capture.
+    return code in CAPTURE_ERRORS if code is not None else "captur" in str(error)
+
+
 class CudaRecorder:
     """Records CUDA graphs, which share the memory of what they compute on the way: one is replayed at a time.
 
@@ -64,9 +71,9 @@ class CudaRecorder:
                 with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                     out = compute()
         except torch.AcceleratorError as error:
-            if getattr(error, "error_code", None) not in CAPTURE_ERRORS:
-                raise
-            raise CannotRecord(str(error)) from error
+            if breaks_off(error):
+                raise CannotRecord(str(error)) from error
+            raise
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
         def replay() -> torch.Tensor:
