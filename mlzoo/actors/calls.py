@@ -16,7 +16,7 @@ from mlzoo import errors
 from mlzoo.actors import candidates, conversations, forgetting
 from mlzoo.actors.messages import Order
 from mlzoo.actors.outcomes import Answer, Ask, Claim, Later
-from mlzoo.api.content import embed_texts, plain_messages, stop_strings, told_messages
+from mlzoo.api.content import check_tools, embed_texts, stop_strings, told_messages
 from mlzoo.config.schema import LOCAL
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Sampling
@@ -40,6 +40,7 @@ NOT_PART_OF_A_REQUEST = ("stream", "deadline_ms", "priority", "_meta")
 TEXTS = frozenset(
     {"messages", "prompt", "input", "inputs", "text", "tokens", "stop", "_meta"}
 )  # kept in a form of their own
+FORMS = frozenset({"response_format", "tools"})  # kept among the others, and as long as a text
 PREFIX_CHARACTERS = 1024  # of a prompt that is no conversation
 NEW = "new"  # the name by which a host asks for a conversation of a fresh one
 
@@ -78,6 +79,7 @@ class Calls:
     # ---------------------------------------------------------------------------------------- inference
 
     def _chat(self, connection: Peer, call: Call, params: api.ChatParams) -> Outcome:
+        check_tools(params)
         name = self._services.world.ids.new("conv") if params.conversation == NEW else params.conversation or ""
         text = {"messages": told_messages(params.messages)}
         return self._generate(connection, call, params, text, conversation=name)
@@ -159,7 +161,7 @@ class Calls:
 
     def _tokenize(self, connection: Peer, call: Call, params: api.TokenizeParams) -> Outcome:
         wanted = candidates.wanted(self._services, "tokenize", params)
-        text = {"text": params.text} if params.messages is None else {"messages": plain_messages(params.messages)}
+        text = {"text": params.text} if params.messages is None else {"messages": told_messages(params.messages)}
         return self._submit(connection, call, wanted, text)
 
     def _detokenize(self, connection: Peer, call: Call, params: api.DetokenizeParams) -> Outcome:
@@ -190,7 +192,7 @@ class Calls:
             stream=stream,
             params_digest=hashlib.sha256(orjson.dumps([call.method, kept], option=orjson.OPT_SORT_KEYS)).hexdigest(),
             key="" if key is None else _digest(key),
-            size_bytes=len(orjson.dumps(text)),
+            size_bytes=len(orjson.dumps(text | {name: as_sent[name] for name in FORMS & as_sent.keys()})),
             **fields,
         )
         claim = None if key is None else Claim(submit.key, submit.params_digest)

@@ -12,6 +12,7 @@ import attrs
 
 from mlzoo import errors
 from mlzoo.api.content import unsupported_features
+from mlzoo.api.forms import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat, TextFormat
 from mlzoo.api.inference import ChatParams, CompleteParams, ImagePart
 from mlzoo.config.schema import LOCAL, Capability, ModelKind, SamplingDefaults
 from mlzoo.core.state import device_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 KIND_OF: dict[str, ModelKind] = {"chat": "chat", "complete": "chat", "embed": "embed", "predict": "predict"}
 OF_CAPABILITIES = frozenset({"tools", "tool_choice", "response_format", "vision"})
 BYTES_A_TOKEN = 4
+_ANY_TEXT = (None, TextFormat(type="text"))
 
 
 @attrs.frozen
@@ -128,7 +130,10 @@ def _refuse_remote(services: Services, entry: ModelEntry, method: str, params: A
     _refuse_unserved(entry, unsupported_features(params), OF_CAPABILITIES)
     lacks = [need for need in needs_of(params) if need not in entry.capabilities]
     exact = getattr(params, "determinism", "fast") == "exact"
+    form = getattr(params, "response_format", None)
+    unknown = isinstance(form, RegexFormat | GrammarFormat) or (method == "complete" and form not in _ANY_TEXT)
     wrong = (
+        (unknown, "response_format", "knows no such form: ask for JSON in a chat, or a local model"),
         (method in {"tokenize", "detokenize"}, method, "shows no tokens: ask a local model"),
         (exact, "determinism: exact", 'does not promise the same bits: leave determinism out, or ask for "fast"'),
         (getattr(params, "require_device", None) is not None, "require_device", "is on no device of this machine"),
@@ -157,7 +162,7 @@ def needs_of(params: Any) -> list[Capability]:
     json = False
     if isinstance(params, ChatParams):
         tools = tools or bool(params.tools)
-        json = params.response_format not in (None, {"type": "text"})
+        json = isinstance(params.response_format, JsonObjectFormat | JsonSchemaFormat)
     needs: dict[Capability, bool] = {"tools": tools, "json": json, "vision": vision}
     return [need for need, is_needed in needs.items() if is_needed]
 

@@ -32,16 +32,8 @@ if TYPE_CHECKING:
     from mlzoo.events.commands import JsonObject
 
 FEATURES = (
-    "stream",
-    "keys",
-    "logprobs",
-    "deadline",
-    "priority",
-    "cancel",
-    "progress",
-    "events",
-    "forget",
-    "conversations",
+    *("stream", "keys", "logprobs", "deadline", "priority", "cancel", "progress", "events", "forget"),
+    *("conversations", "response_format", "tools"),
 )
 PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset", "log_seq"})
 PHASES = ("queued", "running", "suspended")

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import orjson
 
-from mlzoo.api.inference import (
-    ChatParams,
-    EmbedParams,
-    GenerationParams,
-    ImagePart,
-    Message,
-    TextPart,
-    TokenizeParams,
-)
-from mlzoo.errors import Unsupported
+from mlzoo.api.forms import NamedTool, WrittenCall
+from mlzoo.api.inference import ChatParams, EmbedParams, GenerationParams, ImagePart, Message, TextPart, TokenizeParams
+from mlzoo.errors import InvalidParams
 
 
 def stop_strings(params: GenerationParams) -> tuple[str, ...]:
@@ -28,54 +21,87 @@ def embed_texts(params: EmbedParams) -> tuple[str, ...]:
     return (params.input,) if isinstance(params.input, str) else params.input
 
 
-def plain_messages(messages: tuple[Message, ...]) -> tuple[dict[str, Any], ...]:
-    """Return messages as a chat template takes them: role and content, the parts of a text joined by newlines.
+def told_messages(messages: tuple[Message, ...]) -> tuple[dict[str, Any], ...]:
+    """Return messages as they are recorded and handed on: the parts of a text joined by newlines, calls as ours are.
 
     Raises:
-        Unsupported: There is an image among the parts.
+        InvalidParams: The arguments of a call are not the text of a JSON object.
     """
-    return tuple({"role": message.role, "content": plain_text(message)} for message in messages)
+    return tuple(_told(message, f"messages[{place}]") for place, message in enumerate(messages))
 
 
-def told_messages(messages: tuple[Message, ...]) -> tuple[dict[str, Any], ...]:
-    """Return messages as they are recorded and handed on: what is only text as ``plain_messages`` has it."""
-    return tuple(_told(message) for message in messages)
-
-
-def _told(message: Message) -> dict[str, Any]:
-    content: Any = message.content
-    if not isinstance(content, str):
-        is_text = all(isinstance(part, TextPart) for part in content)
-        content = plain_text(message) if is_text else [attrs.asdict(part) for part in content]
-    told: dict[str, Any] = {"role": message.role, "content": content}
+def _told(message: Message, path: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if message.tool_calls:
-        told["tool_calls"] = list(message.tool_calls)
+        told["tool_calls"] = [
+            _called(call, f"{path}.tool_calls[{place}]") for place, call in enumerate(message.tool_calls)
+        ]
     if message.tool_call_id is not None:
         told["tool_call_id"] = message.tool_call_id
     return told
 
 
-def plain_text(message: Message) -> str:
-    """Return the text of one message.
+def _called(call: WrittenCall, path: str) -> dict[str, Any]:
+    """Return a call as answers have it, however it was sent."""
+    function = call.function
+    name, arguments = (call.name, call.arguments) if function is None else (function.name, function.arguments)
+    if not _is_object(arguments or "{}"):
+        expected = "the text of a JSON object"
+        place = f"{path}.arguments" if function is None else f"{path}.function.arguments"
+        raise _refusal(expected, place)
+    return {"id": call.id, "name": name, "arguments": arguments or "{}"}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def check_tools(params: ChatParams) -> None:
+    """See that the tools can be called, and that those which must be are there.
 
     Raises:
-        Unsupported: There is an image among the parts.
+        InvalidParams: With path and expected.
     """
+    names: list[str] = []
+    for place, tool in enumerate(params.tools or ()):
+        path = f"tools[{place}].function"
+        if tool.function.name in names:
+            raise _refusal("a name that no other tool has", f"{path}.name")
+        if (tool.function.parameters or {}).get("type", "object") != "object":
+            raise _refusal('"object"', f"{path}.parameters.type")
+        names.append(tool.function.name)
+    choice = params.tool_choice
+    if isinstance(choice, NamedTool) and choice.function.name not in names:
+        raise _refusal("the name of one of the tools", "tool_choice.function.name")
+    if choice == "required" and not names:
+        raise _refusal("tools, since one of them is to be called", "tools")
+
+
+def _refusal(expected: str, path: str) -> InvalidParams:
+    return InvalidParams(f"{path}: expected {expected}", path=path, expected=expected)
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Return what a message holds: its text, or its parts where there is an image among them."""
     if isinstance(message.content, str):
         return message.content
-    texts = []
-    for part in message.content:
-        if isinstance(part, ImagePart):
-            raise Unsupported("images are not read by this version: send text", feature="vision")
-        texts.append(part.text)
-    return "\n".join(texts)
+    if any(isinstance(part, ImagePart) for part in message.content):
+        return [_part(part) for part in message.content]
+    return "\n".join(part.text for part in message.content if isinstance(part, TextPart))
+
+
+def _part(part: TextPart | ImagePart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    detail = {} if part.image_url.detail == "auto" else {"detail": part.image_url.detail}
+    return {"type": "image_url", "image_url": {"url": part.image_url.url, **detail}}
 
 
 def unsupported_features(params: object) -> list[str]:
-    """Return what params ask for that the protocol has and this version does not serve; mostly nothing.
-
-    A value that changes nothing (``tools: []``, ``response_format: {"type": "text"}``) asks for nothing.
-    """
+    """Return what params ask for that the protocol has and this version does not serve; mostly nothing."""
     features = []
     if isinstance(params, ChatParams):
         features += _of_chat(params)
@@ -87,18 +113,9 @@ def unsupported_features(params: object) -> list[str]:
 def _of_chat(params: ChatParams) -> list[str]:
     asked = {
         "persona": params.persona is not None,
-        "response_format": params.response_format not in (None, {"type": "text"}),
-        "tools": bool(params.tools),
-        "tool_choice": params.tool_choice not in (None, "none", "auto"),
     }
     return [feature for feature, is_asked in asked.items() if is_asked]
 
 
 def _of_messages(messages: tuple[Message, ...]) -> list[str]:
-    features = []
-    for message in messages:
-        if message.role == "tool" or message.tool_calls or message.tool_call_id is not None:
-            features.append("tools")
-        if any(isinstance(part, ImagePart) for part in message.content):
-            features.append("vision")
-    return features
+    return ["vision" for message in messages if any(isinstance(part, ImagePart) for part in message.content)]

@@ -6,11 +6,12 @@ which of it a request asks for.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 
 from mlzoo.api.fields import INTEGER_MAX, about, checked, naming
+from mlzoo.api.forms import ResponseFormat, Tool, ToolChoice, WrittenCall
 from mlzoo.api.routing import Rerouted
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -64,16 +65,16 @@ class ImagePart:
 class Message:
     """One turn of a conversation."""
 
-    role: Role = attrs.field(metadata=about("Who speaks.", unserved={"const": "tool"}))
+    role: Role = attrs.field(metadata=about("Who speaks."))
     content: str | tuple[TextPart | ImagePart, ...] = attrs.field(
         validator=checked,
         metadata=about("Text, or parts, which are joined by newlines.", min_items=1, max_items=MESSAGES_MAX),
     )
-    tool_calls: tuple[dict[str, Any], ...] | None = attrs.field(
-        default=None, metadata=about("The calls that the assistant made in this turn.", unserved={"minItems": 1})
+    tool_calls: tuple[WrittenCall, ...] | None = attrs.field(
+        default=None, metadata=about("The calls that the assistant made in this turn.")
     )
     tool_call_id: str | None = attrs.field(
-        default=None, validator=checked, metadata=naming("The call that this turn of role tool answers.", unserved=True)
+        default=None, validator=checked, metadata=naming("The call that this turn of role tool answers.")
     )
 
 
@@ -147,6 +148,9 @@ class GenerationParams:
     )
     retention: Retention = attrs.field(default="keep", metadata=RETENTION)
     require_device: str | None = attrs.field(default=None, validator=checked, metadata=REQUIRE_DEVICE)
+    response_format: ResponseFormat | None = attrs.field(
+        default=None, metadata=about("The form that the answer must have, as OpenAI's, or an expression, or a grammar.")
+    )
     provider: str | None = attrs.field(
         default=None,
         validator=checked,
@@ -169,20 +173,9 @@ class ChatParams(GenerationParams):
         validator=checked,
         metadata=naming('Conversation whose history comes first, or "new".'),
     )
-    response_format: dict[str, Any] | None = attrs.field(
-        default=None,
-        metadata=about(
-            "The form that the answer must have, as OpenAI's.", unserved={"not": {"const": {"type": "text"}}}
-        ),
-    )
-    tools: tuple[dict[str, Any], ...] | None = attrs.field(
-        default=None, metadata=about("What the model may call, as OpenAI's.", unserved={"minItems": 1})
-    )
-    tool_choice: str | dict[str, Any] | None = attrs.field(
-        default=None,
-        metadata=about(
-            "Whether, and which, tool must be called, as OpenAI's.", unserved={"not": {"enum": ["none", "auto"]}}
-        ),
+    tools: tuple[Tool, ...] | None = attrs.field(default=None, metadata=about("What the model may call, as OpenAI's."))
+    tool_choice: ToolChoice | None = attrs.field(
+        default=None, metadata=about("Whether, and which, tool must be called, as OpenAI's; without it auto.")
     )
 
 

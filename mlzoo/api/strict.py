@@ -195,7 +195,7 @@ def _union_hook(cls: Any) -> Hook:
     members = [member for member in get_args(cls) if member is not NoneType]
     is_nullable = NoneType in get_args(cls)
     hooks = [(member, _CONVERTER.get_structure_hook(member)) for member in members]
-    tags = tuple(tag for member in members if attrs.has(member) for tag in _tags(member))
+    tags = tuple(tag for member in members if attrs.has(member) and len(members) > 1 for tag in _tags(member))
 
     def structure_union(value: Any, _: Any) -> Any:
         if value is None and is_nullable:
@@ -216,6 +216,8 @@ def _fits(value: object, member: Any) -> bool:
         return isinstance(value, dict) and value.get("type") in _tags(member)
     if _is_tuple(member):
         return isinstance(value, list)
+    if _is_literal(member):
+        return type(value) is str
     return type(value) is (get_origin(member) or member)
 
 

@@ -6,6 +6,7 @@ or of how a model was loaded. A request that fails, ends alone; others go on.
 
 from __future__ import annotations
 
+from concurrent.futures import FIRST_COMPLETED, wait
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch
 from mlzoo.errors import ContextLengthExceeded
 from mlzoo.frames import FromWorker, Generate, Prefilled, Replayed, Row, Stepped, TokenLogprob, WorkFailed
 from mlzoo.inference import speculation, threads
+from mlzoo.inference.constraint import grammar_of
 from mlzoo.inference.decoder import SlotDecoder
 from mlzoo.inference.failing import broken
 from mlzoo.inference.memory import is_out_of_memory
@@ -21,15 +23,20 @@ from mlzoo.inference.prefixes import PrefixCache
 from mlzoo.inference.running import Running, begin
 from mlzoo.inference.sampler import Choice, Draw, choose
 from mlzoo.inference.scheduler import Scheduler
+from mlzoo.inference.tool_calls import is_forced
+from mlzoo.inference.tool_forms import ToolForm, forced, tools_of
 from mlzoo.inference.transfer import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from mlzoo.frames import FinishReason
+    from mlzoo.inference.constraint import Constraint
     from mlzoo.inference.loader import ChatModel
     from mlzoo.inference.scheduler import Chunk, Place
 
+COMPILING_S = 0.01  # for which a step waits at most where nothing is to be done until a form is compiled
 REPLAYED_AT_ONCE = 16  # tokens that are decoded again before it is told how far that is
 
 
@@ -42,6 +49,7 @@ class BatchEngine:
         self._scheduler = Scheduler(model.decoder.slots, model.decoder.chunk, model.joined_chunks, self._seat)
         self._prefixes = _prefix_cache(model)
         self._running: dict[str, Running] = {}
+        self._compiling: dict[str, Future[Constraint]] = {}  # forms of requests that do not wait for a slot yet
 
     @property
     def any_threads(self) -> bool:
@@ -51,7 +59,7 @@ class BatchEngine:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return self._scheduler.idle
+        return self._scheduler.idle and not self._compiling
 
     def submit(self, frame: Generate) -> list[FromWorker]:
         """Take in a request; return what is to be said at once: its failure, or its end where it asks for nothing.
@@ -69,13 +77,17 @@ class BatchEngine:
             row = Row(
                 request=frame.request,
                 content=content,
+                tool_calls=running.calls(),
                 tokens=(),
                 prompt_tokens=len(running.prompt) if first else None,
                 finish_reason=finish,
             )
             return [Stepped(rows=(row,))]
         self._running[frame.request] = running
-        self._scheduler.add(frame.request, running.read, batch=frame.batch)
+        if running.grammar is None:
+            self._scheduler.add(frame.request, running.read, batch=frame.batch)
+        else:
+            self._compiling[frame.request] = self._model.constraints.compiled(running.grammar, running.tokens)
         return []
 
     def abandon(self, request: str) -> None:
@@ -91,14 +103,31 @@ class BatchEngine:
 
     def step(self) -> list[FromWorker]:
         """Read a chunk of a prompt (or some short prompts), or decode a token for every row; return what came of it."""
+        refused = self._take_up()
         chunks = self._scheduler.next_chunks()
         if chunks:
-            return [frame for chunk in chunks for frame in self._read(chunk)]
+            return [*refused, *(frame for chunk in chunks for frame in self._read(chunk))]
         rows = self._scheduler.rows()
-        return self._decode(rows) if rows else []
+        return [*refused, *self._decode(rows)] if rows else refused
+
+    def _take_up(self) -> list[FromWorker]:
+        """Have those wait for a slot whose forms are compiled; those whose forms are none fail alone."""
+        if self._compiling and self._scheduler.idle:
+            wait(self._compiling.values(), timeout=COMPILING_S, return_when=FIRST_COMPLETED)
+        refused: list[FromWorker] = []
+        for request in [request for request, form in self._compiling.items() if form.done()]:
+            running, form = self._running[request], self._compiling.pop(request)
+            try:
+                running.constraint = form.result()
+            except Exception as error:  # noqa: BLE001 - a form that breaks its library is one request's misfortune
+                refused.append(self._fail(request, error))
+            else:
+                self._scheduler.add(request, running.read, batch=running.frame.batch)
+        return refused
 
     def _begin(self, frame: Generate) -> Running:
-        prompt = self._text.read(frame.prompt, frame.messages)
+        tools = tools_of(frame, self._model.tool_form)
+        prompt = self._text.read(frame.prompt, frame.messages, tools)
         room = self._decoder.context - len(prompt)
         if room < 1:
             raise ContextLengthExceeded(
@@ -112,13 +141,22 @@ class BatchEngine:
             seen = torch.zeros(self._model.vocabulary, dtype=torch.bool, device=self._model.device)
             seen[list(prompt)] = True
         limit = room if frame.max_tokens is None else min(frame.max_tokens, room)
-        return begin(frame, prompt, limit, self._text, seen)
+        form = self._model.tool_form if tools and isinstance(self._model.tool_form, ToolForm) else None
+        running = begin(frame, prompt, limit, self._text, seen, form)
+        if form is not None and is_forced(frame):
+            name = frame.tool_choice["function"]["name"] if isinstance(frame.tool_choice, dict) else None
+            running.grammar = forced(form, tools, name)
+        elif frame.response_format is not None:
+            running.grammar = grammar_of(frame.response_format)
+        return running
 
     def _read(self, chunk: Chunk) -> list[FromWorker]:
         """Read a chunk of a prompt; where it is the last, choose the token that follows it."""
         running = self._running[chunk.request]
         to_read = running.to_read
         tokens = to_read[chunk.start : chunk.stop]
+        if chunk.last and running.is_caught_up:
+            running.look_ahead(0, 1)
         try:
             logits = self._compute(lambda: self._decoder.prefill(chunk.slot, tokens, chunk.start))
         except torch.AcceleratorError:
@@ -161,8 +199,9 @@ class BatchEngine:
         share = spare // len(rows) if len(rows) <= speculation.SEQUENCES else 0
         price = speculation.price(len(rows))
         for row, tokens in zip(rows, known, strict=True):
-            is_last = row.decoded + len(tokens) == len(row.tokens)
-            row.guessed = row.guess(share, price) if share and is_last else []
+            row.guessed = []
+            if row.decoded + len(tokens) == len(row.tokens):
+                row.look_ahead(share, price)
 
     def _go_on(self, rows: Sequence[Running], known: Sequence[Sequence[int]], logits: torch.Tensor) -> list[FromWorker]:
         """Choose what follows the tokens of rows that have all of theirs decoded; tell how far the others are."""
@@ -259,6 +298,8 @@ class BatchEngine:
         finish: FinishReason | None = None
         if ended or row.stops.found:
             finish = "stop"
+        elif row.constraint is not None and row.constraint.is_over:
+            finish = "stop"  # Nothing may follow but the end, which need not be computed.
         elif row.is_full:
             finish = "length"
         if finish is not None:
@@ -269,6 +310,7 @@ class BatchEngine:
         return Row(
             request=row.frame.request,
             content=content,
+            tool_calls=row.calls(),
             tokens=(choice.token,),
             logprobs=() if choice.logprob is None else (self._logprob(choice, choice.logprob),),
             prompt_tokens=len(row.prompt) if first else None,
@@ -286,6 +328,7 @@ class BatchEngine:
 
     def _remove(self, request: str, *, dirty: bool) -> None:
         running = self._running.pop(request, None)
+        self._compiling.pop(request, None)
         place = self._scheduler.remove(request)
         if running is not None and place is not None and place.slot >= 0:
             # Not the whole slot: to clear what was never written would take the memory that is lacking.

@@ -28,8 +28,10 @@ from mlzoo.inference import (
     threads,
     weights,
 )
+from mlzoo.inference.constraint import Constraints
 from mlzoo.inference.decoder import Decoder, SerialDecoder, SlotDecoder
-from mlzoo.inference.text import Text
+from mlzoo.inference.text import Text, end_tokens
+from mlzoo.inference.tool_forms import ToolForm, tool_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +51,8 @@ class ChatModel:
     name: str
     decoder: Decoder
     text: Text
+    constraints: Constraints
+    tool_form: ToolForm | str  # how calls of tools are written; in words why none are
     end_tokens: frozenset[int]
     vocabulary: int  # width of the logits
     device: torch.device
@@ -123,12 +127,16 @@ def load_chat(
     compiled = captured.offer(decoder, load) if is_gpu else graphs.offer(decoder, load, cache, subject)
     progress("check", 1, 1, "checks")
     module = found.module
+    ends, vocabulary = end_tokens(module, found.tokenizer), _vocabulary(module)
+    calls = tool_form(found.tokenizer)
     return ChatModel(
         name=load.model,
         decoder=decoder,
         text=Text(found.tokenizer, load.model),
-        end_tokens=_end_tokens(module, found.tokenizer),
-        vocabulary=_vocabulary(module),
+        constraints=Constraints(found.tokenizer, load.model, vocabulary, ends),
+        tool_form=calls,
+        end_tokens=ends,
+        vocabulary=vocabulary,
         device=device,
         dtype=found.dtype,
         architecture=type(module).__name__,
@@ -139,6 +147,7 @@ def load_chat(
         why=(
             found.why,
             *arranged.why,
+            calls if isinstance(calls, str) else calls.why,
             compiled,
             *(() if findings.asked_anew else ("its self-test was passed at an earlier load",)),
         ),
@@ -209,7 +218,7 @@ def _arrange(found: Weights, load: Load, device: torch.device, findings: selftes
 
 def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Findings) -> Arrangement:
     token_bytes = _token_bytes(module)
-    size = sizing.choose_size(load.slots, load.context, _longest(module), token_bytes, memory.free_bytes(device))
+    size = sizing.choose_size(load.slots, load.context, sizing.longest(module), token_bytes, memory.free_bytes(device))
     heads, like = _heads(module), next(module.parameters())
     why = [f"slots: {size.slots} rows in one forward", size.why]
     chosen = _kernels(module, load, device, size.slots, findings)
@@ -326,7 +335,7 @@ def _serial(module: Any, load: Load, device: torch.device, findings: selftest.Fi
         except (ValueError, ImportError):
             continue  # Not every architecture has it; eager is what it was loaded with.
     token_bytes = _token_bytes(module)
-    size = sizing.choose_size(1, load.context, _longest(module), token_bytes, memory.free_bytes(device))
+    size = sizing.choose_size(1, load.context, sizing.longest(module), token_bytes, memory.free_bytes(device))
     reads = findings.ask(f"reads chunks of {gate.CHUNK}", lambda: gate.reads_in_chunks(module, _vocabulary(module)))
     chunk = CHUNK if reads else None
     why = [f"serial, one request at a time: {reason}", size.why]
@@ -377,23 +386,8 @@ def _token_bytes(module: Any) -> int:
     return int(2 * config.num_hidden_layers * key_heads * dim * module.dtype.itemsize)
 
 
-def _longest(module: Any) -> int | None:
-    longest = getattr(module.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else None
-
-
 def _vocabulary(module: Any) -> int:
     head = module.get_output_embeddings()
     if isinstance(head, (torch.nn.Linear, linears.Linear)):
         return head.out_features
     return int(head.weight.shape[0]) if head is not None else int(module.config.get_text_config().vocab_size)
-
-
-def _end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end an answer: those of the generation config, else the tokenizer's."""
-    ends = module.generation_config.eos_token_id
-    if ends is None:
-        ends = tokenizer.eos_token_id
-    if ends is None:
-        return frozenset()
-    return frozenset([ends] if isinstance(ends, int) else ends)

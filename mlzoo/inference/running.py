@@ -12,15 +12,19 @@ import attrs
 import torch
 
 from mlzoo.errors import Interrupted
-from mlzoo.frames import FinishReason, Generate
+from mlzoo.frames import FinishReason, Generate, ToolCallDelta
+from mlzoo.inference.constraint import Constraint, Grammar
 from mlzoo.inference.detokenizer import Detokenizer
 from mlzoo.inference.prefixes import Restored
 from mlzoo.inference.sampler import Draw
-from mlzoo.inference.speculation import Speculation
+from mlzoo.inference.speculation import LONGEST, Speculation
 from mlzoo.inference.stop import StopStrings
+from mlzoo.inference.text import Naming
+from mlzoo.inference.tool_calls import Reader, reader_of
 
 if TYPE_CHECKING:
     from mlzoo.inference.text import Text
+    from mlzoo.inference.tool_forms import ToolForm
 
 
 @attrs.define
@@ -40,6 +44,10 @@ class Running:
     read: int = 0  # tokens that are read in chunks, those among them that the slot had
     is_kept: bool = False  # whether what was read is kept for others already
     guessed: list[int] = attrs.field(factory=list)  # tokens that the model was given beyond those that there are
+    grammar: Grammar | None = None  # of the form that the answer must have
+    constraint: Constraint | None = None  # the same, compiled
+    reader: Reader | None = None  # what takes calls of tools out of the text
+    has_called: bool = False
     _speculation: Speculation | None = None
 
     @property
@@ -66,28 +74,45 @@ class Running:
         """Return the tokens that the model is given next, of those that there are."""
         return self.tokens[self.decoded : self.decoded + most]
 
-    def guess(self, most: int, price: float) -> list[int]:
-        """Return what the next tokens may be: at most so many, and none that the answer has no room for."""
-        if self._speculation is None:
-            self._speculation = Speculation((*self.prompt, *self.tokens))
-        # The token that follows the last guess is chosen as well.
-        return self._speculation.guess(min(most, self.limit - len(self.tokens) - 1), price)
+    def look_ahead(self, most: int, price: float) -> None:
+        """Guess what the next tokens may be, and begin to compute which are allowed.
+
+        There are at most so many, and none that the answer has no room for.
+        """
+        most = min(most, self.limit - len(self.tokens) - 1)  # The token that follows the last guess is chosen as well.
+        self.guessed = []
+        if most > 0:
+            if self._speculation is None:
+                self._speculation = Speculation((*self.prompt, *self.tokens))
+            self.guessed = self._speculation.guess(most, price)
+        if self.constraint is not None:
+            if most > 0:
+                self.guessed = self.constraint.guess(self.guessed, min(most, LONGEST), price)
+            self.constraint.look(self.guessed)
 
     def draws(self) -> list[Draw]:
         """Return how the next token is chosen, and how those are that follow what was guessed."""
         first, seen = len(self.prompt) + len(self.tokens), self.seen
-        draws = [Draw(self.frame.sampling, first, seen)]
-        for place, token in enumerate(self.guessed, start=first + 1):
+        allowed = self.constraint.allowed() if self.constraint is not None else [None] * (len(self.guessed) + 1)
+        draws = [Draw(self.frame.sampling, first, seen, allowed[0])]
+        for place, token in enumerate(self.guessed, start=1):
             if seen is not None:
                 seen = seen.clone()
                 seen[token] = True
-            draws.append(Draw(self.frame.sampling, place, seen))
+            draws.append(Draw(self.frame.sampling, first + place, seen, allowed[place]))
         return draws
 
     def take(self, token: int) -> str:
-        """Add a token that does not end the answer; return the text that is certain now."""
+        """Add a token that does not end the answer; return the text that is certain now.
+
+        Raises:
+            DeadEnd: The form of the answer does not allow it.
+        """
+        if self.constraint is not None:
+            self.constraint.take(token)
         self.add(token)
-        return self.stops.feed(self.detokenizer.feed(token))
+        text = self.stops.feed(self.detokenizer.feed(token))
+        return text if self.reader is None else self.reader.feed(text)
 
     def add(self, token: int) -> None:
         """Add a token that brings no text."""
@@ -102,16 +127,38 @@ class Running:
         # What is held back may complete a stop string, too; what is left of it then, is none.
         content = self.stops.feed(self.detokenizer.finish())
         reason = "stop" if self.stops.found else reason
-        return content + self.stops.finish(), reason
+        content += self.stops.finish()
+        if self.reader is None:
+            return content, reason
+        content = self.reader.feed(content) + self.reader.finish()
+        has_called = self.has_called or bool(self.reader.calls)
+        return content, "tool_calls" if has_called and reason == "stop" else reason
+
+    def calls(self) -> tuple[ToolCallDelta, ...]:
+        """Return the pieces of calls that came and have not been told."""
+        if self.reader is None or not self.reader.calls:
+            return ()
+        calls, self.reader.calls = tuple(self.reader.calls), []
+        self.has_called = True
+        return calls
 
 
-def begin(frame: Generate, prompt: tuple[int, ...], limit: int, text: Text, seen: torch.Tensor | None) -> Running:
+def begin(
+    frame: Generate,
+    prompt: tuple[int, ...],
+    limit: int,
+    text: Text,
+    seen: torch.Tensor | None = None,
+    form: ToolForm | None = None,
+) -> Running:
     """Return a request as it begins, or as it was when it was interrupted.
 
     Raises:
         Interrupted: Its tokens do not mean any more what they meant.
     """
-    running = Running(frame, prompt, limit, Detokenizer(text), StopStrings(frame.stop), seen, read=len(prompt))
+    decoder = text if form is None or not form.special else Naming(text, form.special)
+    running = Running(frame, prompt, limit, Detokenizer(decoder), StopStrings(frame.stop), seen, read=len(prompt))
+    running.reader = reader_of(frame, form)
     if frame.resume is None:
         return running
     if not all(token < text.size for token in frame.tokens) or frame.said != "".join(map(running.take, frame.tokens)):
@@ -119,6 +166,7 @@ def begin(frame: Generate, prompt: tuple[int, ...], limit: int, text: Text, seen
             f"{frame.model} reads its tokens in another way than when this began: it cannot be continued.",
             resumable=False,
         )
+    running.calls()  # Those are told already.
     if frame.resume == "prefill":
         running.decoded = len(frame.tokens)
         running.read += running.decoded

@@ -16,6 +16,7 @@ al. 2024. Their order, and what happens to ties, are those of transformers' logi
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -24,7 +25,7 @@ import torch
 from mlzoo.errors import InternalError
 from mlzoo.frames import Sampling
 from mlzoo.inference.philox import uniform
-from mlzoo.inference.transfer import given, read, rows_of
+from mlzoo.inference.transfer import given, read, rows_of, sent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ class Draw:
     sampling: Sampling
     position: int  # index of the token to be chosen in the whole sequence
     seen: torch.Tensor | None = None  # [vocabulary] bool: tokens of prompt and answer; only with a repetition penalty
+    allowed: torch.Tensor | None = None  # [vocabulary] bool: tokens that may stand there; None: all
 
 
 @attrs.frozen
@@ -57,7 +59,11 @@ class NotANumber(InternalError):
     """The model's fault: its logits hold NaN or infinity, so that no token can be chosen."""
 
 
-def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANumber]:
+class NothingAllowed(InternalError):
+    """The fault of a grammar, or of the library that follows it: no token may stand here, not even the end."""
+
+
+def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANumber | NothingAllowed]:
     """Choose a token for each row.
 
     Args:
@@ -70,10 +76,10 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANum
     scores = raw = logits.float()
     best, greedy = scores.max(dim=-1)  # NaN, where there is one, counts as the largest.
     asked = {"finite": torch.isfinite(best), "greedy": greedy}
-    penalised = [i for i, draw in enumerate(draws) if draw.seen is not None]
-    if penalised:
-        scores = _penalise(scores, penalised, draws)
-        asked["penalised"] = rows_of(scores, penalised).argmax(dim=-1)
+    changed = [i for i, draw in enumerate(draws) if draw.seen is not None or draw.allowed is not None]
+    if changed:
+        scores = _changed(scores, changed, draws)
+        asked["best"], asked["changed"] = rows_of(scores, changed).max(dim=-1)
     drawn = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0]
     cut = [i for i in drawn if _is_cut(draws[i].sampling)]
     uncut = [i for i in drawn if not _is_cut(draws[i].sampling)]
@@ -83,16 +89,23 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANum
         asked["uncut"] = draw_in_integers(scores, uncut, draws) if scores.device.type == "cuda" else scores
     here = dict(zip(asked, read(*asked.values()), strict=True))  # This is where the processor waits for the device.
     finite, tokens = here["finite"].tolist(), here["greedy"].tolist()
-    if penalised:
-        _put(tokens, penalised, here["penalised"].tolist())
+    able = list(finite)
+    if changed:
+        _put(tokens, changed, here["changed"].tolist())
+        for i, score in zip(changed, here["best"].tolist(), strict=True):
+            able[i] = able[i] and score > -math.inf
     if cut:
-        _put(tokens, cut, _draw_from_best(scores, cut, draws, finite, here))
+        _put(tokens, cut, _draw_from_best(scores, cut, draws, able, here))
     if uncut:
         chosen = here["uncut"]
-        _put(tokens, uncut, chosen.tolist() if chosen.ndim == 1 else _draw_from_all(chosen, uncut, draws, finite))
-    logprobs = _logprobs(raw, tokens, draws, finite)
+        _put(tokens, uncut, chosen.tolist() if chosen.ndim == 1 else _draw_from_all(chosen, uncut, draws, able))
+    logprobs = _logprobs(raw, tokens, draws, able)
     return [
-        logprobs.get(i, Choice(token)) if finite[i] else NotANumber("the model computed NaN or infinite logits")
+        NotANumber("the model computed NaN or infinite logits")
+        if not finite[i]
+        else NothingAllowed("the form of this answer allows no token here, not even the end")
+        if not able[i]
+        else logprobs.get(i, Choice(token))
         for i, token in enumerate(tokens)
     ]
 
@@ -102,15 +115,20 @@ def _put(tokens: list[int], rows: Sequence[int], chosen: Sequence[int]) -> None:
         tokens[i] = token
 
 
-def _penalise(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> torch.Tensor:
-    """Divide positive and multiply negative scores of seen tokens by the row's penalty; a new tensor."""
-    penalised = scores.clone()
+def _changed(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> torch.Tensor:
+    """Divide positive and multiply negative scores of seen tokens by the row's penalty, then drop what is not allowed.
+
+    The tensor is a new one.
+    """
+    changed = scores.clone()
     for i in rows:
-        seen = draws[i].seen
-        assert seen is not None
-        row, penalty = scores[i], draws[i].sampling.repetition_penalty
-        penalised[i] = torch.where(seen, torch.where(row < 0, row * penalty, row / penalty), row)
-    return penalised
+        seen, allowed = draws[i].seen, draws[i].allowed
+        row, penalty = changed[i], draws[i].sampling.repetition_penalty
+        if seen is not None:
+            changed[i] = torch.where(seen, torch.where(row < 0, row * penalty, row / penalty), row)
+        if allowed is not None:
+            row.masked_fill_(~sent(allowed, row.device), -math.inf)
+    return changed
 
 
 def _is_cut(sampling: Sampling) -> bool:
@@ -129,7 +147,7 @@ def _draw_from_row(row: torch.Tensor, draw: Draw) -> int:
     scaled = (scaled - scaled.max()) / draw.sampling.temperature
     cumulative = scaled.exp().cumsum(dim=-1)
     target = uniform(draw.sampling.seed, draw.position) * cumulative[-1]
-    return int(torch.searchsorted(cumulative, target, right=True).clamp_max(row.shape[-1] - 1))
+    return _place(cumulative, target)
 
 
 def draw_in_integers(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> torch.Tensor:
@@ -194,9 +212,14 @@ def _draw_from_best(
             assert kept is not None
         cumulative = kept.cumsum(dim=-1)
         target = uniform(draws[i].sampling.seed, draws[i].position) * cumulative[-1]
-        place = int(torch.searchsorted(cumulative, target, right=True).clamp_max(len(kept) - 1))
-        chosen[n] = int(order[place])
+        chosen[n] = int(order[_place(cumulative, target)])
     return chosen
+
+
+def _place(cumulative: torch.Tensor, target: float | torch.Tensor) -> int:
+    """Return the first place whose sum is above the target; where rounding left none, the last that has any mass."""
+    last = int(torch.searchsorted(cumulative, cumulative[-1]))
+    return min(int(torch.searchsorted(cumulative, target, right=True)), last)
 
 
 def _kept(values: torch.Tensor, total: float | None, sampling: Sampling, size: int) -> torch.Tensor | None:
@@ -211,8 +234,10 @@ def _kept(values: torch.Tensor, total: float | None, sampling: Sampling, size: i
     Returns:
         The kept mass; None where more may have to be kept than values hold.
     """
+    whole = len(values) == size or float(values[-1]) == -math.inf
+    values = values[values > -math.inf]  # What follows has no mass: what is left is all that there is.
     mass = ((values - values[0]) / sampling.temperature).exp()
-    bounded = whole = len(values) == size
+    bounded = whole
     if 0 < sampling.top_k < size:
         # As in transformers, ties with the k-th best stay.
         k = min(sampling.top_k, len(values))

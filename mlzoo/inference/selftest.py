@@ -15,6 +15,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import llguidance
 import orjson
 import tokenizers
 import torch
@@ -120,6 +121,7 @@ def subject(load: Load, device: torch.device, dtype: torch.dtype) -> dict[str, A
         "source": _source(),
         "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__,  # What a prompt is cut into is computed anew where it goes on.
+        "llguidance": llguidance.get_version(),  # And so is what a form allows.
         "torch": torch.__version__,
         "kernels": [torch.__config__.show(), torch.__config__.parallel_info()],
         "choices": {

@@ -5,6 +5,8 @@ Knows numbers and devices' abilities; nothing of loading. Each choice comes with
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import torch
 
@@ -103,3 +105,9 @@ def choose_captured(free_bytes: int) -> tuple[int, str]:
     if room < CAPTURED_BYTES:
         return 0, f"no captured steps: {room} bytes are left for them, and less than {CAPTURED_BYTES} are of no use"
     return room, f"captured steps: of each number of rows once it was wanted a while, in {room} bytes; eager until then"
+
+
+def longest(module: Any) -> int | None:
+    """Return how many tokens a model was made for, by its config; None where that does not say."""
+    most = getattr(module.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None

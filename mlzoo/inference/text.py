@@ -5,6 +5,8 @@ Knows a tokenizer; nothing of batches or devices.
 
 from __future__ import annotations
 
+import json
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mlzoo.errors import InvalidParams, Unsupported
@@ -46,15 +48,17 @@ class Text:
         self.silent_tokens = frozenset(tokenizer.all_special_ids)
         self._single: dict[int, str] = {}
 
-    def read(self, prompt: str | None, messages: Messages | None) -> tuple[int, ...]:
-        """Return the tokens of a prompt, or of messages through the chat template.
+    def read(
+        self, prompt: str | None, messages: Messages | None, tools: Sequence[dict[str, Any]] = ()
+    ) -> tuple[int, ...]:
+        """Return the tokens of a prompt, or of messages through the chat template, which is told of the tools.
 
         Raises:
             InvalidParams: The template refuses the messages, or the prompt is empty and the model has no token to
                 begin with.
             Unsupported: The model has no chat template, or a message holds more than text.
         """
-        tokens = self._of_messages(messages) if messages is not None else self.encode(prompt or "")
+        tokens = self._of_messages(messages, tools) if messages is not None else self.encode(prompt or "")
         if not tokens:
             begin = self._tokenizer.bos_token_id
             begin = self._tokenizer.eos_token_id if begin is None else begin
@@ -78,14 +82,15 @@ class Text:
             self._single[token] = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
         return self._single[token]
 
-    def _of_messages(self, messages: Messages) -> tuple[int, ...]:
+    def _of_messages(self, messages: Messages, tools: Sequence[dict[str, Any]]) -> tuple[int, ...]:
         if not self._tokenizer.chat_template:
             raise Unsupported(
                 f"{self._model} has no chat template; use complete with a prompt", feature="chat", model=self._model
             )
-        plain = [_plain(message, self._model) for message in messages]
+        plain = [_with_calls(_plain(message, self._model)) for message in messages]
+        given = {"tools": list(tools)} if tools else {}
         try:
-            rendered = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+            rendered = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, **given)
         except Exception as error:
             # A template is a program of the model's: it raises what it likes about messages that it does not take.
             raise TemplateRefusal(self._model, str(error)) from error
@@ -100,3 +105,38 @@ def _plain(message: dict[str, Any], model: str) -> dict[str, Any]:
     if any(part.get("type") != "text" for part in content):
         raise Unsupported(f"{model} reads text only: send parts of the type text", feature="parts", model=model)
     return {**message, "content": "".join(part["text"] for part in content)}
+
+
+def _with_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose calls are as templates have them: OpenAI's, but with arguments that are no text."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call.get("function", call)
+        named = {"name": function["name"], "arguments": json.loads(function.get("arguments") or "{}")}
+        calls.append({"id": call.get("id", ""), "type": "function", "function": named})
+    return {**message, "tool_calls": calls}
+
+
+class Naming:
+    """A decoder for which some special tokens have text, their names: of those that say where a call begins, say."""
+
+    def __init__(self, text: Text, named: dict[str, int]) -> None:
+        self._text, self._names = text, {token: name for name, token in named.items()}
+        self.byte_tokens, self.silent_tokens = text.byte_tokens, text.silent_tokens - self._names.keys()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        parts = groupby(tokens, lambda token: self._names.get(token, ""))
+        return "".join(name * len(list(group)) if name else self._text.decode(list(group)) for name, group in parts)
+
+
+def end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end an answer: those of the generation config, else the tokenizer's."""
+    ends = module.generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)

@@ -21,6 +21,13 @@ def given(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype | Non
     return torch.tensor(numbers, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the processor's on a device; nobody waits until it is there."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def fill(buffer: torch.Tensor, numbers: Sequence[Any]) -> None:
     """Put numbers, nested as the buffer's shape is, into a buffer of a device; nobody waits until they are there."""
     here = torch.tensor(numbers, dtype=buffer.dtype, pin_memory=buffer.device.type == "cuda")

@@ -103,10 +103,33 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _plain_message(message: Any) -> Any:
-    """Return a message as it is recorded: its role, and its text, the parts of which are joined by newlines."""
-    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+    """Return a message as it is recorded: with its text, the parts of which are joined by newlines, and flat calls."""
+    if not isinstance(message, dict):
         return message
-    parts = message["content"]
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
-        return message
-    return {**message, "content": "\n".join([part["text"] for part in parts])}
+    plain = {name: value for name, value in message.items() if value is not None}
+    parts, calls = plain.get("content"), plain.get("tool_calls")
+    if isinstance(parts, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+        plain["content"] = "\n".join([part["text"] for part in parts])
+    elif isinstance(parts, list):
+        plain["content"] = [_plain_part(part) for part in parts]
+    if isinstance(calls, list):
+        plain["tool_calls"] = [_plain_call(call) for call in calls]
+        if not calls:
+            del plain["tool_calls"]
+    return plain
+
+
+def _plain_call(call: Any) -> Any:
+    if not isinstance(call, dict):
+        return call
+    function = call["function"] if isinstance(call.get("function"), dict) else call
+    identity, arguments = call.get("id") or "", function.get("arguments") or "{}"
+    return {"id": identity, "name": function.get("name"), "arguments": arguments}
+
+
+def _plain_part(part: Any) -> Any:
+    """Return an image as it is recorded: a detail that changes nothing is left out."""
+    image = part.get("image_url") if isinstance(part, dict) else None
+    if not isinstance(image, dict) or image.get("detail") != "auto":
+        return part
+    return {**part, "image_url": {name: value for name, value in image.items() if name != "detail"}}

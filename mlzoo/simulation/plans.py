@@ -341,7 +341,12 @@ def _generation(random: Random) -> Ask:
     if random.random() < 0.2:
         params["deadline_ms"] = random.choice((1, 1000, 1000, 5000))
     method = "chat" if random.random() < 0.8 else "complete"
-    return Ask(method, params, pieces=random.choice((0, 1, 2, 5, 9)))
+    pieces = random.choice((0, 1, 2, 5, 9))
+    if pieces == 5:
+        params["response_format"] = {"type": "json_schema", "json_schema": {"schema": {"enum": ["on", "off"]}}}
+    if pieces == 2 and method == "chat":
+        params["tools"] = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}]
+    return Ask(method, params, pieces=pieces)
 
 
 def _keyed(random: Random, key: int) -> Ask:

@@ -2,11 +2,13 @@
 
 import pytest
 
-from mlzoo.api.content import embed_texts, plain_messages, stop_strings, unsupported_features
+from mlzoo.api.content import check_tools, embed_texts, stop_strings, told_messages, unsupported_features
 from mlzoo.api.wire import structure
-from mlzoo.errors import Unsupported
+from mlzoo.errors import InvalidParams
+from mlzoo.replay.volatile import canonical
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
 
 
@@ -23,18 +25,22 @@ def test_texts_to_embed_are_several_also_where_one_was_sent(sent, texts):
 def test_parts_of_text_are_joined_by_newlines():
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     chat = structure("chat", {"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": parts}]})
-    assert plain_messages(chat.messages) == (
+    assert told_messages(chat.messages) == (
         {"role": "system", "content": "S"},
         {"role": "user", "content": "one\ntwo"},
     )
 
 
-def test_an_image_is_unsupported_and_never_dropped():
-    chat = structure("chat", {"messages": [{"role": "user", "content": [IMAGE]}]})
+def test_where_there_is_an_image_the_parts_are_told_one_by_one():
+    text = {"type": "text", "text": "What is this?"}
+    chat = structure("chat", {"messages": [{"role": "user", "content": [text, IMAGE]}]})
+    [told] = told_messages(chat.messages)
+    assert told == {"role": "user", "content": [text, IMAGE]}
     assert unsupported_features(chat) == ["vision"]
-    with pytest.raises(Unsupported) as caught:
-        plain_messages(chat.messages)
-    assert caught.value.data == {"feature": "vision"}
+    with_detail = {**IMAGE, "image_url": {**IMAGE["image_url"], "detail": "auto"}}
+    sent = {"messages": [{"role": "user", "content": [text, with_detail]}]}
+    assert canonical("chat", sent) == {"messages": [told]}
+    assert told_messages(structure("chat", sent).messages) == (told,)
 
 
 @pytest.mark.parametrize(
@@ -44,26 +50,80 @@ def test_an_image_is_unsupported_and_never_dropped():
         ({"key": "k"}, []),
         ({"persona": "p"}, ["persona"]),
         ({"conversation": "new"}, []),
-        ({"response_format": {"type": "json_object"}}, ["response_format"]),
-        ({"response_format": {"type": "text"}}, []),
-        ({"tools": [{"type": "function"}]}, ["tools"]),
-        ({"tools": []}, []),
-        ({"tool_choice": "required"}, ["tool_choice"]),
-        ({"tool_choice": {"type": "function"}}, ["tool_choice"]),
-        ({"tool_choice": "none"}, []),
+        ({"response_format": {"type": "json_object"}}, []),
+        ({"tools": [CLOCK], "tool_choice": "required"}, []),
         ({"determinism": "exact"}, []),
         ({"determinism": "fast"}, []),
         ({"retention": "ephemeral"}, []),
         ({"retention": "keep"}, []),
         ({"provider": "openai"}, []),
         ({"provider": "local"}, []),
-        ({"persona": "p", "tools": [{}], "messages": [{"role": "tool", "content": ""}]}, ["persona", "tools"]),
-        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, ["tools"]),
-        ({"messages": [{"role": "tool", "content": "", "tool_call_id": "c"}]}, ["tools"]),
+        ({"persona": "p", "provider": "openai", "tools": [CLOCK]}, ["persona"]),
+        ({"messages": [{"role": "tool", "content": "", "tool_call_id": "c"}]}, []),
     ],
 )
 def test_what_a_chat_asks_for_beyond_this_version_is_named(params, features):
     assert unsupported_features(structure("chat", HELLO | params)) == features
+
+
+LISTS = {"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}
+CALL = {"name": "clock", "arguments": '{"at": "noon"}'}
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (CALL, {"id": "", **CALL}),
+        ({"id": "c", **CALL}, {"id": "c", **CALL}),
+        ({"id": "c", "type": "function", "function": CALL}, {"id": "c", **CALL}),
+        ({"function": {"name": "clock"}}, {"id": "", "name": "clock", "arguments": "{}"}),
+        ({"name": "clock"}, {"id": "", "name": "clock", "arguments": "{}"}),
+    ],
+)
+def test_a_call_of_an_earlier_turn_is_told_in_one_way_however_it_was_sent(call, told):
+    answered = {"role": "tool", "content": "12", "tool_call_id": "c"}
+    turns = [{"role": "assistant", "content": "", "tool_calls": [call]}, answered]
+    first, second = told_messages(structure("chat", {"messages": turns}).messages)
+    assert first == {"role": "assistant", "content": "", "tool_calls": [told]}
+    assert second == answered
+    assert canonical("chat", {"messages": turns}) == {"messages": [first, second]}
+
+
+@pytest.mark.parametrize("arguments", ["[]", "{", "", "noon"])
+def test_arguments_of_an_earlier_turn_are_the_text_of_an_object(arguments):
+    turn = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "clock", "arguments": arguments}}]}
+    chat = structure("chat", {"messages": [turn]})
+    if not arguments:
+        assert told_messages(chat.messages)[0]["tool_calls"][0]["arguments"] == "{}"
+        return
+    with pytest.raises(InvalidParams) as caught:
+        told_messages(chat.messages)
+    assert caught.value.data["path"] == "messages[0].tool_calls[0].function.arguments"
+
+
+@pytest.mark.parametrize(
+    ("params", "path"),
+    [
+        ({"tools": [CLOCK, CLOCK]}, "tools[1].function.name"),
+        ({"tools": [LISTS]}, "tools[0].function.parameters.type"),
+        (
+            {"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            "tool_choice.function.name",
+        ),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice.function.name"),
+        ({"tool_choice": "required"}, "tools"),
+        ({"tool_choice": "required", "tools": []}, "tools"),
+    ],
+)
+def test_tools_that_cannot_be_called_as_asked_are_refused_with_the_place(params, path):
+    with pytest.raises(InvalidParams) as caught:
+        check_tools(structure("chat", HELLO | params))
+    assert caught.value.data["path"] == path
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", "required", {"type": "function", "function": {"name": "clock"}}])
+def test_tools_that_can_be_called_are_taken(choice):
+    check_tools(structure("chat", HELLO | {"tools": [CLOCK], "tool_choice": choice}))
 
 
 def test_other_methods_are_looked_at_too():

@@ -58,7 +58,7 @@ def test_a_chat_with_all_that_the_protocol_has():
         "messages": [
             {"role": "system", "content": "Be short."},
             {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
-            {"role": "assistant", "content": "", "tool_calls": [{"id": "c1"}]},
+            {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "name": "sum"}]},
             {"role": "tool", "content": "4", "tool_call_id": "c1"},
         ],
         "persona": "butler",
@@ -75,7 +75,7 @@ def test_a_chat_with_all_that_the_protocol_has():
         "logprobs": True,
         "top_logprobs": 20,
         "response_format": {"type": "json_object"},
-        "tools": [{"type": "function"}],
+        "tools": [{"type": "function", "function": {"name": "sum", "parameters": {}}}],
         "tool_choice": "auto",
         "key": "order-1",
         "deadline_ms": 1000,
@@ -94,7 +94,7 @@ def test_a_chat_with_all_that_the_protocol_has():
 def test_complete_takes_the_same_fields_but_those_of_a_conversation():
     chat = {field.name for field in attrs.fields(inference.ChatParams)}
     complete = {field.name for field in attrs.fields(inference.CompleteParams)}
-    assert chat - complete == {"messages", "persona", "conversation", "response_format", "tools", "tool_choice"}
+    assert chat - complete == {"messages", "persona", "conversation", "tools", "tool_choice"}
     assert complete - chat == {"prompt"}
     assert structure("complete", {"prompt": "Once", "max_tokens": 3}).prompt == "Once"
 
@@ -160,6 +160,8 @@ def said(content):
     return {"messages": [{"role": "user", "content": content}]}
 
 
+ANY_FORMAT = 'one of "text", "json_object", "json_schema", "regex", "grammar"'
+A_SCHEMA, A_TEXT = "response_format.json_schema.schema", "a string of at least 1 character"
 KINDS = [
     ({"messages": "Hello"}, "messages", "a list"),
     ({"messages": []}, "messages", "a list of at least 1 item and at most 10000 items"),
@@ -209,8 +211,20 @@ KINDS = [
     ({"retention": "drop"}, "retention", 'one of "keep", "ephemeral"'),
     ({"tools": {}}, "tools", "a list"),
     ({"tools": ["x"]}, "tools[0]", "an object"),
-    ({"tool_choice": 1}, "tool_choice", "a string or an object"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "an object"),
+    ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "a string"),
+    ({"tool_choice": 1}, "tool_choice", 'one of "none", "auto", "required" or an object'),
+    ({"tool_choice": "always"}, "tool_choice", 'one of "none", "auto", "required"'),
+    ({"tool_choice": {"type": "function"}}, "tool_choice.function", "an object"),
     ({"response_format": "json"}, "response_format", "an object"),
+    ({"response_format": {}}, "response_format.type", ANY_FORMAT),
+    ({"response_format": {"type": "yaml"}}, "response_format.type", ANY_FORMAT),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "an object"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, A_SCHEMA, "an object"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": "x"}}}, A_SCHEMA, "an object"),
+    ({"response_format": {"type": "regex", "pattern": ""}}, "response_format.pattern", A_TEXT),
+    ({"response_format": {"type": "regex"}}, "response_format.pattern", "a string"),
+    ({"response_format": {"type": "grammar", "grammar": 1}}, "response_format.grammar", "a string"),
 ]  # fmt: skip
 
 

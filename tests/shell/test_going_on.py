@@ -40,6 +40,12 @@ async def test_a_request_goes_on_from_what_was_asked_and_said():
     assert (frame.prompt, frame.tokens, frame.said, frame.resume) == ("hello", (7,), "so ", "exact")
 
 
+async def test_it_goes_on_in_the_form_that_was_asked_for():
+    form = {"type": "regex", "pattern": "so+"}
+    frame = await going_on({**PROMPT, "params": {"model": "toy", "response_format": form}}, ROW)
+    assert frame.response_format == form
+
+
 @pytest.mark.parametrize(
     ("gone", "why"),
     [

@@ -10,8 +10,17 @@ MARKER = "xyzzy-4711"
 USER = {"role": "user", "content": f"say {MARKER} now"}
 IMAGE = {"type": "image_url", "image_url": {"url": f"data:{MARKER}"}}
 CHAT = {"model": "toy", "messages": [USER], "stop": [f"stop {MARKER}"]}
+FUNCTION = {"name": MARKER, "description": MARKER, "parameters": {"properties": {MARKER: {"const": MARKER}}}}
+SAID = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"id": MARKER, "name": MARKER, "arguments": f'{{"a":"{MARKER}"}}'}],
+}
 WORK = [
     ("chat", CHAT),
+    ("chat", {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"schema": {"const": MARKER}}}}),
+    ("chat", {**CHAT, "messages": [SAID, {"role": "tool", "content": MARKER, "tool_call_id": MARKER}]}),
+    ("chat", {**CHAT, "tools": [{"type": "function", "function": FUNCTION}]}),
     ("chat", {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": MARKER}]}]}),
     ("complete", {"model": "toy", "prompt": MARKER, "stop": MARKER}),
     ("embed", {"input": ["a", MARKER]}),
@@ -23,7 +32,7 @@ REFUSED = [
     ("chat", {**CHAT, "messages": [{"role": MARKER, "content": MARKER}]}),
     ("chat", {**CHAT, "messages": [{"role": "user", "content": [{"type": MARKER, "text": MARKER}]}]}),
     ("chat", {**CHAT, "messages": [{"role": "user", "content": [IMAGE]}]}),
-    ("chat", {**CHAT, "messages": [{**USER, "tool_calls": [{MARKER: MARKER}]}]}),
+    ("chat", {**CHAT, "messages": [{**USER, "tool_calls": [{"name": MARKER, "arguments": MARKER}]}]}),
     ("chat", {**CHAT, "messages": [{**USER, f"{MARKER} as a key": MARKER}]}),
     ("chat", {**CHAT, "messages": MARKER}),
     ("chat", {**CHAT, "messages": [MARKER]}),
@@ -31,8 +40,8 @@ REFUSED = [
     ("chat", {**CHAT, "priority": MARKER}),
     ("chat", {**CHAT, "temperature": MARKER}),
     ("chat", {**CHAT, "tools": [{"function": {"description": MARKER}}]}),
-    ("chat", {**CHAT, "response_format": {"type": "json_schema", "json_schema": {MARKER: MARKER}}}),
-    ("chat", {**CHAT, "tool_choice": {MARKER: MARKER}}),
+    ("chat", {**CHAT, "response_format": {"type": "json_schema", "json_schema": {f"{MARKER} as a key": MARKER}}}),
+    ("chat", {**CHAT, "tool_choice": {"type": "function", "function": {"name": MARKER}}}),
     ("chat", {**CHAT, f"{MARKER} as a key": 1}),
     ("chat", [MARKER]),
     ("complete", {"model": "toy", "prompt": [MARKER]}),

@@ -1,0 +1,246 @@
+"""Answers that must have a form: which tokens may come next, by a JSON Schema, a regular expression or a grammar.
+
+Knows forms, tokens and masks; nothing of models, rows or sampling. The automata are llguidance's. A form is compiled,
+and its masks are computed, in threads of their own, which do not hold the interpreter's lock: the former before its
+request gets a place among the rows, the latter while the model computes the logits that they are for.
+
+Source: Koo et al. 2024, "Automata-based constraints for language model decoding"; Geng et al. 2025, "JSONSchemaBench".
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer, grammar_from
+
+from mlzoo.errors import InternalError, Interrupted, InvalidParams, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llguidance._lib import JsonCompileOptions
+
+FORCED_RIGHT = 0.9  # how often a token comes that a form leaves no choice about, before any was seen
+PATIENCE = 4  # such tokens after which an average has forgotten about two thirds of what it was
+DETAIL_CHARS = 1000  # of what the library says: it may repeat the whole schema
+# One space, or a new line and its indentation: whatever a model writes by itself, and no way to go on for ever.
+WHITESPACE = r" |\n[ \t]{0,24}"
+JSON_OPTIONS: JsonCompileOptions = {
+    "whitespace_pattern": WHITESPACE,
+    "item_separator": ",",
+    "key_separator": ":",
+    "lenient": False,  # What cannot be kept to is refused, not ignored.
+    "coerce_one_of": False,
+}
+
+
+@attrs.frozen
+class Grammar:
+    """What an answer must be: text is as llguidance reads it, path is what in the params it was made from."""
+
+    text: str
+    path: str
+
+
+class FormRefusal(InvalidParams):
+    """The host's fault: the form that it wants cannot be compiled. ``detail`` is what the library says of it.
+
+    That may repeat the form, which is a person's text.
+    """
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(
+            "this form cannot be compiled; data.detail holds the words of the library that tried", path=path
+        )
+        self.detail = detail[:DETAIL_CHARS]
+
+
+class DeadEnd(InternalError):
+    """The grammar's fault, or the library's: nothing may follow what was said, not even the end."""
+
+
+def grammar_of(form: dict[str, Any]) -> Grammar | None:
+    """Return the grammar of a ``response_format``; None where any text will do.
+
+    Raises:
+        FormRefusal: It is not even the text of a grammar.
+    """
+    match form:
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return Grammar(json_grammar(schema), "response_format.json_schema.schema")
+        case {"type": "json_object"}:
+            return Grammar(json_grammar({"type": "object"}), "response_format")
+        case {"type": "regex", "pattern": pattern}:
+            return Grammar(LLMatcher.grammar_from_regex(pattern), "response_format.pattern")
+        case {"type": "grammar", "grammar": text}:
+            path = "response_format.grammar"
+            try:
+                return Grammar(grammar_from("grammar", text), path)
+            except ValueError as error:
+                raise FormRefusal(path, str(error)) from error
+        case _:
+            return None
+
+
+def json_grammar(schema: dict[str, Any]) -> str:
+    """Return the grammar of the JSON texts that a schema allows."""
+    grammar: str = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
+    return grammar
+
+
+class Constraints:
+    """What one model's tokenizer makes of forms.
+
+    Args:
+        tokenizer: Of transformers, a fast one.
+        model: Its name, for messages.
+        vocabulary: Width of the logits.
+        end_tokens: Each of them ends an answer.
+    """
+
+    def __init__(self, tokenizer: Any, model: str, vocabulary: int, end_tokens: frozenset[int]) -> None:
+        self._tokenizer, self._model = tokenizer, model
+        self._vocabulary, self._end_tokens = vocabulary, end_tokens
+        self._known: LLTokenizer | None = None
+        # Two threads: what takes long to compile must not keep the masks of others waiting.
+        self._compiles = ThreadPoolExecutor(1, thread_name_prefix="compiles forms")
+        self._masks = ThreadPoolExecutor(1, thread_name_prefix="computes masks")
+
+    def compiled(self, grammar: Grammar, tokens: Sequence[int]) -> Future[Constraint]:
+        """Return a constraint as it is after some tokens, once there is one.
+
+        It fails with FormRefusal where there is no such automaton, with Unsupported where the tokenizer is none that
+        the library knows, with Interrupted where it does not allow the tokens.
+        """
+        return self._compiles.submit(self._compile, grammar, tuple(tokens))
+
+    def _compile(self, grammar: Grammar, tokens: tuple[int, ...]) -> Constraint:
+        if not self._end_tokens:
+            raise Unsupported(
+                f"{self._model} has no token that ends an answer: it cannot be held to a form",
+                feature="response_format",
+                model=self._model,
+            )
+        if self._known is None:
+            self._known = self._read_tokenizer()
+        matcher = LLMatcher(self._known, grammar.text, log_level=0)
+        if matcher.is_error():
+            raise FormRefusal(grammar.path, matcher.get_error())
+        if not matcher.consume_tokens(list(tokens)):
+            raise Interrupted(
+                "what was said is not of the form that was asked for, as this version reads that: it cannot go on.",
+                resumable=False,
+            )
+        return Constraint(matcher, self._vocabulary, self._masks.submit)
+
+    def _read_tokenizer(self) -> LLTokenizer:
+        size = max(self._vocabulary, len(self._tokenizer))
+        try:
+            backend = copy(self._tokenizer.backend_tokenizer)
+            backend.no_padding()
+            backend.no_truncation()
+            return LLTokenizer(backend.to_str(), n_vocab=size, eos_token=sorted(self._end_tokens))
+        except Exception as error:
+            # The library raises what it likes about kinds of tokenizers that it does not know.
+            raise Unsupported(
+                f"the tokenizer of {self._model} is of a kind that answers cannot be held to a form with",
+                feature="response_format",
+                model=self._model,
+            ) from error
+
+
+class Constraint:
+    """The form of one answer: where it stands, and what may come next.
+
+    What is read ahead is seen here too: tokens about which the form itself leaves no choice are the best guesses that
+    there are.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocabulary: int, start: Callable[..., Future[list[torch.Tensor]]]) -> None:
+        self._matcher, self._vocabulary, self._start = matcher, vocabulary, start
+        self._masks: Future[list[torch.Tensor]] | None = None
+        self._expected: list[int] = []  # tokens that were forced, and are still to come
+        self._right = FORCED_RIGHT  # how often such a token came of late: there may be other tokens for the same bytes
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may follow but the end."""
+        return bool(self._matcher.is_stopped())
+
+    def guess(self, guessed: Sequence[int], most: int, price: float) -> list[int]:
+        """Return what the next tokens may be: those that are forced, else as many of those guessed as may come.
+
+        Args:
+            guessed: What the text so far suggests.
+            most: How many there may be.
+            price: How likely a token must be, together with all before it.
+        """
+        self._rest()
+        self._expected = self._matcher.compute_ff_tokens()[:most] if most > 0 else []
+        if self._expected:
+            count, likely = 0, self._right
+            while likely >= price and count < len(self._expected):
+                count, likely = count + 1, likely * self._right
+            return self._expected[:count]
+        return list(guessed[: self._matcher.validate_tokens(list(guessed))]) if guessed else []
+
+    def look(self, guessed: Sequence[int] = ()) -> None:
+        """Begin to compute what may come next, and what after each of the guessed tokens."""
+        self._rest()
+        self._masks = self._start(self._compute, tuple(guessed))
+
+    def allowed(self) -> list[torch.Tensor]:
+        """Return what ``look`` began to compute: for each place the tokens that may stand there, ``[vocabulary]`` bool.
+
+        Where nothing may follow, not even the end, none is allowed.
+        """
+        assert self._masks is not None
+        masks, self._masks = self._masks.result(), None
+        return masks
+
+    def take(self, token: int) -> None:
+        """Take in the token that came.
+
+        Raises:
+            DeadEnd: It may not stand there.
+        """
+        if self._expected:
+            is_right = self._expected.pop(0) == token
+            self._right += (is_right - self._right) / PATIENCE
+            if not is_right:
+                self._expected = []
+        if not self._matcher.consume_token(token):
+            raise DeadEnd("the grammar of this answer does not allow the token that was chosen")
+
+    def _rest(self) -> None:
+        """Wait until nobody uses the matcher: a step that is done again has begun to compute already."""
+        if self._masks is not None:
+            self._masks.result()
+
+    def _compute(self, guessed: tuple[int, ...]) -> list[torch.Tensor]:
+        """Return the masks, in the thread that computes them; the matcher is as before then.
+
+        It unpacks them with numpy: torch would wake threads of its own, beside those of the forward.
+        """
+        masks = []
+        taken = 0
+        for token in (*guessed, None):
+            masks.append(torch.from_numpy(self._mask()))
+            if token is None or not self._matcher.try_consume_tokens([token]):
+                break
+            taken += 1
+        if taken:
+            self._matcher.rollback(taken)
+        masks += [torch.zeros(self._vocabulary, dtype=torch.bool)] * (len(guessed) + 1 - len(masks))
+        return masks
+
+    def _mask(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        if self._matcher.is_error():  # It has grown beyond what can be followed.
+            return np.zeros(self._vocabulary, np.bool_)
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        return np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)
