@@ -146,7 +146,7 @@ BENCHMARKS = (
             "smollm2, greedy, the same question with and without a schema, in turn, 128 tokens of one chat and 48 of "
             "each of 16. Rates are of the tokens after the first piece. Nothing is read ahead there, so that both do "
             "the same work; with the default, the two texts are not read ahead alike. Then 500 schemas drawn from a "
-            "seed, of the kinds of JSONSchemaBench, once each with up to 400 tokens: every answer that was not cut "
+            "seed, of the kinds of JSONSchemaBench, once each with up to 200 tokens: every answer that was not cut "
             "must be valid, as the package jsonschema has it."
         ),
     ),

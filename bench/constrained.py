@@ -48,7 +48,7 @@ TOWNS = {
 }
 COUNT = 500
 AT_ONCE = 16
-LONGEST = 400  # tokens of an answer to one of the schemas
+LONGEST = 200  # tokens of an answer to one of the schemas
 
 
 def form(schema: dict) -> dict:
@@ -77,7 +77,8 @@ def answers(host: Host, wanted: list[dict]) -> list[tuple[dict, dict]]:
     while left or asked:
         while left and len(asked) < AT_ONCE:
             schema = left.pop()
-            text = f"Give me an example of a thing, as JSON, by this schema: {json.dumps(schema)}"[:1500]
+            names = ", ".join(schema.get("properties", {"value": {}}))
+            text = f"Give me an example of a thing as JSON: {names}."
             params = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": LONGEST, "seed": 1}
             asked[host.send("chat", params | form(schema))] = schema
         message = host.receive()

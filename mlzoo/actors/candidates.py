@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mlzoo.store import Installed
 
 KIND_OF: dict[str, ModelKind] = {"chat": "chat", "complete": "chat", "embed": "embed", "predict": "predict"}
-OF_CAPABILITIES = frozenset({"tools", "tool_choice", "response_format", "vision"})
 BYTES_A_TOKEN = 4
 _ANY_TEXT = (None, TextFormat(type="text"))
 
@@ -99,7 +98,7 @@ def _judged(services: Services, entry: ModelEntry, method: str, params: Any, *, 
     try:
         _refuse_kind(services, entry, method)
         if entry.provider == LOCAL:
-            _refuse_unserved(entry, unsupported_features(params), frozenset())
+            _refuse_unserved(entry, unsupported_features(params))
             installed = installed_weights(services, entry)
         else:
             _refuse_remote(services, entry, method, params)
@@ -119,15 +118,14 @@ def _refuse_kind(services: Services, entry: ModelEntry, method: str) -> None:
         raise errors.Unsupported(message, feature=method, model=entry.name)
 
 
-def _refuse_unserved(entry: ModelEntry, features: list[str], served: frozenset[str]) -> None:
-    unserved = [feature for feature in features if feature not in served]
+def _refuse_unserved(entry: ModelEntry, unserved: list[str]) -> None:
     if unserved:
         message = f"This version does not serve {', '.join(unserved)}: leave it out."
         raise errors.Unsupported(message, feature=unserved[0], model=entry.name)
 
 
 def _refuse_remote(services: Services, entry: ModelEntry, method: str, params: Any) -> None:
-    _refuse_unserved(entry, unsupported_features(params), OF_CAPABILITIES)
+    _refuse_unserved(entry, unsupported_features(params))
     lacks = [need for need in needs_of(params) if need not in entry.capabilities]
     exact = getattr(params, "determinism", "fast") == "exact"
     form = getattr(params, "response_format", None)

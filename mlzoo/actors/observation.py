@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FEATURES = (
     *("stream", "keys", "logprobs", "deadline", "priority", "cancel", "progress", "events", "forget"),
-    *("conversations", "response_format", "tools"),
+    *("conversations", "response_format", "tools", "vision"),
 )
 PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset", "log_seq"})
 PHASES = ("queued", "running", "suspended")

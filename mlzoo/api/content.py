@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from mlzoo.api.forms import NamedTool, WrittenCall
-from mlzoo.api.inference import ChatParams, EmbedParams, GenerationParams, ImagePart, Message, TextPart, TokenizeParams
+from mlzoo.api.inference import ChatParams, EmbedParams, GenerationParams, ImagePart, Message, TextPart
 from mlzoo.errors import InvalidParams
 
 
@@ -105,9 +105,7 @@ def unsupported_features(params: object) -> list[str]:
     features = []
     if isinstance(params, ChatParams):
         features += _of_chat(params)
-    if isinstance(params, ChatParams | TokenizeParams):
-        features += _of_messages(params.messages or ())
-    return list(dict.fromkeys(features))
+    return features
 
 
 def _of_chat(params: ChatParams) -> list[str]:
@@ -115,7 +113,3 @@ def _of_chat(params: ChatParams) -> list[str]:
         "persona": params.persona is not None,
     }
     return [feature for feature, is_asked in asked.items() if is_asked]
-
-
-def _of_messages(messages: tuple[Message, ...]) -> list[str]:
-    return ["vision" for message in messages if any(isinstance(part, ImagePart) for part in message.content)]

@@ -57,7 +57,7 @@ class ImageUrl:
 class ImagePart:
     """An image in a message."""
 
-    type: Literal["image_url"] = attrs.field(metadata=about("What it is.", unserved=True))
+    type: Literal["image_url"]
     image_url: ImageUrl
 
 

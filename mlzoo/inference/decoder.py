@@ -17,11 +17,12 @@ from mlzoo.inference.cache import Run, SlotCache
 from mlzoo.inference.transfer import given
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mlzoo.inference.linears import Family
     from mlzoo.inference.plan import Kernels
 
+NO_IMAGES: Mapping[str, Any] = {}
 EXTENT_GRAIN = 64  # Attention sees a multiple of this many tokens, so that shapes repeat.
 
 
@@ -44,8 +45,13 @@ class Decoder(Protocol):
     def grain(self) -> int:
         """Rows that a forward has a multiple of, so that a row's bits do not depend on its company."""
 
-    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
-        """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
+    def prefill(
+        self, slot: int, tokens: Sequence[int], start: int, images: Mapping[str, Any] = NO_IMAGES
+    ) -> torch.Tensor:
+        """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``.
+
+        images is what a model that sees is given beside the tokens, of a whole prompt.
+        """
 
     def reads_ahead(self, sequences: int, *, exact: bool) -> bool:
         """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
@@ -123,8 +129,11 @@ class SlotDecoder:
         self._device = module.device
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
+    def prefill(
+        self, slot: int, tokens: Sequence[int], start: int, images: Mapping[str, Any] = NO_IMAGES
+    ) -> torch.Tensor:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
+        assert not images, "what sees runs one request at a time"
         self.cache.reserve(slot, start + len(tokens))
         stop = start + len(tokens)
         ids, positions = given([list(tokens), list(range(start, stop))], self._device)[:, None]
@@ -238,11 +247,14 @@ class SerialDecoder:
         self._state: dict[str, Any] = {}
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> torch.Tensor:
+    def prefill(
+        self, slot: int, tokens: Sequence[int], start: int, images: Mapping[str, Any] = NO_IMAGES
+    ) -> torch.Tensor:
         """Read tokens from position start on; return the logits after the last one, ``[vocabulary]``."""
         assert slot == 0
         if start == 0:
             self._ids, self._state = self._ids[:, :0], {"use_cache": True}
+            self._state |= {name: self._placed(value) for name, value in images.items()}
         return self._forward(tokens, first=start == 0)
 
     def decode(
@@ -269,6 +281,12 @@ class SerialDecoder:
         """Drop the row's cache."""
         assert slot == 0
         self._ids, self._state = self._ids[:, :0], {}
+
+    def _placed(self, value: Any) -> Any:
+        """Return what a processor made where the model is, and as precise as that."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(self._device, self.module.dtype if value.is_floating_point() else value.dtype)
 
     def _forward(self, tokens: Sequence[int], *, first: bool) -> torch.Tensor:
         new = torch.tensor([tokens], device=self._device)

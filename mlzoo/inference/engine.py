@@ -127,7 +127,7 @@ class BatchEngine:
 
     def _begin(self, frame: Generate) -> Running:
         tools = tools_of(frame, self._model.tool_form)
-        prompt = self._text.read(frame.prompt, frame.messages, tools)
+        prompt, seen_images = self._text.look(frame.prompt, frame.messages, tools)
         room = self._decoder.context - len(prompt)
         if room < 1:
             raise ContextLengthExceeded(
@@ -143,6 +143,7 @@ class BatchEngine:
         limit = room if frame.max_tokens is None else min(frame.max_tokens, room)
         form = self._model.tool_form if tools and isinstance(self._model.tool_form, ToolForm) else None
         running = begin(frame, prompt, limit, self._text, seen, form)
+        running.images = seen_images
         if form is not None and is_forced(frame):
             name = frame.tool_choice["function"]["name"] if isinstance(frame.tool_choice, dict) else None
             running.grammar = forced(form, tools, name)
@@ -158,7 +159,8 @@ class BatchEngine:
         if chunk.last and running.is_caught_up:
             running.look_ahead(0, 1)
         try:
-            logits = self._compute(lambda: self._decoder.prefill(chunk.slot, tokens, chunk.start))
+            images = running.images if chunk.start == 0 else {}
+            logits = self._compute(lambda: self._decoder.prefill(chunk.slot, tokens, chunk.start, images))
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
         except (MemoryError, RuntimeError, IndexError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from mlzoo.errors import ModelLoadFailed, OutOfMemory
 from mlzoo.inference import (
@@ -18,6 +18,7 @@ from mlzoo.inference import (
     gate,
     gpu_int4,
     graphs,
+    images,
     kernels,
     linears,
     memory,
@@ -111,7 +112,7 @@ def load_chat(
         OutOfMemory: It does not fit on the device.
     """
     before = memory.used_bytes(device)
-    found = read(load, device, AutoModelForCausalLM, progress)
+    found = read(load, device, images.kind_of(load), progress)
     progress("check", 0, 1, "checks")
     subject = selftest.subject(load, device, found.dtype)
     findings = selftest.Findings(cache if load.digest else None, subject)
@@ -132,7 +133,7 @@ def load_chat(
     return ChatModel(
         name=load.model,
         decoder=decoder,
-        text=Text(found.tokenizer, load.model),
+        text=Text(found.tokenizer, load.model, images.eyes_of(load)),
         constraints=Constraints(found.tokenizer, load.model, vocabulary, ends),
         tool_form=calls,
         end_tokens=ends,
@@ -206,7 +207,7 @@ def expect_room(size_bytes: int, device: torch.device) -> None:
 def _arrange(found: Weights, load: Load, device: torch.device, findings: selftest.Findings) -> Arrangement:
     """Choose between slots and one row at a time."""
     module = found.module
-    reason = gate.objection(module)
+    reason = images.SEES if images.sees(load) else gate.objection(module)
     if reason is None:
         difference = findings.ask("difference in slots", lambda: gate.disagreement(module, _vocabulary(module)))
         if difference > gate.tolerance(found.dtype):
@@ -336,7 +337,9 @@ def _serial(module: Any, load: Load, device: torch.device, findings: selftest.Fi
             continue  # Not every architecture has it; eager is what it was loaded with.
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(1, load.context, sizing.longest(module), token_bytes, memory.free_bytes(device))
-    reads = findings.ask(f"reads chunks of {gate.CHUNK}", lambda: gate.reads_in_chunks(module, _vocabulary(module)))
+    reads = reason != images.SEES and findings.ask(
+        f"reads chunks of {gate.CHUNK}", lambda: gate.reads_in_chunks(module, _vocabulary(module))
+    )
     chunk = CHUNK if reads else None
     why = [f"serial, one request at a time: {reason}", size.why]
     if chunk is None:

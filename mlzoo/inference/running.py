@@ -6,7 +6,7 @@ that it had: they are either read as a part of the prompt, or decoded again befo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -46,6 +46,7 @@ class Running:
     guessed: list[int] = attrs.field(factory=list)  # tokens that the model was given beyond those that there are
     grammar: Grammar | None = None  # of the form that the answer must have
     constraint: Constraint | None = None  # the same, compiled
+    images: dict[str, Any] = attrs.field(factory=dict)  # what the model is given with the first token, if it sees any
     reader: Reader | None = None  # what takes calls of tools out of the text
     has_called: bool = False
     _speculation: Speculation | None = None

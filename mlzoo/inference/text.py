@@ -9,13 +9,14 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from mlzoo.errors import InvalidParams, Unsupported
+from mlzoo.errors import InvalidParams, MlzooError, Unsupported
 from mlzoo.inference.detokenizer import byte_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlzoo.frames import Messages
+    from mlzoo.inference.images import Eyes
 
 
 DETAIL_CHARS = 1000  # of what a template says: it may repeat whole messages
@@ -39,9 +40,10 @@ class TemplateRefusal(InvalidParams):
 class Text:
     """One model's tokenizer, in the three ways that serving needs it."""
 
-    def __init__(self, tokenizer: Any, model: str) -> None:
+    def __init__(self, tokenizer: Any, model: str, eyes: Eyes | None = None) -> None:
         self._tokenizer = tokenizer
         self._model = model
+        self._eyes = eyes
         vocabulary = tokenizer.get_vocab()
         self.size = max(vocabulary.values(), default=-1) + 1  # Every token is less than this.
         self.byte_tokens = byte_tokens(vocabulary)
@@ -67,6 +69,24 @@ class Text:
             tokens = (begin,)
         return tokens
 
+    def look(
+        self, prompt: str | None, messages: Messages | None, tools: Sequence[dict[str, Any]] = ()
+    ) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """Return the tokens of a prompt or of messages, and what else a model that sees is given with the first.
+
+        Raises:
+            MlzooError: As ``read``.
+        """
+        if messages is None or self._eyes is None:
+            return self.read(prompt, messages, tools), {}
+        try:
+            return self._eyes.read(tuple(map(_with_calls, messages)), tools)
+        except MlzooError:
+            raise
+        except Exception as error:
+            # A template is a program of the model's, and so is its processor: they raise what they like.
+            raise TemplateRefusal(self._model, str(error)) from error
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a text, with those that the tokenizer puts around it."""
         return tuple(self._tokenizer(text, verbose=False)["input_ids"])
@@ -83,6 +103,8 @@ class Text:
         return self._single[token]
 
     def _of_messages(self, messages: Messages, tools: Sequence[dict[str, Any]]) -> tuple[int, ...]:
+        if self._eyes is not None:
+            return self.look(None, messages, tools)[0]
         if not self._tokenizer.chat_template:
             raise Unsupported(
                 f"{self._model} has no chat template; use complete with a prompt", feature="chat", model=self._model
@@ -103,7 +125,7 @@ def _plain(message: dict[str, Any], model: str) -> dict[str, Any]:
     if not isinstance(content, list):
         return message
     if any(part.get("type") != "text" for part in content):
-        raise Unsupported(f"{model} reads text only: send parts of the type text", feature="parts", model=model)
+        raise Unsupported(f"{model} sees no images: send parts of the type text", feature="vision", model=model)
     return {**message, "content": "".join(part["text"] for part in content)}
 
 

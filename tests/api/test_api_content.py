@@ -36,7 +36,7 @@ def test_where_there_is_an_image_the_parts_are_told_one_by_one():
     chat = structure("chat", {"messages": [{"role": "user", "content": [text, IMAGE]}]})
     [told] = told_messages(chat.messages)
     assert told == {"role": "user", "content": [text, IMAGE]}
-    assert unsupported_features(chat) == ["vision"]
+    assert unsupported_features(chat) == []
     with_detail = {**IMAGE, "image_url": {**IMAGE["image_url"], "detail": "auto"}}
     sent = {"messages": [{"role": "user", "content": [text, with_detail]}]}
     assert canonical("chat", sent) == {"messages": [told]}
@@ -129,7 +129,5 @@ def test_tools_that_can_be_called_are_taken(choice):
 def test_other_methods_are_looked_at_too():
     assert unsupported_features(structure("complete", {"prompt": "", "provider": "openai"})) == []
     assert unsupported_features(structure("embed", {"input": "", "key": "k"})) == []
-    messages = [{"role": "user", "content": [IMAGE]}]
-    assert unsupported_features(structure("tokenize", {"messages": messages})) == ["vision"]
     assert unsupported_features(structure("tokenize", {"text": ""})) == []
     assert unsupported_features(structure("ping", None)) == []

@@ -113,7 +113,7 @@ def test_an_image_is_not_read_by_a_model_of_text(tiny):
     content = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "data:"}}]
     (said,) = BatchEngine(tiny).submit(ask("r", messages=({"role": "user", "content": content},)))
     assert isinstance(said, WorkFailed)
-    assert (said.code, said.data["feature"]) == (1010, "parts")
+    assert (said.code, said.data["feature"]) == (1010, "vision")
 
 
 def test_more_requests_than_rows_wait_their_turn(tiny):
@@ -227,7 +227,7 @@ def test_a_broken_prompt_that_is_abandoned_half_read_leaves_nothing_behind(tiny,
     engine = BatchEngine(tiny)
     prefill = tiny.decoder.prefill
 
-    def poisoned(slot, tokens, start):
+    def poisoned(slot, tokens, start, _images):
         logits = prefill(slot, tokens, start)
         with torch.inference_mode():
             for layer in tiny.decoder.cache.layers:
@@ -355,7 +355,7 @@ def test_the_position_of_a_draw_counts_the_prompt_so_that_a_continued_text_goes_
         "Given",
         (),
         {
-            "read": lambda *_: begun,
+            "look": lambda *_: (begun, {}),
             "decode": tiny.text.decode,
             "byte_tokens": frozenset(),
             "silent_tokens": frozenset(),

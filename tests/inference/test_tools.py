@@ -87,7 +87,7 @@ class Scripted:
         self._script = [*model.text._tokenizer(text, add_special_tokens=False)["input_ids"], *model.end_tokens]
         self._vocabulary, self._read = model.vocabulary, 0
 
-    def prefill(self, _slot, tokens, start):
+    def prefill(self, _slot, tokens, start, _images):
         self._read = start + len(tokens)
         return self._logits(self._read)
 

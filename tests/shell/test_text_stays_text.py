@@ -18,6 +18,7 @@ SAID = {
 }
 WORK = [
     ("chat", CHAT),
+    ("chat", {**CHAT, "messages": [{"role": "user", "content": [IMAGE]}]}),
     ("chat", {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"schema": {"const": MARKER}}}}),
     ("chat", {**CHAT, "messages": [SAID, {"role": "tool", "content": MARKER, "tool_call_id": MARKER}]}),
     ("chat", {**CHAT, "tools": [{"type": "function", "function": FUNCTION}]}),
@@ -31,7 +32,6 @@ WORK = [
 REFUSED = [
     ("chat", {**CHAT, "messages": [{"role": MARKER, "content": MARKER}]}),
     ("chat", {**CHAT, "messages": [{"role": "user", "content": [{"type": MARKER, "text": MARKER}]}]}),
-    ("chat", {**CHAT, "messages": [{"role": "user", "content": [IMAGE]}]}),
     ("chat", {**CHAT, "messages": [{**USER, "tool_calls": [{"name": MARKER, "arguments": MARKER}]}]}),
     ("chat", {**CHAT, "messages": [{**USER, f"{MARKER} as a key": MARKER}]}),
     ("chat", {**CHAT, "messages": MARKER}),
