@@ -189,6 +189,17 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        name="predict",
+        title="Embeddings and custom models",
+        rounds=5,
+        how=(
+            "minilm in fp32 on all sides, with the same threads. Ours is the sidecar, over NDJSON, all recorded, from "
+            "the first request to the last answer; sentence-transformers has all sentences in one call, sorted by "
+            "length in batches of 32, and writes no JSON. The classifier is a linear layer on the same encoder; the "
+            "bare model reads, computes and decodes one sentence after the other. Who is not measured is suspended."
+        ),
+    ),
+    Benchmark(
         name="load",
         title="Open loop",
         rounds=2,

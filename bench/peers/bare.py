@@ -8,6 +8,22 @@ from mlzoo.inference import process
 from mlzoo.store import open_store
 
 
+def prepared():
+    """Set this process up as a worker's; return where answers go: whatever libraries print goes to stderr."""
+    config = load(())
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    threads = config.devices.cpu_threads or 0
+    process.prepare(os.getppid(), threads, config.devices.cpu_wait_policy)
+
+    import torch  # after the environment is set, as in the worker
+    import transformers
+
+    torch.set_num_threads(threads or process.usable_processors())
+    transformers.logging.disable_progress_bar()
+    return answers
+
+
 def started(model):
     """Return an engine that has loaded a model, and where answers go: whatever libraries print goes to stderr."""
     config = load(())

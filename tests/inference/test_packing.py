@@ -38,6 +38,7 @@ def test_an_encoder_gives_the_same_states_where_its_layers_are_ordered(directory
     expected = hidden(module)
     assert pack(module) == "linear layers: weights in oneDNN's order, 2.00 times as fast"
     assert any(isinstance(child, Packed) for child in module.modules())
+    assert isinstance(module.encoder.layer[0].intermediate.intermediate_act_fn, torch.nn.Identity)
     torch.testing.assert_close(hidden(module), expected, atol=1e-5, rtol=1e-5)
 
 
