@@ -143,6 +143,16 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_trained_unless_it_is
     assert weights(directory) != before
 
 
+def test_a_result_whose_manifest_is_lost_is_there_again_after_a_pull(made):
+    directory, _ = made
+    before = weights(directory)
+    (directory / "data" / "mlzoo" / "models" / "toy" / "manifest.json").unlink()
+    words = [sys.executable, "-m", "mlzoo", "models", "pull", "toy"]
+    pulled = subprocess.run(words, env=environment(directory), capture_output=True, text=True, check=False)
+    assert pulled.returncode == 0, pulled.stderr
+    assert weights(directory) == before
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
