@@ -297,7 +297,6 @@ def a_route_goes_on_amid_an_answer(patch):
 
 
 APP_BUGS = {
-    a_route_goes_on_amid_an_answer: {"I4"},
     ephemeral_text_is_recorded: {"I17"},
     forgetting_forgets_nothing: {"I17"},
     forgetting_takes_the_text_of_others: {"I2"},

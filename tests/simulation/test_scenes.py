@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import attrs
-from planted_bugs import whatever_goes_on_is_called_exact, whatever_goes_on_is_prefilled
+from planted_bugs import a_route_goes_on_amid_an_answer, whatever_goes_on_is_called_exact, whatever_goes_on_is_prefilled
 
 from mlzoo.core import recycling
 from mlzoo.simulation import stories
@@ -171,3 +171,11 @@ def test_a_model_with_two_replicas_answers_on_both_workers_and_goes_on_beside_on
         killed = life(*actions, faults=(FaultPlan("worker_killed", 0.5),))
         events = recorded(monkeypatch, attrs.evolve(killed, machine="two workers"), seed=seed)
         assert {event["device"] for event in events["RequestDispatched"]} == {"cpu:0", "cpu:1"}
+
+
+def test_a_provider_that_breaks_off_is_followed_by_nobody_once_it_has_said_something(monkeypatch):
+    chat = Ask("chat", {"model": "any", "stream": True}, pieces=9)
+    breaks_off = life(chat, chat, Settle(), faults=(FaultPlan("provider_breaks_off", 0.0),))
+    assert found(breaks_off) == set()
+    a_route_goes_on_amid_an_answer(monkeypatch)
+    assert "I4" in found(breaks_off)
