@@ -10,10 +10,11 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import orjson
 
 from mlzoo import errors
-from mlzoo.actors import candidates, conversations, forgetting
+from mlzoo.actors import candidates, conversations, forgetting, personas
 from mlzoo.actors.messages import Order
 from mlzoo.actors.outcomes import Answer, Ask, Claim, Later
 from mlzoo.api.content import check_tools, embed_texts, stop_strings, told_messages
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlzoo.api import inference as api
     from mlzoo.api.conversations import ConversationParams, ConversationsForkParams, ConversationsGetParams
     from mlzoo.api.forgetting import ForgetParams
+    from mlzoo.api.personas import PersonaParams, PersonasPutParams
     from mlzoo.api.predict import PredictParams
     from mlzoo.api.resuming import ResumeParams
     from mlzoo.config.schema import SamplingDefaults
@@ -65,6 +67,10 @@ class Calls:
             "conversations.get": self._conversation,
             "conversations.fork": self._fork,
             "conversations.delete": self._delete,
+            "personas.list": self._personas,
+            "personas.get": self._persona,
+            "personas.put": self._put_persona,
+            "personas.delete": self._delete_persona,
             "models.pull": self._pull,
             "models.remove": self._remove,
             "models.load": self._load,
@@ -82,15 +88,26 @@ class Calls:
         check_tools(params)
         name = self._services.world.ids.new("conv") if params.conversation == NEW else params.conversation or ""
         text = {"messages": told_messages(params.messages)}
-        return self._generate(connection, call, params, text, conversation=name)
+        who = personas.who(self._services, params.persona, name, keyed=params.key is not None)
+        if who.entry is not None:
+            text |= personas.asked_with(who.entry, greets=bool(name))
+            params = personas.with_defaults(params, who.entry)
+        return self._generate(connection, call, params, text, conversation=name, who=who)
 
     def _complete(self, connection: Peer, call: Call, params: api.CompleteParams) -> Outcome:
         return self._generate(connection, call, params, {"prompt": params.prompt})
 
     def _generate(
-        self, connection: Peer, call: Call, params: api.GenerationParams, text: Any, conversation: str = ""
+        self,
+        connection: Peer,
+        call: Call,
+        params: api.GenerationParams,
+        text: Any,
+        conversation: str = "",
+        who: personas.Who = personas.NOBODY,
     ) -> Outcome:
         wanted = candidates.wanted(self._services, call.method, params)
+        wanted = attrs.evolve(wanted, refused=wanted.refused or who.refused)
         stop = stop_strings(params)
         seed = self._services.world.seeds.new() if params.seed is None else params.seed
         is_near = wanted.facts.replicas > 1 and params.retention != "ephemeral"
@@ -112,6 +129,8 @@ class Calls:
             max_tokens=params.max_tokens,
             prefixes=_prefixes(text, conversation) if is_near else (),
             conversation=conversation,
+            persona=who.name,
+            truncation=who.truncation if conversation else None,
             key=params.key,
             determinism=params.determinism,
             ephemeral=params.retention == "ephemeral",
@@ -218,8 +237,10 @@ class Calls:
     def _conversation(self, _connection: Peer, _call: Call, params: ConversationsGetParams) -> Outcome:
         return Later(partial(conversations.get, self._services, params), recorded=False)
 
-    def conversation(self, params: ConversationsGetParams) -> JsonObject:
-        """Return once more what a conversation is."""
+    def again(self, method: str, params: Any) -> JsonObject | None:
+        """Return once more what a conversation is, or what a host said of a persona."""
+        if method == "personas.get":
+            return personas.told(self._services, params.name)
         return conversations.again(self._services, params)
 
     def _fork(self, _connection: Peer, _call: Call, params: ConversationsForkParams) -> Outcome:
@@ -228,6 +249,21 @@ class Calls:
 
     def _delete(self, _connection: Peer, _call: Call, params: ConversationParams) -> Outcome:
         return Later(partial(forgetting.delete, self._services, params.conversation, params.conversation))
+
+    # ---------------------------------------------------------------------------------------- personas
+
+    def _personas(self, _connection: Peer, _call: Call, _params: Any) -> Outcome:
+        return Answer(personas.listed(self._services))
+
+    def _persona(self, _connection: Peer, _call: Call, params: PersonaParams) -> Outcome:
+        return personas.get(self._services, params.name)
+
+    def _put_persona(self, connection: Peer, call: Call, params: PersonasPutParams) -> Outcome:
+        request, caller = self._request(connection, call)
+        return personas.put(self._services, request, caller, params, _named(call))
+
+    def _delete_persona(self, _connection: Peer, _call: Call, params: PersonaParams) -> Outcome:
+        return personas.delete(self._services, params.name)
 
     # ---------------------------------------------------------------------------------------- models
 

@@ -1,4 +1,4 @@
-"""The carrier: copies conversations to the end of the log where retention is to drop the segments that they lie in.
+"""The carrier: copies conversations, and personas of hosts, out of segments that retention is to drop.
 
 So an old conversation neither pins the log for ever nor loses what was said in it: log-structured cleaning, as file
 systems do it (Rosenblum and Ousterhout 1992). What is copied are the turns alone, a tenth of what their records take.
@@ -14,7 +14,7 @@ import trio
 
 from mlzoo import errors
 from mlzoo.actors.asking import decided, folded
-from mlzoo.events.conversations import CarryConversation
+from mlzoo.events.conversations import CarryConversation, CarryPersona
 from mlzoo.events.history import read_through
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mlzoo.actors.runtime import Inbox
     from mlzoo.actors.services import Services
-    from mlzoo.core.state import ConversationState
+    from mlzoo.core.state import ConversationState, PersonaState
 
 
 class Carrier:
@@ -62,6 +62,9 @@ class Carrier:
                 from_seq = found.history.from_seq
                 if from_seq is not None and from_seq < self._wanted_seq:
                     await self._carry(name, found)
+            for name, persona in tuple(ledger.state.personas.items()):
+                if persona.base_seq < self._wanted_seq:
+                    await self._carry_persona(name, persona)
 
     async def _carry(self, name: str, found: ConversationState) -> None:
         """Carry one conversation, unless it has changed, or a turn of it is under way."""
@@ -88,3 +91,22 @@ class Carrier:
                     self._observe("error", "conversation damaged", conversation=name, message=error.message)
             except (errors.ShuttingDown, errors.StorageFailed):
                 return  # The next sidecar does it, if any does.
+
+    async def _carry_persona(self, name: str, found: PersonaState) -> None:
+        """Carry what a host said of a persona, unless it has said something else since."""
+        services = self._services
+        async with services.log.forgetter.lock:
+            if services.state.personas.get(name) != found:
+                return
+            try:
+                [group] = services.log.read(found.base_seq - 1, 1)
+                request = services.world.ids.new("req")
+                await decided(
+                    services, CarryPersona(request=request, persona=name, base_seq=found.base_seq), group.text
+                )
+            except (errors.LogUnusable, errors.OutOfRange) as error:
+                if name not in self._damaged:
+                    self._damaged.add(name)
+                    self._observe("error", "persona damaged", persona=name, message=error.message)
+            except (errors.ShuttingDown, errors.StorageFailed):
+                return

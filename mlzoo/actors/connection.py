@@ -7,6 +7,7 @@ task of its own. Knows framing, ids and batches; the methods are the handler's, 
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, assert_never
 
 import orjson
@@ -64,6 +65,7 @@ class Connection:
         self.after_aside = 0
         self._stream = stream
         self._handler = handler
+        self._services = services
         self._log = services.log
         self._engine = services.engine
         self._report = services.report
@@ -113,12 +115,22 @@ class Connection:
 
     async def _take_all(self, lines: list[bytes | TooLong]) -> None:
         for line in lines:
+            if self._services.ledger is None and _needs_state(line):
+                await self._state()
             self._take(line)
         self._send_due()
         orders, self._orders = self._orders, []
         self.heard.set()
         for order in orders:
             await self._engine.tell(order)
+
+    async def _state(self) -> None:
+        """Wait until the log is folded; what came before does not wait. Where it cannot be, the handler says so."""
+        from mlzoo.actors.asking import folded  # noqa: PLC0415 (not on the way to the first ping)
+
+        self._send_due()
+        with suppress(errors.LogUnusable, errors.StorageFailed):
+            await folded(self._services)
 
     def _take(self, line: bytes | TooLong) -> None:
         if isinstance(line, TooLong):
@@ -343,3 +355,8 @@ class Connection:
             self.outbox.into_batch(batch, rpc, line, None)
         else:
             self.outbox.unrecorded([line])
+
+
+def _needs_state(line: bytes | TooLong) -> bool:
+    """Whether a line may be about a conversation or a persona: what they are, only the folded log tells."""
+    return isinstance(line, bytes) and (b'"conversation' in line or b'"persona' in line)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlzoo.transport.jsonrpc import Call, Notification
 
 PONG = Answer({})
-KEPT_IN_LOG = frozenset({"conversations"})  # what is looked at here is text that hosts and models said
+KEPT_IN_LOG = frozenset({"conversations", "personas"})  # what is looked at here is text that hosts and models said
 
 
 class Handler:
@@ -73,6 +73,6 @@ class Handler:
         """Return once more what a view of the log showed."""
         from mlzoo.actors import observation  # noqa: PLC0415 (as above)
 
-        if aside.method == "conversations.get":
-            return self._calls.conversation(structure(aside.method, aside.params))
+        if aside.method in {"conversations.get", "personas.get"}:
+            return self._calls.again(aside.method, structure(aside.method, aside.params))
         return observation.view(self._services, connection, aside.method, structure(aside.method, aside.params))

@@ -78,8 +78,9 @@ class Ledger:
         return min(self.keys_from(), self.conversations_from())
 
     def conversations_from(self) -> int:
-        """Return the lowest log_seq that a conversation needs."""
+        """Return the lowest log_seq that a conversation needs, or a persona."""
         histories = [found.history.from_seq for found in self.state.conversations.values()]
+        histories += [found.base_seq for found in self.state.personas.values()]
         return min((seq for seq in histories if seq is not None), default=self.log.last_seq + 1)
 
     def keys_from(self) -> int:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FEATURES = (
     *("stream", "keys", "logprobs", "deadline", "priority", "cancel", "progress", "events", "forget"),
-    *("conversations", "response_format", "tools", "vision"),
+    *("conversations", "personas", "response_format", "tools", "vision"),
 )
 PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset", "log_seq"})
 PHASES = ("queued", "running", "suspended")
@@ -143,6 +143,7 @@ def status(services: Services) -> JsonObject:
         "providers": [{"name": name, **elsewhere.health(services, name)} for name in config.providers],
         "requests": {phase: phases[phase] for phase in PHASES},
         "conversations": len(state.conversations),
+        "personas": len(state.personas.keys() | config.personas.keys()),
         "log": log,
     }
 

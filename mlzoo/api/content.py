@@ -100,16 +100,6 @@ def _part(part: TextPart | ImagePart) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": part.image_url.url, **detail}}
 
 
-def unsupported_features(params: object) -> list[str]:
-    """Return what params ask for that the protocol has and this version does not serve; mostly nothing."""
-    features = []
-    if isinstance(params, ChatParams):
-        features += _of_chat(params)
-    return features
-
-
-def _of_chat(params: ChatParams) -> list[str]:
-    asked = {
-        "persona": params.persona is not None,
-    }
-    return [feature for feature, is_asked in asked.items() if is_asked]
+def unsupported_features(_params: object) -> list[str]:
+    """Return what params ask for that the protocol has and this version serves for no model: nothing any more."""
+    return []

@@ -166,7 +166,7 @@ class ChatParams(GenerationParams):
     persona: str | None = attrs.field(
         default=None,
         validator=checked,
-        metadata=naming("Persona whose system prompt and defaults hold.", unserved=True),
+        metadata=naming("Persona whose system prompt and defaults hold; without it that of the conversation."),
     )
     conversation: str | None = attrs.field(
         default=None,

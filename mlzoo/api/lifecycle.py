@@ -162,3 +162,4 @@ class StatusResult:
         metadata=about("False for a moment after the start, while the log is read: until then nothing is counted."),
     )
     providers: tuple[ProviderStatus, ...] = ()
+    personas: int = attrs.field(default=0, metadata=about("How many there are, configured or described by hosts."))

@@ -53,6 +53,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="ask this, print the answer and leave")
     parser.add_argument("--model", metavar="M", help="the model's name; without it, the configured default")
+    parser.add_argument("--persona", metavar="P", help="who it is to be: a persona of the configuration or of the log")
+    parser.add_argument(
+        "--conversation", metavar="ID", help='go on with a conversation that the log keeps; "new" begins one'
+    )
     parser.add_argument("--log", metavar="DIR", type=Path, help="the event log of the sidecar")
     parser.add_argument("--config-dir", metavar="DIR", type=Path, help="searched before the built-in configuration")
     parser.add_argument("--temperature", metavar="T", type=float, help="0 is the likeliest token every time")
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         return WRONG_USAGE
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # A console that cannot show a character shows another.
-    fields = ("model", "temperature", "max_tokens", "seed")
+    fields = ("model", "persona", "conversation", "temperature", "max_tokens", "seed")
     wishes = {name: value for name in fields if (value := getattr(args, name)) is not None}
     command = serve_command(log=args.log, config_dir=args.config_dir)
     try:
@@ -198,7 +202,7 @@ class _Asking:
             case ["/help"]:
                 print(_HELP)
             case ["/clear"]:
-                self._talk.history.clear()
+                self._talk.clear()
                 _note("cleared")
             case ["/model"]:
                 for model in self._models():
@@ -223,6 +227,8 @@ class _Asking:
         """Say what the user would not see in the text."""
         if result["finish_reason"] == "length":
             _note(f"the answer was cut: {self._why_cut(result['usage']['completion_tokens'])}")
+        if result.get("truncated"):
+            _note(f"{result['truncated']['turns']} of the oldest turns did not fit into the model's context any more")
         if result.get("degraded"):
             _note(f"on {result['device']}: {result['degraded']}")
         if self._verbose:

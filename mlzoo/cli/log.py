@@ -77,6 +77,7 @@ def _count(text: str) -> int:
 def _add_export(command: ArgumentParser) -> None:
     command.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the recording")
     command.add_argument("--request", metavar="ID", help="of one request alone, and of its cancels")
+    command.add_argument("--conversation", metavar="ID", help="of the turns of one conversation alone")
     command.add_argument("--connection", metavar="ID", help="of one connection alone")
     command.add_argument("--span", metavar="FIRST:LAST", help="of these log_seqs alone")
     command.add_argument(
@@ -238,7 +239,7 @@ def _export(args: Namespace) -> int:
     from mlzoo.world import real_world
 
     rules = [*(BUILT_IN if args.redact else ()), *map(rule_of, args.redact_rule)]
-    part = part_of(args.request, args.connection, args.span)
+    part = part_of(args.request, args.connection, args.span, args.conversation)
     damage = list((end := verify_end(real_world(), args.directory)).faults)
     try:
         made = None if damage else export(real_world(), args.directory, args.output, part=part, rules=rules)

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from mlzoo.client import Client
 
 MODEL_NOT_INSTALLED = 1016
+NEW = "new"
 
 
 class Talk:
     """What has been said, and how the next turn is asked for.
 
     The history is kept here and sent with each turn. A turn that failed stays out of it; of one that was cancelled
-    what had been shown stays in.
+    what had been shown stays in. Where a conversation is wished for, the sidecar keeps it, and each turn is sent alone.
 
     Args:
         client: A running sidecar.
@@ -62,12 +63,26 @@ class Talk:
         shown: list[str] = []
         try:
             result = await self._answer([*self.history, question], shown)
+            if "conversation" in self.wishes:
+                self._is_called(result["conversation"])
+                return result
         except anyio.get_cancelled_exc_class():
-            if shown:
+            if shown and "conversation" not in self.wishes:
                 self.history += [question, {"role": "assistant", "content": "".join(shown)}]
             raise
         self.history += [question, {"role": "assistant", "content": result["message"]["content"]}]
         return result
+
+    def clear(self) -> None:
+        """Begin anew; what a conversation of the sidecar's holds is left as it is."""
+        self.history.clear()
+        if "conversation" in self.wishes:
+            self.wishes["conversation"] = NEW
+
+    def _is_called(self, conversation: str) -> None:
+        if self.wishes["conversation"] == NEW:
+            self._note(f"this is conversation {conversation}; --conversation {conversation} goes on with it")
+        self.wishes["conversation"] = conversation
 
     async def _answer(self, messages: list[dict[str, str]], shown: list[str]) -> Mapping[str, Any]:
         try:

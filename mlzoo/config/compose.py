@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mlzoo.config.documents import parse_overrides, settings_of
 from mlzoo.config.origins import Origins
+from mlzoo.config.personas import GROUP, personas_of
 from mlzoo.config.remotes import fault_of, providers_of, routes_of
 from mlzoo.config.schema import Config, Defaults, ModelEntry
 from mlzoo.config.validate import FOUND, structure
@@ -50,6 +51,7 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
     Raises:
         ConfigError: It does not hold; ``data.path`` names the place.
     """
+    everything, files = files, {name: file for name, file in files.items() if not name.startswith(GROUP)}
     models = _Models()
     written = _written(files, models)
     groups = _groups(written)
@@ -84,6 +86,8 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
         raise ConfigError(f"{origins.label(key)}: there is no such setting{meant}", path=key)
     settings = structure(rest, Config, label=origins.label)
     entries = {entry.name: entry for entry in models.entries.values()}
+    names = {*entries, *(alias for entry in entries.values() for alias in entry.aliases), *models.broken, *routes}
+    personas, broken = personas_of(everything, names)
     return attrs.evolve(
         settings,
         models=entries,
@@ -91,6 +95,8 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
         broken=models.broken,
         providers=providers,
         routes=routes,
+        personas=personas,
+        broken_personas=broken,
     )
 
 

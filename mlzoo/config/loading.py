@@ -29,9 +29,11 @@ from mlzoo.config.schema import (
     Limits,
     LogConfig,
     ModelEntry,
+    PersonaEntry,
     ProviderEntry,
     RouteEntry,
     SamplingDefaults,
+    TruncationPolicy,
 )
 from mlzoo.errors import ConfigError, nearest
 
@@ -175,7 +177,8 @@ def _user_dir(kind: str) -> Path:
 
 def _shape() -> str:
     """Return the shape of the classes: a cache that another state of the source wrote must not be taken for ours."""
-    classes = (Config, *_SECTIONS.values(), Defaults, ModelEntry, Licence, SamplingDefaults, ProviderEntry, RouteEntry)
+    found = (Defaults, ModelEntry, Licence, SamplingDefaults, ProviderEntry, RouteEntry, PersonaEntry, TruncationPolicy)
+    classes = (Config, *_SECTIONS.values(), *found)
     return ";".join(
         f"{cls.__name__}({','.join(f'{field.name}:{annotations[field.name]}={field.default}' for field in fields)})"
         for cls, fields, annotations in ((cls, attrs.fields(cls), cls.__annotations__) for cls in classes)
@@ -219,7 +222,15 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
             name: ProviderEntry(**{**p, "script": tuple(p["script"])}) for name, p in plain["providers"].items()
         },
         routes={name: tuple(chain) for name, chain in plain["routes"].items()},
+        personas={name: persona_from_plain(entry) for name, entry in plain["personas"].items()},
+        broken_personas=plain["broken_personas"],
     )
+
+
+def persona_from_plain(plain: Mapping[str, Any]) -> PersonaEntry:
+    """Return the persona that ``attrs.asdict`` and JSON made plain."""
+    sampling = SamplingDefaults(**plain["sampling"])
+    return PersonaEntry(**{**plain, "sampling": sampling, "truncation": TruncationPolicy(**plain["truncation"])})
 
 
 def entry_from_plain(plain: Mapping[str, Any]) -> ModelEntry:

@@ -23,6 +23,7 @@ WaitPolicy = Literal["adaptive", "passive", "active"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["auto", "none", "int4"]
 Compile = Literal["auto", "none"]
+TruncationKind = Literal["drop_oldest", "keep_last", "none"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -244,6 +245,29 @@ class ModelEntry(_Compared):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class TruncationPolicy(_Compared):
+    """What becomes of a conversation that is longer than its model's context."""
+
+    policy: TruncationKind = "drop_oldest"
+    """drop_oldest: as few of its turns go as must; keep_last: all but the last ``turns``; none: it is refused."""
+    turns: int = attrs.field(default=0, validator=ge(0))
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PersonaEntry(_Compared):
+    """A persona by name: who a model is to be, and how it is asked where a request is silent."""
+
+    name: str = attrs.field(validator=matches_re(r"[A-Za-z0-9][A-Za-z0-9._-]*"))
+    system: str | None = None
+    """System prompt of requests that bring none."""
+    model: str | None = None
+    sampling: SamplingDefaults = attrs.field(factory=SamplingDefaults)
+    greeting: str | None = None
+    """What it says first in a conversation."""
+    truncation: TruncationPolicy = attrs.field(factory=TruncationPolicy)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Defaults(_Compared):
     """Which model answers a request that names none."""
 
@@ -277,6 +301,10 @@ class Config(_Compared):
         if name in self.routes:
             return tuple(self.models[step] for step in self.routes[name])
         return (self.model(name),)
+
+    personas: Mapping[str, PersonaEntry] = attrs.field(factory=dict)
+    broken_personas: Mapping[str, str] = attrs.field(factory=dict)
+    """The same of personas."""
 
     def model(self, name: str) -> ModelEntry:
         """Return the entry of a model by its name or one of its aliases.

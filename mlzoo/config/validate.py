@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FOUND = {"models", "defaults", "broken", "providers", "routes"}  # settings of ``Config`` that follow from others
+FOUND = {"models", "defaults", "broken", "providers", "routes", "personas", "broken_personas"}
+"""Settings of ``Config`` that follow from others."""
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 _VALIDATOR = re.compile(r"'(?P<name>\w+)' must be (?P<bound>.*): (?P<got>.*)")  # what attrs' validators say
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 import attrs
 
 from mlzoo.core import providers
-from mlzoo.core.history import conversation_changes, with_turn
+from mlzoo.core.history import conversation_changes, persona_changes, with_turn
 from mlzoo.core.replicas import key_of, replica_at, with_prefixes
 from mlzoo.core.state import FitState, ModelState, RequestState, State, WorkerState, name_of_replica
 from mlzoo.core.streams import Counts, counted
@@ -93,11 +93,9 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
         case ev.RequestAccepted() | ev.RequestDispatched() | ev.RequestSuspended() | ev.RequestRerouted():
             return _request_goes_on(state, event, seq, at_ms)
         case ev.RequestCompleted():
-            return _request_ends(_with_run_time(state, event.timing), event.request, seq, at_ms)
-        case ev.RequestCancelled():
-            return _request_ends(state, event.request, seq, at_ms, cancelled=True)
-        case ev.RequestReplied() | ev.RequestFailed():
-            return _request_ends(state, event.request, seq, at_ms, failed=True)
+            return _request_ends(_with_run_time(state, event.timing), event.request, seq, at_ms, event)
+        case ev.RequestCancelled() | ev.RequestReplied() | ev.RequestFailed():
+            return _request_ends(state, event.request, seq, at_ms, event)
         case (
             ev.PlacementAsked()
             | ev.ModelLoadStarted()
@@ -136,6 +134,8 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return providers.faulted(state, event)
         case ev.ProviderRecovered():
             return providers.recovered(state, event.provider)
+        case talk.PersonaPut() | talk.PersonaDropped():
+            return persona_changes(state, event)
         case (
             ev.RequestRefused()
             | ev.RequestAttached()
@@ -250,14 +250,13 @@ def _dispatched(state: State, event: ev.RequestDispatched, at_ms: int) -> Reques
     )
 
 
-def _request_ends(
-    state: State, request_id: str, seq: int, at_ms: int, *, cancelled: bool = False, failed: bool = False
-) -> State:
+def _request_ends(state: State, request_id: str, seq: int, at_ms: int, end: Event) -> State:
     request = state.requests.get(request_id)
     if request is None:
         return state
     state = attrs.evolve(state, requests=_without(state.requests, request_id))
-    if request.conversation and not failed:
+    if request.conversation and isinstance(end, ev.RequestCompleted | ev.RequestCancelled):
+        cancelled = isinstance(end, ev.RequestCancelled)
         state = with_turn(state, request, seq, at_ms, cancelled=cancelled)
     if request.key:
         facts = KeyFacts(

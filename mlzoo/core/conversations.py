@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlzoo.errors import Failure
 
 
-def decide(draft: Draft, command: talk.ConversationCommand) -> None:
+def decide(draft: Draft, command: talk.CarryConversation | talk.ForkConversation | talk.DropConversation) -> None:
     """Decide one of these commands."""
     match command:
         case talk.CarryConversation():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from mlzoo import errors
-from mlzoo.core import conversations, fitting, keys, models, requests
+from mlzoo.core import conversations, fitting, keys, models, personas, requests
 from mlzoo.core.apply import Folding
 from mlzoo.core.draft import Draft
 from mlzoo.core.schedule import settle
@@ -96,6 +96,8 @@ def _decide(draft: Draft, command: Command) -> None:
             fitting.end(draft, command)
         case talk.CarryConversation() | talk.ForkConversation() | talk.DropConversation():
             conversations.decide(draft, command)
+        case talk.PutPersona() | talk.CarryPersona() | talk.DropPersona():
+            personas.decide(draft, command)
         case _:
             assert_never(command)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import attrs
 
-from mlzoo.core.state import ConversationState
+from mlzoo.core.state import ConversationState, PersonaState
 from mlzoo.events import conversations as talk
 from mlzoo.events.facts import History, TurnRef
 
@@ -90,6 +90,14 @@ def conversation_changes(
             return attrs.evolve(state, conversations=left)
         case _:
             assert_never(event)
+
+
+def persona_changes(state: State, event: talk.PersonaPut | talk.PersonaDropped) -> State:
+    """Return the state after a host has described a persona, or has it no more."""
+    personas = {name: found for name, found in state.personas.items() if name != event.persona}
+    if isinstance(event, talk.PersonaPut):
+        personas[event.persona] = PersonaState(base_seq=event.base_seq, size_bytes=event.size_bytes)
+    return attrs.evolve(state, personas=personas)
 
 
 def _is(state: State, name: str, conversation: ConversationState) -> State:

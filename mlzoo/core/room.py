@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mlzoo.core.state import State
     from mlzoo.errors import Failure
 
+MOST_PERSONAS = 256  # that hosts describe
+
 
 def full(state: State, name: str, more_bytes: int) -> Failure | None:
     """Return why a conversation may not grow by so many bytes of text, or None."""
@@ -29,13 +31,25 @@ def full(state: State, name: str, more_bytes: int) -> Failure | None:
     if found is None and 0 < bounds.max_conversations <= len(state.conversations):
         count = len(state.conversations)
         return _full(f"There are {count} conversations already: delete some, or raise limits.max_conversations.")
+    return _all_full(state, more_bytes)
+
+
+def _all_full(state: State, more_bytes: int) -> Failure | None:
     held_bytes = sum(one.size_bytes for one in state.conversations.values())
-    if 0 < bounds.conversations_bytes < held_bytes + more_bytes:
+    held_bytes += sum(one.size_bytes for one in state.personas.values())
+    if 0 < state.bounds.conversations_bytes < held_bytes + more_bytes:
         return _full(
-            f"Conversations have {held_bytes} bytes of text, and {bounds.conversations_bytes} are allowed, half of the "
-            "log's budget: delete some, or raise log.budget_bytes."
+            f"Conversations have {held_bytes} bytes of text, {state.bounds.conversations_bytes} are allowed, half of "
+            "the log's budget: delete some, or raise log.budget_bytes."
         )
     return None
+
+
+def no_persona_more(state: State, name: str, size_bytes: int) -> Failure | None:
+    """Return why there is no room for what a host says of a persona, or None."""
+    if name not in state.personas and len(state.personas) >= MOST_PERSONAS:
+        return _full(f"There are {MOST_PERSONAS} personas already: delete some.")
+    return _all_full(state, size_bytes)
 
 
 def _full(message: str) -> Failure:

@@ -137,6 +137,14 @@ class ProviderState:
     probe: str = ""  # the last request that tried it since it is left alone
 
 
+@attrs.frozen(kw_only=True)
+class PersonaState:
+    """A persona that a host described: the command whose text has it, and about how long that is."""
+
+    base_seq: int
+    size_bytes: int
+
+
 NO_BOUNDS = Bounds(max_queued=0, max_running=0, queued_bytes=0, drain_ms=0)
 
 
@@ -158,6 +166,7 @@ class State:
     fit: FitState | None = None
     conversations: dict[str, ConversationState] = attrs.field(factory=dict)
     providers: dict[str, ProviderState] = attrs.field(factory=dict)
+    personas: dict[str, PersonaState] = attrs.field(factory=dict)  # that hosts described; configured ones are not here
 
 
 def waits(request: RequestState) -> bool:

@@ -114,4 +114,5 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
         fit=state.fit,
         conversations=state.conversations,
         providers=state.providers,
+        personas=state.personas,
     )

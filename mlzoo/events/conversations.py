@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import attrs
 
-from mlzoo.events.facts import TurnFacts, TurnRef
+from mlzoo.events.facts import Caller, TurnFacts, TurnRef
 
 # ------------------------------------------------------------------------------------------------ commands
 
@@ -49,7 +49,35 @@ class DropConversation:
     conversation: str
 
 
-ConversationCommand = CarryConversation | ForkConversation | DropConversation
+@attrs.frozen(kw_only=True)
+class PutPersona:
+    """A host describes a persona. Text: {persona}, as it was sent."""
+
+    request: str
+    caller: Caller
+    persona: str
+    size_bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class CarryPersona:
+    """A persona, copied to the end of the log, if it still is the one that was read. Text: {persona}."""
+
+    request: str
+    persona: str
+    base_seq: int
+
+
+@attrs.frozen(kw_only=True)
+class DropPersona:
+    """A host wants a persona that a host described to be no more. Its text goes beside this."""
+
+    request: str
+    persona: str
+
+
+PersonaCommand = PutPersona | CarryPersona | DropPersona
+ConversationCommand = CarryConversation | ForkConversation | DropConversation | PersonaCommand
 
 # ------------------------------------------------------------------------------------------------ events
 
@@ -81,15 +109,39 @@ class ConversationDropped:
     conversation: str
 
 
-ConversationEvent = ConversationCarried | ConversationForked | ConversationDropped
+@attrs.frozen(kw_only=True)
+class PersonaPut:
+    """There is a persona, as the text of this command describes it."""
+
+    persona: str
+    base_seq: int
+    size_bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class PersonaDropped:
+    """There is no such persona of a host's any more."""
+
+    persona: str
+
+
+PersonaEvent = PersonaPut | PersonaDropped
+ConversationEvent = ConversationCarried | ConversationForked | ConversationDropped | PersonaEvent
 
 __all__ = [
     "CarryConversation",
+    "CarryPersona",
     "ConversationCarried",
     "ConversationCommand",
     "ConversationDropped",
     "ConversationEvent",
     "ConversationForked",
     "DropConversation",
+    "DropPersona",
     "ForkConversation",
+    "PersonaCommand",
+    "PersonaDropped",
+    "PersonaEvent",
+    "PersonaPut",
+    "PutPersona",
 ]

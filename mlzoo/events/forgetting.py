@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import attrs
 import orjson
@@ -43,6 +43,7 @@ _TEXT = b',"text":'
 ASKED = frozenset({"Submit", "Resume"})  # commands that may come with a key
 BOUND = frozenset({"RequestAccepted", "RequestAttached"})  # events by which they come to mean what it stands for
 COPIES = frozenset({"CarryConversation", "ForkConversation"})  # commands that hold turns of a conversation
+PERSONAS = frozenset({"PutPersona", "CarryPersona"})  # commands that describe one
 FEW = 8  # names that are looked for one by one
 _NAMES = re.compile(rb'"(?:request|target|key|answer)":"([^"\\]*)"')
 
@@ -64,6 +65,14 @@ class TargetConversation:
 
 
 @attrs.frozen
+class TargetPersona:
+    """What is to be forgotten: what hosts had said of a persona by a log_seq."""
+
+    persona: str
+    upto_seq: int
+
+
+@attrs.frozen
 class Wanted:
     """Whose text goes: that of requests, by their names and the digests of their keys; or of a conversation."""
 
@@ -71,10 +80,11 @@ class Wanted:
     keys: frozenset[str] = frozenset()
     conversation: str = ""
     upto_seq: int = 0
+    persona: str = ""
 
     def is_named(self, data: bytes) -> bool:
         """Whether some records may be about it."""
-        if self.conversation and orjson.dumps(self.conversation) in data:
+        if any(name and orjson.dumps(name) in data for name in (self.conversation, self.persona)):
             return True
         names = {name.encode() for name in (*self.requests, *self.keys) if name}
         if len(names) <= FEW:
@@ -163,6 +173,9 @@ def _about(lines: Sequence[bytes], target: Wanted) -> tuple[dict[str, Any] | Non
         return None, []
     command, *events = [orjson.loads(line) for line in lines]
     data, requests = command["data"], target.requests
+    if target.persona:
+        is_its = command["type"] in PERSONAS and data["persona"] == target.persona
+        return (command, []) if is_its and command["log_seq"] <= target.upto_seq else (None, [])
     if command["type"] in COPIES and target.conversation:
         is_its = data["conversation"] == target.conversation and command["log_seq"] <= target.upto_seq
         return (command, []) if is_its else (None, [])
@@ -290,7 +303,7 @@ class Forgetter:
                     return found
         return None
 
-    async def forget(self, target: Target | TargetConversation) -> int:
+    async def forget(self, target: Target | TargetConversation | TargetPersona) -> int:
         """Forget an ended request and its key, or a dropped conversation, for good; return how many groups went.
 
         Raises:
@@ -299,7 +312,7 @@ class Forgetter:
         async with self.lock:
             self._commit()
             with self._final():
-                wanted = of_request(target) if isinstance(target, Target) else await self._of_conversation(target)
+                wanted = await self._wanted(target)
                 self.going = wanted.keys
                 if wanted.is_named(self._read(self._writer.first)):
                     self._seal()
@@ -311,6 +324,17 @@ class Forgetter:
                 await self._blobs.sync_removed()
                 await self._answers.sync_removed()
         return count
+
+    async def _wanted(self, target: Target | TargetConversation | TargetPersona) -> Wanted:
+        match target:
+            case Target():
+                return of_request(target)
+            case TargetConversation():
+                return await self._of_conversation(target)
+            case TargetPersona():
+                return Wanted(frozenset(), upto_seq=target.upto_seq, persona=target.persona)
+            case _:
+                assert_never(target)
 
     async def _of_conversation(self, target: TargetConversation) -> Wanted:
         """Return whose text goes with a conversation; of some requests a copied answer is all there is."""

@@ -18,6 +18,7 @@ from mlzoo.inference import speculation, threads
 from mlzoo.inference.constraint import grammar_of
 from mlzoo.inference.decoder import SlotDecoder
 from mlzoo.inference.failing import broken
+from mlzoo.inference.history import read_prompt
 from mlzoo.inference.memory import is_out_of_memory
 from mlzoo.inference.prefixes import PrefixCache
 from mlzoo.inference.running import Running, begin
@@ -80,6 +81,7 @@ class BatchEngine:
                 tool_calls=running.calls(),
                 tokens=(),
                 prompt_tokens=len(running.prompt) if first else None,
+                truncated=running.cut if first else 0,
                 finish_reason=finish,
             )
             return [Stepped(rows=(row,))]
@@ -97,7 +99,9 @@ class BatchEngine:
         self._remove(request, dirty=running is not None and not (running.is_kept and running.is_caught_up))
 
     def forget(self) -> None:
-        """Drop what is kept of earlier requests; those that run go on, and are kept as they were to be."""
+        """Drop what is kept of earlier requests; those that run go on, and are not kept: a history may be in them."""
+        for running in self._running.values():
+            running.leaves_nothing = True
         if self._prefixes is not None:
             self._prefixes.clear()
 
@@ -127,7 +131,7 @@ class BatchEngine:
 
     def _begin(self, frame: Generate) -> Running:
         tools = tools_of(frame, self._model.tool_form)
-        prompt, seen_images = self._text.look(frame.prompt, frame.messages, tools)
+        prompt, seen_images, cut = read_prompt(self._text, frame, self._decoder.context, tools)
         room = self._decoder.context - len(prompt)
         if room < 1:
             raise ContextLengthExceeded(
@@ -143,7 +147,7 @@ class BatchEngine:
         limit = room if frame.max_tokens is None else min(frame.max_tokens, room)
         form = self._model.tool_form if tools and isinstance(self._model.tool_form, ToolForm) else None
         running = begin(frame, prompt, limit, self._text, seen, form)
-        running.images = seen_images
+        running.images, running.cut = seen_images, cut
         if form is not None and is_forced(frame):
             name = frame.tool_choice["function"]["name"] if isinstance(frame.tool_choice, dict) else None
             running.grammar = forced(form, tools, name)
@@ -245,7 +249,7 @@ class BatchEngine:
 
     def _keep(self, row: Running) -> None:
         """Keep what a row's slot holds for others, and for the next turn of its conversation; if it may be kept."""
-        if self._prefixes is not None and not row.frame.ephemeral:
+        if self._prefixes is not None and not (row.frame.ephemeral or row.leaves_nothing):
             self._prefixes.keep(row.slot, row.to_read, row.read, row.restored)
 
     def _advance(self, rows: Sequence[Running], logits: torch.Tensor) -> list[FromWorker]:
@@ -317,6 +321,7 @@ class BatchEngine:
             logprobs=() if choice.logprob is None else (self._logprob(choice, choice.logprob),),
             prompt_tokens=len(row.prompt) if first else None,
             cached_tokens=min(row.restored.tokens, len(row.prompt)) if first else 0,
+            truncated=row.cut if first else 0,
             finish_reason=finish,
         )
 

@@ -24,7 +24,7 @@ from mlzoo.events.records import CORE_VERSION
 from mlzoo.events.segments import Segments
 from mlzoo.replay.names import Names
 from mlzoo.replay.redaction import Redaction
-from mlzoo.replay.talks import told_conversation
+from mlzoo.replay.talks import told_conversation, told_persona
 from mlzoo.replay.telling import Told, group_of, line_of, tell
 from mlzoo.replay.wire import Wire
 from mlzoo.state_codec import decode_state, encode_state
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlzoo.events.answers import KeptAnswer
+    from mlzoo.events.records import Group
     from mlzoo.replay.redaction import Rule
     from mlzoo.replay.wire import Entry
     from mlzoo.world import World
@@ -181,6 +182,8 @@ class _Telling:
 
             return discover()
         asked = params or {}
+        if method == "personas.get":
+            return told_persona(self._groups_until(last_seq), asked["name"])
         if method == "conversations.get":
             return self._conversation(asked["conversation"], asked.get("at"), last_seq)
         after = max(asked.get("after") or 0, next(iter(self._segments.sizes), 1) - 1)
@@ -200,11 +203,13 @@ class _Telling:
 
     def _conversation(self, name: str, at: int | None, last_seq: int) -> Line:
         """Return what was told of a conversation when last_seq was the log's end."""
-        groups = (group_of(told) for told in self.story() if isinstance(told, Told))
         header = self._segments.header(next(iter(self._segments.sizes), 1)) if self._segments.sizes else None
         base = None if header is None else header.state
-        until = takewhile(lambda group: group.first_seq <= last_seq, groups)
-        return told_conversation(decode_state(self.names.renamed(base)), until, name, at)
+        return told_conversation(decode_state(self.names.renamed(base)), self._groups_until(last_seq), name, at)
+
+    def _groups_until(self, last_seq: int) -> Iterator[Group]:
+        groups = (group_of(told) for told in self.story() if isinstance(told, Told))
+        return takewhile(lambda group: group.first_seq <= last_seq, groups)
 
     def header(self, part: Part, first: Told | None) -> Line:
         """Return the first line of the recording."""

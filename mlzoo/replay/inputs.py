@@ -41,6 +41,7 @@ _METHODS = {
     "PullModel": "models.pull",
     "RemoveModel": "models.remove",
     "Shutdown": "shutdown",
+    "PutPersona": "personas.put",
 }
 
 

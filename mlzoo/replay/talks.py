@@ -1,4 +1,4 @@
-"""What a host was told of a conversation, read once more out of the groups of a log that had been recorded by then."""
+"""What a host was told of a conversation or a persona, read once more out of what had been recorded by then."""
 
 from __future__ import annotations
 
@@ -45,3 +45,13 @@ def told_conversation(before: State, groups: Iterable[Group], name: str, at: int
         return shown(name, at, "", ())
     reader = HistoryReader(lambda request, seq: (g for g in turns[request] if g.first_seq > seq), after)
     return shown(name, at, found.persona, read_at_once(reader.turns(found.history)))
+
+
+def told_persona(groups: Iterable[Group], name: str) -> Line:
+    """Return what a host had said of a persona by the end of some groups, as ``personas.get`` tells it."""
+    found: Line = {}
+    for group in groups:
+        command = group.command
+        if isinstance(command, talk.PutPersona | talk.CarryPersona) and command.persona == name:
+            found = group.text.get("persona", {})
+    return {**found, "source": "host"}

@@ -42,6 +42,7 @@ ANSWERS: dict[str, frozenset[str]] = {
     "events.subscribe": frozenset({"subscription"}),
     "conversations.delete": frozenset({"groups"}),
     "forget": frozenset({"request", "groups"}),
+    "personas.delete": frozenset({"groups"}),
 }
 """Parts of the result of a method that belong to one run: ids, times, places."""
 

@@ -15,6 +15,7 @@ import orjson
 
 from mlzoo.api.wire import DIGEST
 from mlzoo.events import commands as cmd
+from mlzoo.events import conversations as talk
 from mlzoo.events.recording import Line
 from mlzoo.events.records import request_of
 from mlzoo.replay.copies import CopyView
@@ -199,6 +200,9 @@ class Wire:
                 self._ask(command.request, command.caller, "models.unload", {"model": command.model.name})
             case cmd.RemoveModel():
                 self._ask(command.request, command.caller, "models.remove", {"model": command.model.name})
+            case talk.PutPersona():
+                params = group.text.get("persona") if isinstance(group.text, dict) else None
+                self._ask(command.request, command.caller, "personas.put", params)
             case cmd.Start():
                 self._open.clear()  # Those of a life that crashed came to no end of their own.
             case cmd.Shutdown(caller=None, reason="eof"):

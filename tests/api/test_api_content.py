@@ -48,7 +48,7 @@ def test_where_there_is_an_image_the_parts_are_told_one_by_one():
     [
         ({}, []),
         ({"key": "k"}, []),
-        ({"persona": "p"}, ["persona"]),
+        ({"persona": "p"}, []),
         ({"conversation": "new"}, []),
         ({"response_format": {"type": "json_object"}}, []),
         ({"tools": [CLOCK], "tool_choice": "required"}, []),
@@ -58,7 +58,7 @@ def test_where_there_is_an_image_the_parts_are_told_one_by_one():
         ({"retention": "keep"}, []),
         ({"provider": "openai"}, []),
         ({"provider": "local"}, []),
-        ({"persona": "p", "provider": "openai", "tools": [CLOCK]}, ["persona"]),
+        ({"persona": "p", "provider": "openai", "tools": [CLOCK]}, []),
         ({"messages": [{"role": "tool", "content": "", "tool_call_id": "c"}]}, []),
     ],
 )

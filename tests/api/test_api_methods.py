@@ -16,7 +16,8 @@ VERSION_1 = [
     "forget", "resume", "models.list", "models.pull", "models.remove", "models.estimate", "models.load",
     "models.unload", "models.info", "predict", "devices.list", "providers.list", "providers.authenticate",
     "events.read", "events.subscribe", "events.unsubscribe", "metrics", "rpc.discover", "conversations.list",
-    "conversations.get", "conversations.fork", "conversations.delete",
+    "conversations.get", "conversations.fork", "conversations.delete", "personas.list", "personas.get", "personas.put",
+    "personas.delete",
 ]  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def test_what_answers_without_a_log_is_what_the_protocol_says():
 def test_only_what_the_engine_decides_waits():
     assert {spec.name for spec in METHODS.values() if spec.wait} == {
         "shutdown", "chat", "complete", "embed", "predict", "tokenize", "detokenize", "cancel", "resume",
-        "models.pull", "models.remove", "models.load", "models.unload",
+        "models.pull", "models.remove", "models.load", "models.unload", "personas.put",
     }  # fmt: skip
 
 

@@ -57,6 +57,11 @@ class FakeSidecar:
             "usage": {"prompt_tokens": 3, "completion_tokens": 11},
             "timing": {"queue_ms": 1, "ttft_ms": 100, "total_ms": 600},
         }
+        if "conversation" in params:
+            named = params["conversation"]
+            result |= {"conversation": "conv-1" if named == "new" else named}
+        if asked == "long story":
+            result |= {"truncated": {"turns": 3}}
         self.write(id=request, result=result)
 
     def pull(self, request):

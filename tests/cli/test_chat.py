@@ -76,11 +76,15 @@ def test_an_error_is_one_line_of_the_sidecars_own_words():
     assert done.stderr == "mlzoo: this model cannot do that\n"
 
 
-def test_no_option_is_offered_that_no_sidecar_serves_yet():
-    told = chat("--help").stdout
-    assert "--model" in told
-    assert "--persona" not in told
-    assert "--conversation" not in told
+def test_a_conversation_is_kept_by_the_sidecar_and_its_name_is_told_where_it_is_new():
+    done = chat("params", "--persona", "brief", "--conversation", "new")
+    assert '"persona": "brief", "conversation": "new"' in done.stdout
+    assert "--conversation conv-1 goes on with it" in done.stderr
+    assert chat("hello", "--conversation", "mine").stderr == ""
+
+
+def test_turns_that_were_left_out_are_told():
+    assert "3 of the oldest turns did not fit" in chat("long story", "--conversation", "mine").stderr
 
 
 def test_a_log_that_another_process_holds_is_status_4():
@@ -359,3 +363,18 @@ def test_a_terminal_never_gets_the_control_characters_that_a_model_writes():
         terminal.expect("you said clear \ufffd[2J the screen")
         terminal.expect("or not\ufffd (1 messages)")
     assert chat("clear \x1b[2J the screen").stdout == "you said clear \x1b[2J the screen (1 messages)\n"
+
+
+@needs_terminal
+def test_a_turn_of_a_conversation_is_sent_alone_and_clear_begins_another_one():
+    with Terminal("--conversation", "mine") as terminal:
+        for _ in range(2):
+            terminal.expect("> ")
+            terminal.type("go on\n")
+            terminal.expect("you said go on (1 messages)")
+        terminal.expect("> ")
+        terminal.type("/clear\n")
+        terminal.expect("cleared")
+        terminal.expect("> ")
+        terminal.type("anew\n")
+        terminal.expect("this is conversation conv-1")

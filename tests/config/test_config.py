@@ -18,7 +18,8 @@ from mlzoo.errors import ConfigError, ModelNotFound
 
 def test_the_built_in_files_say_what_the_classes_say(load):
     composed = load()
-    assert attrs.evolve(composed, models={}, providers={}) == Config()
+    assert attrs.evolve(composed, models={}, providers={}, personas={}) == Config()
+    assert list(composed.personas) == ["brief"]
     assert {entry.kind for entry in composed.models.values()} == {"chat", "embed"}
 
 

@@ -116,7 +116,7 @@ def test_a_model_that_is_not_installed_is_1016_and_is_not_downloaded(host):
 
 
 def test_what_this_version_does_not_serve_is_1010(host):
-    for field in ({"persona": "pirate"}, {"tools": [{"type": "function"}]}):
+    for field in ({"provider": "elsewhere"}, {"tools": [{"type": "function"}]}):
         error = host.refused("chat", messages=user("hi"), **field)
         assert (error.code, error.type) == (1010, "unsupported"), field
 

@@ -215,7 +215,7 @@ def test_nothing_is_kept_of_an_ephemeral_request_which_may_use_what_others_left(
     assert all(not layer.keys[: tiny.decoder.context].any() for layer in tiny.decoder.cache.layers)
 
 
-def test_once_something_is_to_be_forgotten_nothing_is_kept_of_what_was_before(tiny):
+def test_once_something_is_to_be_forgotten_nothing_is_kept_of_what_was_before_or_ran_meanwhile(tiny):
     engine = BatchEngine(tiny)
     run(engine, ask("forgotten", PERSONA, 3))
     heard = Heard()
@@ -229,7 +229,7 @@ def test_once_something_is_to_be_forgotten_nothing_is_kept_of_what_was_before(ti
         heard.take(engine.step())
     again = run(engine, ask("again", PERSONA, 3), ask("turn", "one two three four five six seven " * 3, 3))
     assert cached(again, "again") == 0
-    assert cached(again, "turn") > 0
+    assert cached(again, "turn") == 0, "what was forgotten may have been a part of what ran"
     assert len(heard.tokens("running")) == 60
 
 
