@@ -201,8 +201,8 @@ class Wire:
             case cmd.RemoveModel():
                 self._ask(command.request, command.caller, "models.remove", {"model": command.model.name})
             case talk.PutPersona():
-                params = group.text.get("persona") if isinstance(group.text, dict) else None
-                self._ask(command.request, command.caller, "personas.put", params)
+                persona = group.text.get("persona") if isinstance(group.text, dict) else None
+                self._ask(command.request, command.caller, "personas.put", persona)
             case cmd.Start():
                 self._open.clear()  # Those of a life that crashed came to no end of their own.
             case cmd.Shutdown(caller=None, reason="eof"):
