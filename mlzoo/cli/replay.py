@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
     from collections.abc import Sequence
 
-_OPTIONS = ("--speed", "--connection", "--report")
+    from mlzoo.replay.matching import Report
+
+_OPTIONS = ("--speed", "--connection", "--report", "--in-turn")
 
 
 class Wishes(NamedTuple):
@@ -26,6 +28,7 @@ class Wishes(NamedTuple):
     speed: float = math.inf
     connection: str | None = None
     report: str | None = None
+    in_turn: str | None = None
 
 
 def parse(words: Sequence[str]) -> Wishes | None:
@@ -41,7 +44,10 @@ def parse(words: Sequence[str]) -> Wishes | None:
     speed = _speed_or_none(values.get("--speed", "max"))
     if speed is None or len(files) != 1 or files[0].startswith("-"):
         return None
-    return Wishes(files[0], speed, values.get("--connection"), values.get("--report"))
+    if "--in-turn" in values and ("--connection" in values or "--report" in values):
+        return None
+    wishes = [values.get(option) for option in ("--connection", "--report", "--in-turn")]
+    return Wishes(files[0], speed, *wishes)
 
 
 def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
@@ -67,7 +73,13 @@ def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
     play.add_argument(
         "--speed", type=_speed, default=math.inf, metavar="X", help="times the recorded speed, or max (the default)"
     )
-    play.add_argument("--connection", metavar="NAME", help="which connection, where the recording holds several")
+    which = play.add_mutually_exclusive_group()
+    which.add_argument("--connection", metavar="NAME", help="which connection, where the recording holds several")
+    which.add_argument(
+        "--in-turn",
+        metavar="DIR",
+        help="each start with this DIR, empty at first, plays the next connection, and writes its report there",
+    )
     play.add_argument("--report", metavar="FILE", help="where the report is written as well, once the host has left")
     from mlzoo.cli import replay_again
 
@@ -77,7 +89,9 @@ def add_parser(subparsers: _SubParsersAction[ArgumentParser]) -> None:
 def run(args: Namespace) -> int:
     """Run one of the commands; return the exit status."""
     if args.replay_command == "play":
-        return play(Wishes(args.recording, args.speed, args.connection, args.report))
+        if args.in_turn is not None and args.report is not None:
+            args.parser.error("argument --report: not allowed with argument --in-turn, which writes reports itself")
+        return play(Wishes(args.recording, args.speed, args.connection, args.report, args.in_turn))
     if args.replay_command == "check":
         return _check(args.path)
     from mlzoo.cli import replay_again
@@ -90,7 +104,7 @@ def play(wishes: Wishes) -> int:
 
     Raises:
         RecordingUnusable: The file is no recording, or none that can be believed.
-        ConfigError: It has no such connection.
+        ConfigError: It has no such connection, or none whose turn it is.
     """
     from mlzoo.transport.stdio import claim
 
@@ -109,19 +123,33 @@ def play(wishes: Wishes) -> int:
     except OSError as error:
         print(f"mlzoo replay: {wishes.recording} cannot be read: {error}", file=sys.stderr)
         return 2
-    report = player.play(claimed, found, player.connection_of(found, wishes.connection), wishes.speed)
-    lines = player.told(report)
-    for line in lines:
+    output = None if wishes.report is None else Path(wishes.report)
+    if wishes.in_turn is None:
+        connection = player.connection_of(found, wishes.connection)
+    else:
+        try:
+            connection, output = player.next_connection(found, Path(wishes.in_turn))
+        except OSError as error:
+            print(f"mlzoo replay: {wishes.in_turn} cannot be used: {error}", file=sys.stderr)
+            return 2
+
+    def write(report: Report) -> None:
+        if output is not None:
+            output.write_text("\n".join([*player.told(report), ""]), encoding="utf-8")
+
+    report = player.play(claimed, found, connection, wishes.speed, write)
+    for line in player.told(report):
         print(f"mlzoo replay: {line}", file=sys.stderr)
-    if wishes.report is not None:
-        Path(wishes.report).write_text("\n".join([*lines, ""]), encoding="utf-8")
+    write(report)
     return 0 if report.holds else 1
 
 
 def _speed(word: str) -> float:
     speed = _speed_or_none(word)
     if speed is None:
-        raise ValueError
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError(f"{word!r} is no speed: give a number above 0, or max")
     return speed
 
 

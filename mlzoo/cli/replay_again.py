@@ -43,28 +43,41 @@ def add_parsers(commands: _SubParsersAction[ArgumentParser]) -> None:
     shrink = commands.add_parser(
         "shrink",
         help="find the smallest recording that still fails",
-        epilog="example: mlzoo replay shrink failing.ndjson --check 'pytest tests/test_app.py'",
+        epilog="example: mlzoo replay shrink failing.ndjson --check 'pytest tests/test_app.py --mlzoo-recording {}'",
     )
     shrink.add_argument("recording", metavar="RECORDING", type=Path, help="one that fails")
     shrink.add_argument(
         "--check",
         metavar="COMMAND",
         required=True,
-        help="check, rerun, or a command that exits as it does for RECORDING where one still fails; {} is its path, "
-        "else the path comes last",
+        help="check, rerun, or a command that exits as it does for RECORDING where one still fails, and otherwise for "
+        "one that holds nothing; {} is its path, else the path comes last",
     )
     shrink.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="RECORDING with .small before its end without"
     )
     shrink.add_argument("--seconds", type=_positive, default=600.0, metavar="S", help="that it may take; 600 without")
-    shrink.add_argument("--runs", type=int, default=1000, metavar="N", help="that may be tried; 1000 without")
+    shrink.add_argument("--runs", type=_count, default=1000, metavar="N", help="that may be tried; 1000 without")
 
 
 def _positive(word: str) -> float:
-    value = float(word)
+    from argparse import ArgumentTypeError
+
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
     if not value > 0:
-        raise ValueError
+        raise ArgumentTypeError(f"{word!r} is no number above 0")
     return value
+
+
+def _count(word: str) -> int:
+    from argparse import ArgumentTypeError
+
+    if not word.isdecimal() or int(word) == 0:
+        raise ArgumentTypeError(f"{word!r} is no whole number above 0")
+    return int(word)
 
 
 def run(args: Namespace) -> int:
@@ -117,6 +130,7 @@ def _shrink(found: Recording, args: Namespace) -> int:
             if not failure:
                 raise ConfigError(f"{args.recording} does not fail: {args.check!r} exits with 0, so nothing to shrink")
             print(f"fails with status {failure}: {size_of(found)}", file=sys.stderr)
+            trial.doubt(found, failure)
             for smaller in _smaller(found, trial, failure):
                 smallest = smaller
                 recording.write(output, smaller.header, smaller.lines)

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 MINOR = 0
 Line = dict[str, Any]
+NEEDED: dict[str, dict[str, type]] = {
+    "host": {"host": str, "n": int, "ms": int},
+    "sidecar": {"sidecar": str, "ms": int},
+    "group": {"group": int, "at_ms": int, "ms": int, "command": list, "events": list},
+}
+"""The kinds of lines, by their first key, and what each has."""
+TRIPLE = 3
 
 
 class RecordingUnusable(MlzooError):
@@ -104,12 +111,14 @@ def parse(data: bytes, name: str) -> Recording:
     """Return the recording that bytes hold; name says in errors which one it is. Raises as ``read`` does."""
     first, _, _ = data.partition(b"\n")
     header = _object(first)
-    if header is None or type(header.get("recording")) is not int:
+    if header is None or type(header.get("recording")) is not int or header["recording"] < 1:
         raise _unusable(name, "none", "it is no recording: mlzoo log export makes one")
     if header["recording"] > FORMAT:
         what = f"it is in format {header['recording']}, this version reads up to {FORMAT}: use a newer mlzoo"
         raise _unusable(name, "newer", what)
     start = data.rfind(b"\n", 0, len(data) - 1) + 1
+    if not data[start:].strip():
+        raise _unusable(name, "edited", "blank lines follow its end: take them out")
     last = _object(data[start:])
     end = last.get("end") if last is not None else None
     if not isinstance(end, dict) or not data.endswith(b"\n"):
@@ -123,10 +132,42 @@ def parse(data: bytes, name: str) -> Recording:
             raise _unusable(name, "cut", what)
         if b"\r\n" in body:
             raise _unusable(name, "edited", "its line ends were changed: let git keep them, `*.ndjson -text`")
-        what = f"it was edited: its digest is {digest[:12]}… and its end says {str(end.get('sha256'))[:12]}…"
+        what = f"it was edited: its digest is {digest} and its end says {end.get('sha256')}"
         raise _unusable(name, "edited", f"{what}; record it again")
-    lines = tuple([orjson.loads(line) for line in body.split(b"\n")[1:-1]])
-    return Recording(header=header, lines=lines)
+    is_newer = header.get("minor", MINOR) > MINOR
+    lines = []
+    for number, line in enumerate(body.split(b"\n")[1:-1], 2):
+        found = _object(line)
+        fault = "it is no JSON object" if found is None else _fault(found, is_newer=is_newer)
+        if found is None or fault:
+            raise _unusable(name, "edited", f"its line {number} is none of a recording: {fault}; record it again")
+        lines.append(found)
+    return Recording(header=header, lines=tuple(lines))
+
+
+def _fault(line: Line, *, is_newer: bool) -> str:
+    """Return what is wrong with a line, as far as everybody relies on it; empty where nothing is."""
+    kind = next((kind for kind in NEEDED if kind in line), None)
+    if kind is None:
+        return "" if is_newer else f"it has none of the keys {', '.join(NEEDED)}"
+    for key, types in NEEDED[kind].items():
+        if not isinstance(line.get(key), types) or isinstance(line.get(key), bool):
+            return f"its {key} is missing or of another kind"
+    if kind == "host" and not line.keys() & {"method", "refused", "eof"}:
+        return "it has no method"
+    if kind == "host" and not isinstance(line.get("method", ""), str):
+        return "its method is of another kind"
+    if kind == "sidecar" and not isinstance(line.get("for", 0), int):
+        return "its for is of another kind"
+    if kind == "group" and not all(_is_typed(entry) for entry in (line["command"], *line["events"])):
+        return "its command or one of its events is no triple of type, version and data"
+    return ""
+
+
+def _is_typed(entry: Any) -> bool:
+    if not isinstance(entry, list) or len(entry) != TRIPLE:
+        return False
+    return isinstance(entry[0], str) and isinstance(entry[1], int) and isinstance(entry[2], dict)
 
 
 def _object(line: bytes) -> Line | None:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0  # of virtual time, that the sidecar may be later than it was
 DAY_MS = 24 * 3600 * 1000
+WORKERS_OWN = frozenset({"ReportWorkerUp", "ReportWorkerLost", "ReportLoaded", "ReportLoadFailed"})
+"""What happens to workers for the sake of whoever is first."""
 NOT_AGAIN = frozenset({"models.pull", "models.remove"})
 """Methods that change the machine and not only the log."""
 
@@ -53,6 +55,7 @@ class Stage:
 
     Attributes:
         is_real: with real weights, processes and time.
+        is_part: whether calls are missing for which workers were started and models loaded.
         refuse: says why a line of a host's cannot be sent again; None where it can.
         prepare: called once a life has begun, with its sidecar; what it raises ends the run.
     """
@@ -63,6 +66,7 @@ class Stage:
     refuse: Callable[[Line], str | None]
     is_real: bool = False
     timeout_s: float = PATIENCE_S
+    is_part: bool = False
     prepare: Callable[[mlzoo.app.Sidecar], Awaitable[None]] | None = None
 
 
@@ -76,11 +80,11 @@ class Again:
         world: the one around the latest life.
     """
 
-    def __init__(self, found: Recording, stage: Stage) -> None:
+    def __init__(self, found: Recording, stage: Stage, left_out: Mapping[tuple[str, int], str]) -> None:
         self.found = found
         self.stage = stage
         self.hosts: dict[str, Host] = {}
-        self.skipped: dict[tuple[str, int], str] = {}
+        self.skipped: dict[tuple[str, int], str] = dict(left_out)
         self.unplaced: dict[str, list[str]] = {}
         self.stderr = Silent()
         self.drawn = Drawn(stage.world.ids, stage.world.seeds)
@@ -358,13 +362,16 @@ class _Living:
         self, device: str | None, asked: tuple[str, str] | None, item: Reported
     ) -> RecordedWorker | RecordedProvider | None:
         """Return the living worker that was asked for this; None, and a note of it, where there is none."""
-        with trio.move_on_after(PATIENCE_S):
+        is_unasked = self._stage.is_part and item.command in WORKERS_OWN
+        with trio.move_on_after(0 if is_unasked else PATIENCE_S):
             while True:
                 for worker in reversed(self._workers):
                     is_its = device in (None, worker.device) and (asked is None or asked in worker.asked)
                     if is_its and worker.status is None:
                         return worker
                 await self._again.news.wait()
+        if is_unasked:
+            return None
         what = "" if asked is None else f" of {asked[1]}"
         lost = f"log_seq {item.seq}, {item.command}{what}: no worker was asked for it this time"
         self._again.unplaced.setdefault(item.command, []).append(lost)

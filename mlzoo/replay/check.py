@@ -28,7 +28,7 @@ from mlzoo.events.segments import Segments, damaged
 from mlzoo.events.story import is_log
 from mlzoo.events.unread import Unread, is_written_as, read, unread_groups
 from mlzoo.replay.differences import Difference, differences
-from mlzoo.replay.telling import group_of, told_in
+from mlzoo.replay.telling import group_in
 from mlzoo.state_codec import decode_state
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Checked:
             lines += [self.difference.what, *(f"  {field}" for field in self.difference.fields)]
         folded = f", {self.folded} only folded" if self.folded else ""
         outcome = "all as recorded" if self.difference is None else "NOT as recorded"
+        if self.difference is None and not self.compared:
+            outcome = "nothing could be decided again"
         return [*lines, f"{self.compared} records compared{folded}: {outcome}"]
 
 
@@ -243,4 +245,4 @@ def _of_recording(found: recording.Recording) -> Iterator[Base | Group | Unread]
     state = decode_state(found.header.get("state"))
     yield Base(seq=1, state=state, core_version=found.header.get("core_version", CORE_VERSION))
     for line in groups:
-        yield group_of(told_in(line))
+        yield group_in(line)

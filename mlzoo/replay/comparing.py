@@ -2,8 +2,10 @@
 
 With recorded model output every piece of a stream and every answer must be the same, but for what ``volatile`` names.
 With real weights token ids are compared instead of the borders of pieces: what asked for ``exact`` must have the same
-ones, and of what did not nothing is promised, so that a difference is told and is no fault. Notifications of progress
-and subscribed events are not compared.
+ones. Of what did not (``fast``) nothing is promised, since company changes the last bits of a step; but those decide
+between two tokens rarely. So a greedy answer that parts in its first ``EARLY`` tokens is a fault, and so is it where of
+``SEVERAL`` fast answers or more each one parts: then something else has changed. Any other difference of theirs is told
+and is no fault. Notifications of progress and subscribed events are not compared.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 Tokens = dict[tuple[str, str | int], list[int]]
 """(connection, the host's id) -> the ids of what was generated for that call."""
 GENERATES = frozenset({"chat", "complete"})
+EARLY = 4
+"""So many tokens of a greedy answer must be the recorded ones."""
+SEVERAL = 3
+FAST = "determinism fast promises no equal tokens"
+ALL_PART = "each of the {count} answers with determinism fast parts from the recorded one: that is not rounding"
 INTERRUPTED = frozenset({-32800, 1002, 1008, 1009})
 """Errors after which a text is as long as there was time for it."""
 BY_THE_CLOCK = frozenset({1002, 1008})
@@ -61,6 +68,7 @@ def verdicts(
         unheard: calls whose host was gone when they came to their end, and when the life began that ended them.
     """
     pieces, answers = _recorded(recorded, unheard or {})
+    greedy = _greedy(recorded)
     result = []
     for line in recorded.lines:
         key = (line.get("host", ""), line.get("n", 0))
@@ -69,11 +77,40 @@ def verdicts(
             continue
         before = (pieces.get(key, []), answers.get(key))
         if tokens is not None and line.get("method") in GENERATES:
-            found, allowed = _of_weights(line, before, again, [ids.get((key[0], line["id"])) for ids in tokens])
+            is_greedy = (key[0], line["id"]) in greedy
+            ids = [known.get((key[0], line["id"])) for known in tokens]
+            found, allowed = _of_weights(line, before, again, ids, is_greedy=is_greedy)
         else:
             found, allowed = _of_bytes(line, before, again, is_real=tokens is not None)
         result.append(Verdict(connection=key[0], line=line, found=tuple(found), allowed=allowed))
     return result
+
+
+def all_part(recorded: Recording, found: Iterable[Verdict]) -> str | None:
+    """Return that all of several answers which may part do so; None where they do not."""
+    greedy_or_not = [
+        verdict for verdict in found if verdict.line.get("method") in GENERATES and not _is_exact(verdict.line)
+    ]
+    answered = {(line["sidecar"], line.get("for")) for line in recorded.lines if "sidecar" in line and "result" in line}
+    fast = [verdict for verdict in greedy_or_not if (verdict.connection, verdict.line["n"]) in answered]
+    if len(fast) < SEVERAL or not all(verdict.found for verdict in fast):
+        return None
+    return ALL_PART.format(count=len(fast))
+
+
+def _is_exact(line: Line) -> bool:
+    params = line.get("params")
+    return isinstance(params, dict) and params.get("determinism") == "exact"
+
+
+def _greedy(recorded: Recording) -> set[tuple[str, str | int]]:
+    """Return the calls, by connection and the host's id, whose tokens are not drawn: only the best one is taken."""
+    submits = [group["command"][2] for group in recorded.groups() if group["command"][0] == "Submit"]
+    return {
+        (data["caller"]["connection"], data["caller"]["rpc"])
+        for data in submits
+        if (data.get("sampling") or {}).get("temperature", 0) == 0
+    }
 
 
 def _recorded(
@@ -130,12 +167,15 @@ def _plain(error: Line) -> Line:
 
 
 def _of_weights(
-    line: Line, before: tuple[list[Line], Line | None], again: Heard, tokens: list[list[int] | None]
+    line: Line,
+    before: tuple[list[Line], Line | None],
+    again: Heard,
+    tokens: list[list[int] | None],
+    *,
+    is_greedy: bool,
 ) -> tuple[list[Difference], str]:
     """Compare what was generated: by its tokens where both are known, else by its text."""
     pieces, answer = before
-    params = line.get("params") or {}
-    is_exact = isinstance(params, dict) and params.get("determinism") == "exact"
     was, now = tokens
     ends = [end for end in (answer, again.answer) if end is not None]
     is_cut = answer is None or any(end.get("error", {}).get("code") in INTERRUPTED for end in ends)
@@ -143,19 +183,21 @@ def _of_weights(
         if is_cut:  # How far it came in its time is nobody's promise.
             was, now = was[: len(now)], now[: len(was)]
         found = _first(was, now)
+        is_early = was[:EARLY] != now[:EARLY]
     else:
         old, new = _said(pieces, answer), _said(again.pieces, again.answer)
         if is_cut:
             old, new = old[: len(new)], new[: len(old)]
         found = differences(old, new, "text")
+        is_early = old[:EARLY] != new[:EARLY]  # Characters, of which no token has fewer than one.
     if not found and answer is not None and not is_cut:
         found = _of_answers(line["method"], answer, again.answer)
-    what = "determinism fast promises no equal tokens"
+    what = "" if _is_exact(line) or (is_early and is_greedy) else FAST
     if again.answer is not None and _is_by_the_clock(answer):
-        return (found, "" if is_exact else what) if found else _ended_by_the_clock(answer, again, [])
+        return (found, what) if found else _ended_by_the_clock(answer, again, [])
     if not found and is_cut and answer is not None and (again.answer is None or _is_other(ends)):
         found = differences(_ending(answer), _ending(again.answer), "its end")
-    return found, "" if is_exact or not found or _is_other(ends) else what
+    return found, "" if not found or _is_other(ends) else what
 
 
 def _is_by_the_clock(answer: Line | None) -> bool:

@@ -1,7 +1,8 @@
 """What failing means when a recording is made smaller: a command's exit status, or our own check or rerun.
 
 Each candidate is written to a file and tried. The same exit status as that of the whole recording is the same failure:
-a candidate that a command cannot even read must not pass for one that fails as the whole does.
+a candidate that a command cannot even read must not pass for one that fails as the whole does. So a command is asked
+first what it makes of a recording that holds nothing: where it ends in the same way, its status says nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +14,26 @@ from typing import TYPE_CHECKING
 
 from mlzoo.errors import ConfigError, LogUnusable, MlzooError
 from mlzoo.events import recording
+from mlzoo.events.recording import Recording
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlzoo.config import Config
-    from mlzoo.events.recording import Recording
 
 OUR_OWN = ("check", "rerun")
 PLACE = "{}"  # of the recording's path in a command
 LONGEST = 5  # times as long as for the whole recording a command may take; a host may wait for what was left out
 LEAST_S = 5.0  # that it may take in any case
+NO_TEST_FAILED = {
+    2: "it was interrupted, or could not collect the tests",
+    3: "it failed itself",
+    4: "it cannot use its command line",
+    5: "it found no tests",
+    18: "the test's session is not the recorded one",
+}
+"""What pytest means by statuses that are not those of a failed test; 18 is that of our plugin."""
+HAND_OVER = "pytest gets a recording by `--mlzoo-recording {}`"
 
 
 class Enough(Exception):
@@ -67,6 +77,26 @@ class Trial:
         if self._check in OUR_OWN:
             return self._own()
         return self._run()
+
+    def doubt(self, found: Recording, failure: int) -> None:
+        """Refuse a command whose exit status for a recording says nothing of that recording.
+
+        Raises:
+            Enough: No more may be tried.
+            ConfigError: It is a status by which pytest says that no test failed, or that of nothing recorded as well.
+        """
+        if self._check in OUR_OWN:
+            return
+        is_pytest = "pytest" in self._check
+        if is_pytest and failure in NO_TEST_FAILED:
+            what = f"status {failure} of pytest is no failed test: {NO_TEST_FAILED[failure]}"
+            raise ConfigError(f"{self._check!r} says nothing of the recording: {what}; {HAND_OVER}")
+        if self.status(Recording(header=found.header, lines=())) == failure:
+            hint = f"; {HAND_OVER}" if is_pytest else ""
+            raise ConfigError(
+                f"{self._check!r} exits with {failure} for a recording that holds nothing as well, so that this says "
+                f"nothing of the recording: give a command that plays it, and exits otherwise where it cannot{hint}"
+            )
 
     def _own(self) -> int:
         try:

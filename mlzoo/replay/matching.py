@@ -2,7 +2,8 @@
 
 A recording of one connection is a script: lines that the host sent, lines that it heard, in one order. Each line of the
 host's is used once, for the call that it stands for: same method, same params, nothing but what ``volatile`` names left
-out. What is due to the host goes out in the order of the script, each line once all that stands before it has happened.
+out. What is due to the host goes out in the order of the script, each line once all that stands before it has happened;
+only for the host's end nobody waits unless an error follows it.
 Nothing is guessed: a call that is not the recorded one is answered with where it differs, and none of the recorded
 answers.
 
@@ -106,6 +107,7 @@ class Playback:
     def __init__(self, script: Sequence[Line]) -> None:
         self._script = script
         self._steps = {line["n"]: _Step(line["n"], line) for line in script if "host" in line}
+        self._end_matters = _end_matters(script)
         self._at = 0  # the line of the script that comes next
         self._ms = script[0]["ms"] if script else 0  # when the line before it was sent
         self._calls: dict[Id, _Step] = {}  # the host's id -> the latest call with it
@@ -136,6 +138,11 @@ class Playback:
         for step in self._unheard():
             if step.is_end:
                 step.fate = "matched"
+
+    @property
+    def mismatches(self) -> int:
+        """How many lines were not the recorded ones so far."""
+        return len(self._mismatched)
 
     def lose(self) -> None:
         """Take it that the line which came out last has not reached the host, which no longer reads."""
@@ -237,7 +244,8 @@ class Playback:
         while self._at < len(self._script):
             line = self._script[self._at]
             step = self._steps.get(line["n"] if "host" in line else line.get("for", 0))
-            if "host" in line and step is not None and step.fate == "unheard" and not self._ended:
+            is_awaited = step is not None and step.fate == "unheard" and (self._end_matters or not step.is_end)
+            if "host" in line and is_awaited and not self._ended:
                 return Awaits(_named(line))
             after_ms = max(0, line["ms"] - self._ms)
             self._at += 1
@@ -291,6 +299,16 @@ class Playback:
 
     def _unheard(self) -> Iterator[_Step]:
         return (step for step in self._steps.values() if step.fate == "unheard")
+
+
+def _end_matters(script: Sequence[Line]) -> bool:
+    """Whether what was heard after the end of the host's lines may follow from it: it is a shutdown, which ends calls.
+
+    Where all came to a good end it would have been the same without, so that a host need not have closed its end by
+    then.
+    """
+    places = [place for place, line in enumerate(script) if "eof" in line]
+    return bool(places) and any("error" in line for line in script[places[0] :])
 
 
 def _closed(batch: _Batch) -> bytes:

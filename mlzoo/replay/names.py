@@ -34,8 +34,8 @@ class Names:
         return next((text for text, given in self._given.items() if given == name), name)
 
     def known(self, text: str) -> str | None:
-        """Return the name that an id has been given, or None where it has not been met yet."""
-        return self._given.get(text)
+        """Return the name that an id has been given, or None where it has not been met yet; a given name is its own."""
+        return self._given.get(text) or (text if text in self._given.values() else None)
 
     def renamed(self, value: Any) -> Any:
         """Return JSON with each id in it replaced."""

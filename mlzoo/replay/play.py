@@ -25,6 +25,9 @@ from mlzoo.transport.ndjson import LineReader, TooLong
 from mlzoo.transport.stream import CHUNK_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from mlzoo.events.recording import Line, Recording
     from mlzoo.replay.matching import Report
     from mlzoo.transport.stdio import ClaimedStdio
@@ -35,7 +38,9 @@ SLICE_S = 1.0  # of waiting for the host
 CHUNKS_AHEAD = 256  # that a host may send while it reads nothing; then it waits, as the sidecar lets it wait
 
 
-def play(claimed: ClaimedStdio, recording: Recording, connection: str, speed: float) -> Report:
+def play(
+    claimed: ClaimedStdio, recording: Recording, connection: str, speed: float, on_mismatch: Callable[[Report], None]
+) -> Report:
     """Play one connection of a recording on claimed stdio; return what was used of it.
 
     Args:
@@ -43,10 +48,11 @@ def play(claimed: ClaimedStdio, recording: Recording, connection: str, speed: fl
         recording: what is played.
         connection: which of its connections.
         speed: how many times as fast as it was recorded; infinity: without waiting.
+        on_mismatch: called with what is known so far, once the host has sent something else.
     """
     playback = Playback(recording.wire(connection))
     try:
-        Player(playback, StdioHost(claimed), speed).run()
+        Player(playback, StdioHost(claimed), speed, on_mismatch).run()
     finally:
         os.close(claimed.stdout_fd)
     return playback.report()
@@ -66,6 +72,25 @@ def connection_of(recording: Recording, wanted: str | None) -> str:
     held = "\n".join(_summary(recording, name) for name in names) if names else "it holds no connection"
     what = "say which one to play with --connection" if wanted is None else f"there is no connection {wanted}"
     raise ConfigError(f"{what}:\n{held}" if names else f"{what}: {held}")
+
+
+def next_connection(recording: Recording, directory: Path) -> tuple[str, Path]:
+    """Return the connection whose turn it is, and the file for its report: each start of a host's takes the next one.
+
+    Args:
+        recording: what is played.
+        directory: one for all starts of one run; who has had its turn is noted there.
+
+    Raises:
+        ConfigError: All have had their turn, or there is none.
+        OSError: The directory cannot be written.
+    """
+    names = recording.connections()
+    for number, name in enumerate(names, 1):
+        with suppress(FileExistsError), (directory / f"{number}.taken").open("x"):
+            return name, directory / f"{number}.report"
+    (directory / "more").touch()
+    raise ConfigError(f"the recording holds {len(names)} connections, and this is one start more than that")
 
 
 def _summary(recording: Recording, connection: str) -> str:
@@ -145,8 +170,16 @@ class StdioHost:
 class Player:
     """One connection of a recording, played to a host."""
 
-    def __init__(self, playback: Playback, host: PlayedHost, speed: float) -> None:
+    def __init__(
+        self,
+        playback: Playback,
+        host: PlayedHost,
+        speed: float,
+        on_mismatch: Callable[[Report], None] = lambda _report: None,
+    ) -> None:
         self._playback = playback
+        self._on_mismatch = on_mismatch
+        self._mismatched = 0
         self._host = host
         self._speed = speed
         self._lines = LineReader(jsonrpc.LINE_BYTES)
@@ -199,7 +232,11 @@ class Player:
             return False
         for line in self._lines.feed(chunk) if chunk else self._lines.end():
             message = jsonrpc.too_long(line) if isinstance(line, TooLong) else jsonrpc.parse(line)
-            for refused in self._playback.hear(message):
+            refusals = self._playback.hear(message)
+            if self._playback.mismatches > self._mismatched:  # Told at once: a host may end us as soon as it knows.
+                self._mismatched = self._playback.mismatches
+                self._on_mismatch(self._playback.report())
+            for refused in refusals:
                 self._host.send(refused)
         if not chunk:
             self._playback.end()

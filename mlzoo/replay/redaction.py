@@ -49,7 +49,7 @@ BUILT_IN = (
     Rule("email", re.compile(r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+")),  # 64: RFC 5321, 4.5.3.1; without it, quadratic
     Rule("secret", re.compile(r"\b(?:sk|pk|ghp|gho|hf|xox[abp]|AKIA|eyJ)[-_]?[A-Za-z0-9_\-.]{12,}|\bBearer\s+\S{8,}")),
     Rule("number", re.compile(r"(?<![\w.])\+?\d(?:[ -]?\d){8,18}(?![\w.])")),  # telephones, cards, accounts
-    Rule("home", re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\Users\\)[^\s/\\\"']+")),
+    Rule("home", re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\Users\\)[^\s/\\\"']+|(?<![\w./-])/root(?!\.?[\w-])")),
 )
 
 

@@ -3,7 +3,8 @@
 With recorded model output nothing but memory is touched, and what was another version's is only told: the model's part
 does not depend on it. With real weights everything that answers depend on is compared first (``weights``).
 
-What a recording does not have cannot be sent: lines whose params were not kept, or were no request. Each is told.
+What a recording does not have cannot be sent: lines whose params were not kept, or were no request, and what depends on
+them (``leaving_out``). Each is told; where that is all of it, it is said before anything is run.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from mlzoo.errors import ConfigError, ModelNotInstalled
 from mlzoo.events.records import CORE_VERSION
 from mlzoo.replay import weights
 from mlzoo.replay.again import NOT_AGAIN, Again, Stage
-from mlzoo.replay.comparing import Verdict, verdicts
+from mlzoo.replay.comparing import Verdict, all_part, verdicts
 from mlzoo.replay.differences import SHOWN_DIFFERENCES, differences
 from mlzoo.replay.inputs import lives_of, taken_up, unheard
+from mlzoo.replay.leaving_out import runnable
 from mlzoo.replay.recorded_model import RecordedStore
 from mlzoo.replay.telling import Told, line_of, tell
 from mlzoo.simulation import schedule
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from mlzoo.config.schema import Capability
     from mlzoo.events.recording import Line, Recording
     from mlzoo.replay.inputs import Life
+    from mlzoo.replay.leaving_out import Runnable
 
 LOG = Path("/log")
 EVERY: tuple[Capability, ...] = ("tools", "json", "vision")
@@ -82,18 +85,26 @@ class Rerun:
         figures = f"{len(self.verdicts)} calls run again, {same} the same"
         figures += f", {allowed} that may differ" if allowed else ""
         figures += f", {len(self.skipped)} lines not run" if self.skipped else ""
-        return [*lines, f"{figures}: {'all as recorded' if self.holds else 'NOT as recorded'}"]
+        holds = "as recorded, as far as that is promised" if allowed else "all as recorded"
+        return [*lines, f"{figures}: {holds if self.holds else 'NOT as recorded'}"]
 
 
 def rerun(found: Recording, config: Config) -> Rerun:
     """Run a recording again with its own model output.
 
     Raises:
-        ConfigError: There is nothing in it that could be run.
+        ConfigError: There is nothing in it that could be run; it says why.
     """
-    lives = _lives(found)
-    stage = Stage(config=config_for(found, config), world=simulated_world(0, SimulatedDisk()), log=LOG, refuse=refusal)
-    again = Again(found, stage)
+    part, lives = _lives(found, is_real=False)
+    found = part.found
+    stage = Stage(
+        config=config_for(found, config),
+        world=simulated_world(0, SimulatedDisk()),
+        log=LOG,
+        refuse=refusal,
+        is_part=bool(part.reasons) or "state" in found.header,
+    )
+    again = Again(found, stage, part.reasons)
     digests = {facts["name"]: facts["digest"] for facts in _asked_for(found) if facts.get("digest")}
     digests |= {name: facts.get("digest", "") for name, facts in found.header.get("models", {}).items()}
     digests = {name: digest for name, digest in digests.items() if name not in _absent(found)}
@@ -120,10 +131,10 @@ def rerun_with_weights(found: Recording, config: Config, *, allow_other: bool, t
 
     Raises:
         WeightsDiffer: what answers depend on is not what was recorded.
-        ConfigError: There is nothing in it that could be run.
+        ConfigError: There is nothing in it that could be run; it says why.
     """
-    lives = _lives(found)
-    _refuse_crashes(lives)
+    part, lives = _lives(found, is_real=True)
+    found, lives = part.found, tuple([attrs.evolve(life, crashed=False) for life in lives])  # Nothing ran any more.
     notes = weights.compared(weights.of_store(found.header, config), allow_other=allow_other)
     with tempfile.TemporaryDirectory(prefix="mlzoo-rerun-") as directory:
         log = Path(directory) / "log"
@@ -137,10 +148,12 @@ def rerun_with_weights(found: Recording, config: Config, *, allow_other: bool, t
             timeout_s=timeout_s,
             prepare=checked.prepare,
         )
-        again = Again(found, stage)
+        again = Again(found, stage, part.reasons)
         weights.run(again, lives)
         tokens = weights.tokens_of_recording(found), weights.tokens_of_log(log)
-        return _rerun(again, verdicts(found, again.heard(), tokens), [*notes, *checked.notes], [])
+        judged = verdicts(found, again.heard(), tokens)
+        parts = all_part(found, judged)
+        return _rerun(again, judged, [*notes, *checked.notes], [] if parts is None else [parts])
 
 
 def refusal(line: Line) -> str | None:
@@ -184,10 +197,11 @@ def _refusal_of_weights(elsewhere: set[tuple[str, str | int]], line: Line) -> st
     return refusal(line)
 
 
-def _lives(found: Recording) -> tuple[Life, ...]:
+def _lives(found: Recording, *, is_real: bool) -> tuple[Runnable, tuple[Life, ...]]:
     if not found.connections():
         raise ConfigError("the recording holds no line of a host's: there is nothing to run again")
-    return lives_of(found)
+    part = runnable(found, is_real=is_real)
+    return part, lives_of(part.found)
 
 
 def _first_of(lost: list[str]) -> str:
@@ -212,16 +226,6 @@ def _taken_up_otherwise(found: Recording, again: Again) -> list[str]:
         for request in {**old, **new}
         for difference in differences(old.get(request), new.get(request), "event")[:SHOWN_DIFFERENCES]
     ]
-
-
-def _refuse_crashes(lives: tuple[Life, ...]) -> None:
-    for number, life in enumerate(lives, 2):
-        if life.crashed and life.inputs:
-            raise ConfigError(
-                f"the recording holds {len(lives)} lives, and life {number} began after a crash: how far real weights "
-                "had come when it happened cannot be had again. Run it with recorded model output, or export one "
-                "connection with `mlzoo log export --connection`."
-            )
 
 
 def _versions(header: Line) -> list[str]:

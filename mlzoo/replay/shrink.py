@@ -15,7 +15,7 @@ import attrs
 from mlzoo.core.apply import apply_group
 from mlzoo.events.recording import Line, Recording
 from mlzoo.replay.inputs import placed
-from mlzoo.replay.telling import group_of, told_in
+from mlzoo.replay.telling import group_in
 from mlzoo.simulation.ddmin import ddmin
 from mlzoo.state_codec import decode_state, encode_state
 
@@ -31,7 +31,7 @@ def shrunk(found: Recording, fails: Callable[[Recording], bool]) -> Iterator[Rec
     for smaller in _cut(found, fails):
         found = smaller
         yield found
-    session = _Session(found)
+    session = Session(found)
     tried: dict[frozenset[Call], bool] = {}
 
     def still_fails(calls: tuple[Call, ...]) -> bool:
@@ -85,9 +85,9 @@ def span(found: Recording, first: int, last: int) -> Recording:
     if first:
         state = decode_state(found.header.get("state"))
         for line in groups[:first]:
-            state = apply_group(state, group_of(told_in(line)))
+            state = apply_group(state, group_in(line))
         header["state"] = encode_state(state)
-    session = _Session(found)
+    session = Session(found)
     kept = {call for call, place in session.places.items() if first <= place < last}
     return Recording(header=header, lines=(*session.wire(session.closed(kept)), *groups[first:last]))
 
@@ -95,12 +95,14 @@ def span(found: Recording, first: int, last: int) -> Recording:
 # ------------------------------------------------------------------------------------------------ calls
 
 
-class _Session:
+class Session:
     """A recording as calls, and what belongs to each.
 
     Attributes:
         calls: those that can be left out; the ends of connections go with the last call of theirs.
         places: call -> the index of the group that decided it; of one that was answered at once, of the next.
+        requests: call -> what the sidecar called it, where it became a request.
+        needs: call -> those that it means nothing without.
     """
 
     def __init__(self, found: Recording) -> None:
@@ -109,12 +111,12 @@ class _Session:
         hosts = [line for line in found.lines if "host" in line]
         self.calls: tuple[Call, ...] = tuple([_call(line) for line in hosts if "eof" not in line])
         self.places: dict[Call, int] = {}
-        self._requests: dict[Call, str] = {}
+        self.requests: dict[Call, str] = {}
         for place, line, own in placed(hosts, self._groups):
             self.places[_call(line)] = min(place, max(0, len(self._groups) - 1))
             if own is not None and "eof" not in line and isinstance(own.get("request"), str):
-                self._requests[_call(line)] = own["request"]
-        self._needs = self._causes(hosts)
+                self.requests[_call(line)] = own["request"]
+        self.needs = self._causes(hosts)
 
     def closed(self, calls: Iterable[Call]) -> frozenset[Call]:
         """Return calls and all that they name, and what that names."""
@@ -124,12 +126,12 @@ class _Session:
             call = waiting.pop()
             if call not in kept:
                 kept.add(call)
-                waiting += self._needs.get(call, ())
+                waiting += self.needs.get(call, ())
         return frozenset(kept)
 
-    def only(self, kept: frozenset[Call]) -> Recording:
+    def only(self, kept: frozenset[Call], *, renumber: bool = True) -> Recording:
         """Return a recording of some calls. Where groups had to be left out it can be folded no more, and says so."""
-        dropped = {request for call, request in self._requests.items() if call not in kept}
+        dropped = {request for call, request in self.requests.items() if call not in kept}
         groups = [group for line in self._groups if (group := _without(line, dropped)) is not None]
         header = dict(self._found.header)
         if groups != self._groups:
@@ -137,17 +139,17 @@ class _Session:
             header.pop("state", None)
         seeds = header.get("seeds", {})
         header["seeds"] = {request: seed for request, seed in seeds.items() if request not in dropped}
-        return Recording(header=header, lines=(*self.wire(kept), *groups))
+        return Recording(header=header, lines=(*self.wire(kept, renumber=renumber), *groups))
 
-    def wire(self, kept: frozenset[Call]) -> Iterator[Line]:
+    def wire(self, kept: frozenset[Call], *, renumber: bool = True) -> Iterator[Line]:
         """Yield the lines of some calls and of their answers, the host's numbered anew."""
         connections = {connection for connection, _ in kept}
         counts: dict[str, int] = {}
         numbers: dict[Call, int] = {}
         for line in self._found.lines:
             if "host" in line and (_call(line) in kept or ("eof" in line and line["host"] in connections)):
-                number = counts[line["host"]] = counts.get(line["host"], 0) + 1
-                numbers[_call(line)] = number
+                counts[line["host"]] = counts.get(line["host"], 0) + 1
+                number = numbers[_call(line)] = counts[line["host"]] if renumber else line["n"]
                 yield {**line, "n": number}
             elif "sidecar" in line and line.get("for", 0) == 0 and line["sidecar"] in connections:
                 yield line
@@ -158,7 +160,7 @@ class _Session:
         """Return for each call those that it means nothing without."""
         needs: dict[Call, set[Call]] = {}
         by_id: dict[tuple[str, str | int], Call] = {}
-        by_request = {request: call for call, request in self._requests.items()}
+        by_request = {request: call for call, request in self.requests.items()}
         subscriptions = {
             line["result"].get("subscription"): (line["sidecar"], line["for"])
             for line in self._found.lines
@@ -187,6 +189,7 @@ class _Session:
 
 
 _ATTACHED = "RequestAttached"
+_OF_A_LIFE = frozenset({"SidecarStarted", "SidecarStopped"})
 
 
 def _call(line: Line) -> Call:
@@ -201,6 +204,8 @@ def _without(line: Line, dropped: set[str]) -> Line | None:
     own.discard(None)
     if not own & dropped:
         return line
+    if any(kind in _OF_A_LIFE for kind, _, _ in line["events"]):  # It says where a life begins or ends.
+        return {**line, "events": [event for event in line["events"] if event[2].get("request") not in dropped]}
     if own <= dropped or data.get("request") in dropped:
         return None
     if line["command"][0] != "ReportStep" or line.get("text") is None:

@@ -12,6 +12,7 @@ import attrs
 
 from mlzoo.errors import LogUnusable
 from mlzoo.events.codec import CODEC
+from mlzoo.events.recording import RecordingUnusable
 from mlzoo.events.records import Group
 from mlzoo.events.story import LineReader, story
 
@@ -131,3 +132,15 @@ def told_in(line: Line) -> Told:
         text=line.get("text"),
         more={name: value for name, value in line.items() if name not in known},
     )
+
+
+def group_in(line: Line) -> Group:
+    """Return the group that a line of a recording holds, as the core knows it.
+
+    Raises:
+        RecordingUnusable: A newer version recorded it.
+    """
+    try:
+        return group_of(told_in(line))
+    except LogUnusable as error:
+        raise RecordingUnusable(error.message.replace("the log", "the recording"), **error.data) from error

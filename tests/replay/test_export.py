@@ -151,6 +151,9 @@ async def test_one_connection_can_be_recorded_alone(lives, recorded):
     assert whole.connections() == ["con-1", "con-2"]
     [ping] = [line for line in whole.wire("con-2") if line.get("method") == "ping"]
     assert ping["n"] == 1
+    alone = recorded(part=Part(connection="con-1"))  # As a recording calls it, not the log.
+    assert alone.connections() == ["con-1"]
+    assert alone.wire("con-1") == [line for line in whole.wire("con-1") if "eof" not in line]
 
 
 async def test_a_span_begins_with_the_state_before_it(lives, recorded):
@@ -264,6 +267,7 @@ async def test_structure_is_not_text(lives, recorded):
         ("call +49 170 1234567", "call [redacted:number]"),
         ("in 2024 there were 1024 cats", "in 2024 there were 1024 cats"),
         ("see /home/bob/notes.txt", "see [redacted:home]/notes.txt"),
+        ("see /root/notes.txt, not a/root or /roots", "see [redacted:home]/notes.txt, not a/root or /roots"),
     ],
 )
 def test_the_built_in_rules_find_what_they_are_named_for(text, left):

@@ -269,6 +269,16 @@ def test_the_end_of_the_hosts_lines_has_its_place():
     assert playback.report().holds
 
 
+def test_a_host_that_keeps_its_end_open_hears_what_one_that_had_closed_it_was_answered():
+    script = chat(1, "x", "a", "b")
+    script.insert(2, {"host": "con-1", "n": 2, "ms": 0, "eof": True})
+    playback = Playback(script)
+    send(playback, call("chat", hello("x")))
+    assert [line.get("result") for line in out(playback)] == [None, None, {"text": "ab"}]
+    assert isinstance(playback.next(), Over)
+    assert playback.report().holds
+
+
 # ------------------------------------------------------------------------------------------------ properties
 
 JSON = st.recursive(

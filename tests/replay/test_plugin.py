@@ -126,3 +126,104 @@ def test_when_asked_it_records_against_the_real_sidecar_and_plays_that_from_then
 def test_a_failed_test_records_nothing(run, pytester):
     run(RECORDED.replace("{PASSES}", "False"), "--mlzoo-record").assert_outcomes(failed=1)
     assert not (pytester.path / "sub").exists()
+
+
+TWICE = """
+import pytest
+
+@pytest.mark.mlzoo_recording("twice.ndjson"{MORE})
+def test_it(replayed_sidecar):
+    for _ in range({TIMES}):
+        with replayed_sidecar.connect() as sidecar:
+            assert sidecar.call("ping") == {}
+"""
+
+
+def twice(times, more=""):
+    return TWICE.replace("{TIMES}", str(times)).replace("{MORE}", more)
+
+
+def test_a_test_that_starts_its_sidecar_twice_plays_one_connection_after_the_other(run):
+    run(twice(2), "--mlzoo-record").assert_outcomes(passed=1)
+    run(twice(2)).assert_outcomes(passed=1)
+    run(twice(1, ', connection="con-2"')).assert_outcomes(passed=1)
+    result = run(twice(1))
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ['*con-2 of *started a sidecar 1 times, and the recording holds 2 conn*connection="con-1"*']
+    )
+    result = run(twice(3))
+    result.assert_outcomes(failed=1)
+    result = run(twice(1, ', connection="con-9"'))
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*there is no connection con-9 in *, only con-1, con-2*"])
+
+
+def test_of_two_tests_that_name_one_file_the_first_records_it_and_another_session_fails(run):
+    source = """
+    import pytest
+
+    @pytest.mark.parametrize("backend", ["trio", "asyncio"])
+    @pytest.mark.mlzoo_recording("one.ndjson")
+    def test_first(replayed_sidecar, backend):
+        with replayed_sidecar.connect() as sidecar:
+            sidecar.call("ping")
+
+    @pytest.mark.mlzoo_recording("one.ndjson")
+    def test_second(replayed_sidecar):
+        with replayed_sidecar.connect() as sidecar:
+            sidecar.call("ping")
+            assert sidecar.call("models.estimate", {"model": "minilm"})
+    """
+    result = run(source, "--mlzoo-record")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*models.estimate * was sent where nothing more is recorded*"])
+    run(source, "-k", "first").assert_outcomes(passed=2)
+
+
+def test_what_leaves_out_a_part_of_what_this_run_has_recorded_is_told_who_recorded_it(run):
+    source = """
+    import pytest
+
+    @pytest.mark.mlzoo_recording("one.ndjson")
+    def test_first(replayed_sidecar):
+        with replayed_sidecar.connect() as sidecar:
+            sidecar.call("ping")
+            sidecar.call("ping")
+
+    @pytest.mark.mlzoo_recording("one.ndjson")
+    def test_second(replayed_sidecar):
+        with replayed_sidecar.connect() as sidecar:
+            sidecar.call("ping")
+    """
+    result = run(source, "--mlzoo-record")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*::test_first recorded it in this run: a test of another session needs its own file*"]
+    )
+
+
+def test_nothing_recorded_and_a_word_that_the_marker_does_not_know_are_said(run):
+    source = "import pytest\n\n@pytest.mark.mlzoo_recording('new.ndjson')\ndef test_it(replayed_sidecar): pass\n"
+    result = run(source, "--mlzoo-record")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*new.ndjson was not recorded: the test started no sidecar, or sent it nothing*"])
+    result = run(source.replace("'new.ndjson'", "'new.ndjson', redacted=True"))
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*knows no 'redacted': it takes connection, overrides, redact*"])
+
+
+def test_options_that_contradict_each_other_are_refused(run):
+    result = run(SYNC, "--mlzoo-record", "--mlzoo-recording", "embed.ndjson")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert run(SYNC, "--mlzoo-record", "-p", "xdist", "-n", "2").ret == pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.mark.parametrize("more", [(), ("-p", "xdist", "-n", "1")], ids=" ".join)
+def test_with_one_recording_for_all_the_exit_status_tells_a_failure_from_another_session(run, more):
+    instead = ("--mlzoo-recording", "embed.ndjson", *more)
+    source = SYNC.replace('recording("embed.ndjson")', 'recording("none.ndjson")')
+    assert run(source, *instead).ret == 0
+    assert run(source.replace("== 3", "== 4"), *instead).ret == 1
+    assert run(source.replace("a kitten", "a dog"), *instead).ret == 18
+    assert run(source, "--mlzoo-recording", "none.ndjson", *more).ret == 18

@@ -13,8 +13,11 @@ from test_random_lives import Chance
 from mlzoo.config import Config
 from mlzoo.errors import ConfigError
 from mlzoo.events import recording
-from mlzoo.replay.comparing import verdicts
-from mlzoo.replay.rerun import rerun, rerun_with_weights
+from mlzoo.replay.comparing import all_part, verdicts
+from mlzoo.replay.export import Part
+from mlzoo.replay.inputs import Said, lives_of
+from mlzoo.replay.leaving_out import AFTER, KILLED, runnable
+from mlzoo.replay.rerun import rerun
 from mlzoo.replay.stand_ins import Heard
 from mlzoo.replay.weights import WeightsDiffer, compared
 
@@ -130,14 +133,86 @@ async def test_an_answer_falls_on_the_side_of_its_deadline_on_which_it_fell(live
     assert found.told() == ["1 calls run again, 1 the same: all as recorded"]
 
 
-async def test_with_real_weights_a_crash_is_refused_in_one_sentence(lives, recorded, autojump_clock):
+async def test_what_was_forgotten_or_never_kept_is_left_out_with_what_depends_on_it(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        host = sidecar.host
+        await host.result(sidecar.chat("hush", stream=True, key="mine"))
+        await host.result(sidecar.chat("hush", stream=True, retention="ephemeral"))
+        await host.result(host.send("resume", {"key": "mine"}))
+        kept = await host.result(sidecar.chat("kept", stream=True))
+        await host.call("forget", {"key": "mine"})
+    found = run_again(recorded(), lives.config())
+    assert found.holds, "\n".join(found.told())
+    assert found.told() == [
+        "not run again: con-1 line 1: its text is forgotten, and not in the recording",
+        "not run again: con-1 line 2: its text is ephemeral, and not in the recording",
+        "not run again: con-1 line 3: its text is forgotten, and not in the recording",
+        "not run again: con-1 line 5: what it made forgotten is not run again",
+        "1 calls run again, 1 the same, 4 lines not run: all as recorded",
+    ]
+    assert kept["message"]["content"] == "kept"
+
+
+async def test_where_nothing_can_be_run_that_is_said_before_anything_is(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(sidecar.chat("hush", retention="ephemeral"))
+    with pytest.raises(ConfigError, match="con-1 line 1: its text is ephemeral, and not in the recording"):
+        run_again(recorded(), lives.config())
+
+
+async def test_a_span_and_the_connection_of_a_resume_are_run_as_far_as_they_can_be(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        sidecar.workshop.answer = None
+        first = sidecar.chat("hello", stream=True, key="mine")
+        worker = await sidecar.worker()
+        request = await worker.asked("hello")
+        worker.generate(request, "a", finish=None)
+        await sidecar.host.streamed(first, 1)
+        client = sidecar.connect()
+        resumed = client.send("resume", {"key": "mine"})
+        await client.streamed(resumed, 1)
+        _, connection = sidecar.services.connections
+        other = sidecar.chat("other", stream=True)
+        worker.generate(await worker.asked("other"), "b")
+        worker.generate(request, "c")
+        for host, call in ((sidecar.host, first), (sidecar.host, other), (client, resumed)):
+            await host.response(call)
+    with pytest.raises(ConfigError, match="line 1: what it goes on with is not in the recording"):
+        run_again(recorded(part=Part(connection=connection)), lives.config())
+    groups = list(recorded().groups())
+    begin = next(group["group"] for group in groups if group["command"][0] == "Resume")
+    span = recorded(part=Part(span=(begin, groups[-1]["group"])))
+    assert [line.get("method") for line in span.lines if "host" in line] == ["resume", "chat", None, None]
+    found = run_again(span, lives.config())
+    assert found.holds, "\n".join(found.told())
+    assert "1 calls run again, 1 the same, 1 lines not run: all as recorded" in found.told()
+
+
+async def killed_amid_two_chats(lives):
     async with lives.begin(leave=False) as sidecar:
         await sidecar.host.result(sidecar.chat("hello"))
+        sidecar.workshop.answer = None
+        worker = await sidecar.worker()
+        cut = sidecar.chat("cut", stream=True, key="mine")
+        worker.generate(await worker.asked("cut"), "a", finish=None)
+        await sidecar.host.streamed(cut, 1)
     lives.disk = lives.disk.copy()
     async with lives.begin() as sidecar:
+        await sidecar.host.result(sidecar.host.send("resume", {"key": "mine"}))
         await sidecar.host.result(sidecar.chat("still here"))
-    with pytest.raises(ConfigError, match="holds 2 lives, and life 2 began after a crash"):
-        rerun_with_weights(recorded(), lives.config(), allow_other=False, timeout_s=1)
+
+
+async def test_with_real_weights_what_a_crash_cut_is_left_out_and_the_rest_is_run(lives, recorded, autojump_clock):
+    await killed_amid_two_chats(lives)
+    whole = recorded()
+    part = runnable(whole, is_real=True)
+    assert part.reasons == {("con-1", 2): KILLED, ("con-2", 1): AFTER}
+    methods = [(line["host"], line["n"], line.get("method")) for line in part.found.lines if "host" in line]
+    assert [line for line in methods if line[2]] == [("con-1", 1, "chat"), ("con-2", 2, "chat")]
+    first, second = lives_of(part.found)
+    assert [item.connection for item in first.inputs if isinstance(item, Said)][:1] == ["con-1"]
+    assert [item.connection for item in second.inputs if isinstance(item, Said)][:1] == ["con-2"]
+    assert runnable(whole, is_real=False).reasons == {}
 
 
 CHAT = recording.read(Path(__file__).parent.parent.parent / "replay" / "cancel.ndjson")
@@ -154,15 +229,48 @@ def test_a_changed_piece_is_a_difference_with_its_place(config):
 
 def test_what_real_weights_may_say_otherwise_is_told_and_no_fault():
     again = {("con-1", 1): Heard(answer={"error": {"code": -32800, "message": "The request was cancelled."}})}
-    was, now = {("con-1", 1): [30, 31, 32]}, {("con-1", 1): [30, 9]}
+    was, now = {("con-1", 1): [30, 31, 32, 33, 34, 35]}, {("con-1", 1): [30, 31, 32, 33, 9]}
     [fast] = verdicts(CHAT, again, (was, now))
-    assert str(fast.found[0]) == "token 2 of 2 (the 1 before it are equal): recorded 31, got 9"
+    assert str(fast.found[0]) == "token 5 of 5 (the 4 before it are equal): recorded 34, got 9"
     assert fast.allowed
     lines = orjson.loads(orjson.dumps(CHAT.lines))
     lines[0]["params"]["determinism"] = "exact"
     [exact] = verdicts(recording.Recording(header=CHAT.header, lines=tuple(lines)), again, (was, now))
     assert exact.found
     assert not exact.allowed
+
+
+def one_of(temperature, *, calls=1):
+    """A recording of chats with determinism fast, each with an answer."""
+    lines, result = [], {"message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+    for number in range(1, calls + 1):
+        sampling = {"temperature": temperature, "seed": 1}
+        data = {"request": f"req-{number}", "caller": {"connection": "con-1", "rpc": number}, "sampling": sampling}
+        lines += [
+            {"host": "con-1", "n": number, "ms": 0, "id": number, "method": "chat", "params": {}},
+            {"sidecar": "con-1", "for": number, "ms": 0, "result": result},
+            {"group": number, "at_ms": 0, "ms": 0, "command": ["Submit", 1, data], "events": []},
+        ]
+    again = {("con-1", number): Heard(answer={"result": result}) for number in range(1, calls + 1)}
+    return recording.Recording(header={"recording": 1}, lines=tuple(lines)), again
+
+
+def test_a_greedy_answer_with_real_weights_must_begin_as_recorded_and_one_that_is_drawn_need_not():
+    was, now = {("con-1", 1): [19556, *range(19)]}, {("con-1", 1): [57, *range(19)]}
+    for temperature, is_fault in ((0, True), (0.7, False)):
+        [verdict] = verdicts(*one_of(temperature), (was, now))
+        assert str(verdict.found[0]) == "token 1 of 20 (the 0 before it are equal): recorded 19556, got 57"
+        assert bool(verdict.allowed) != is_fault
+
+
+@pytest.mark.parametrize(("calls", "parting", "said"), [(2, 2, False), (3, 2, False), (3, 3, True)])
+def test_where_all_of_several_answers_part_that_is_a_fault_however_late(calls, parting, said):
+    found, again = one_of(0, calls=calls)
+    was = {("con-1", number): [*range(10)] for number in range(1, calls + 1)}
+    now = {**was, **{("con-1", number): [*range(9), 99] for number in range(1, parting + 1)}}
+    judged = verdicts(found, again, (was, now))
+    assert [bool(verdict.allowed) for verdict in judged] == [True] * parting + [False] * (calls - parting)
+    assert (all_part(found, judged) is not None) == said
 
 
 @pytest.mark.parametrize("code", [1002, 1008])
