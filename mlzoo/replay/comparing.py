@@ -88,11 +88,9 @@ def verdicts(
 
 def all_part(recorded: Recording, found: Iterable[Verdict]) -> str | None:
     """Return that all of several answers which may part do so; None where they do not."""
-    greedy_or_not = [
-        verdict for verdict in found if verdict.line.get("method") in GENERATES and not _is_exact(verdict.line)
-    ]
     answered = {(line["sidecar"], line.get("for")) for line in recorded.lines if "sidecar" in line and "result" in line}
-    fast = [verdict for verdict in greedy_or_not if (verdict.connection, verdict.line["n"]) in answered]
+    answers = [verdict for verdict in found if (verdict.connection, verdict.line["n"]) in answered]
+    fast = [verdict for verdict in answers if verdict.line["method"] in GENERATES and not _is_exact(verdict.line)]
     if len(fast) < SEVERAL or not all(verdict.found for verdict in fast):
         return None
     return ALL_PART.format(count=len(fast))

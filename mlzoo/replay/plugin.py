@@ -221,7 +221,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: pytest.TestReport = yield
     if call.when == "call":
         item.stash[PASSED] = report.passed
-    if item.stash.get(IS_OTHER, False):
+    if item.stash.get(IS_OTHER, False) and item.config.getoption("--mlzoo-recording") is not None:
         report.user_properties.append((MARKER, OTHER_STATUS))
     return report
 
