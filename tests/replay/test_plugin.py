@@ -1,6 +1,7 @@
 """The pytest plugin, in runs of pytest of its own."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def test_of_two_tests_that_name_one_file_the_first_records_it_and_another_sessio
     result = run(source, "--mlzoo-record")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*models.estimate * was sent where nothing more is recorded*"])
-    run(source, "-k", "first").assert_outcomes(passed=2)
+    run(source, "-k", "test_first").assert_outcomes(passed=2)
 
 
 def test_what_leaves_out_a_part_of_what_this_run_has_recorded_is_told_who_recorded_it(run):
@@ -216,10 +217,19 @@ def test_nothing_recorded_and_a_word_that_the_marker_does_not_know_are_said(run)
 def test_options_that_contradict_each_other_are_refused(run):
     result = run(SYNC, "--mlzoo-record", "--mlzoo-recording", "embed.ndjson")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert run(SYNC, "--mlzoo-record", "-p", "xdist", "-n", "2").ret == pytest.ExitCode.USAGE_ERROR
 
 
-@pytest.mark.parametrize("more", [(), ("-p", "xdist", "-n", "1")], ids=" ".join)
+SIDE_BY_SIDE = pytest.mark.skipif(find_spec("xdist") is None, reason="pytest-xdist is not installed")
+
+
+@SIDE_BY_SIDE
+def test_recording_side_by_side_is_refused(run):
+    result = run(SYNC, "--mlzoo-record", "-n", "2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*runs tests one after the other: leave out -n*"])
+
+
+@pytest.mark.parametrize("more", [(), pytest.param(("-n", "1"), marks=SIDE_BY_SIDE)], ids=" ".join)
 def test_with_one_recording_for_all_the_exit_status_tells_a_failure_from_another_session(run, more):
     instead = ("--mlzoo-recording", "embed.ndjson", *more)
     source = SYNC.replace('recording("embed.ndjson")', 'recording("none.ndjson")')
