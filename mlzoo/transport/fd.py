@@ -22,7 +22,7 @@ def read_some(fd: int, size_bytes: int) -> bytes:
         try:
             return os.read(fd, size_bytes)
         except BlockingIOError:
-            select.select([fd], [], [])
+            _wait_until(fd, writable=False)
         except OSError:
             return b""
 
@@ -71,7 +71,17 @@ def write_some(fd: int, data: memoryview) -> int:
         try:
             return os.write(fd, data)
         except BlockingIOError:
-            select.select([], [fd], [])
+            _wait_until(fd, writable=True)
+
+
+def _wait_until(fd: int, *, writable: bool) -> None:
+    """Wait until fd can be read, or written; poll takes any descriptor, select none from 1,024 on."""
+    if sys.platform == "win32":
+        select.select([] if writable else [fd], [fd] if writable else [], [])
+        return
+    waiting = select.poll()
+    waiting.register(fd, select.POLLOUT if writable else select.POLLIN)
+    waiting.poll()
 
 
 def write_at_once(fd: int, data: bytes) -> int | None:
