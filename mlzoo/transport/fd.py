@@ -78,10 +78,10 @@ def _wait_until(fd: int, *, writable: bool) -> None:
     """Wait until fd can be read, or written; poll takes any descriptor, select none from 1,024 on."""
     if sys.platform == "win32":
         select.select([] if writable else [fd], [fd] if writable else [], [])
-        return
-    waiting = select.poll()
-    waiting.register(fd, select.POLLOUT if writable else select.POLLIN)
-    waiting.poll()
+    else:
+        waiting = select.poll()
+        waiting.register(fd, select.POLLOUT if writable else select.POLLIN)
+        waiting.poll()
 
 
 def write_at_once(fd: int, data: bytes) -> int | None:
