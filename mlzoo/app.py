@@ -116,6 +116,7 @@ class Sidecar:
         self._probe = partial(probe_devices, config.devices.cpu_workers) if probe is None else probe
         self._spawn = spawn
         self._connect = connect
+        self._jitter_seed = world.seeds.new()  # Before a host says anything: what is drawn later is for its requests.
         self._secrets = Secrets(os.environ, config.providers)
         self._engine: Mailbox[EngineMessage] = Mailbox("engine", Backpressure(ENGINE_ORDERS))
         self._stderr = StderrLog() if stderr is None else stderr
@@ -228,11 +229,18 @@ class Sidecar:
 
     async def _work(self) -> None:
         """Recover the state, run the actors, and stop them once everything has ended."""
+        from random import Random  # noqa: PLC0415 (as the next)
+
         from mlzoo.wiring import build  # noqa: PLC0415 (the first line is answered before all this is imported)
 
         try:
             supervisor = await build(
-                self._services, self._engine, observe=self._stderr.log, spawn=self._spawn, connect=self._connect
+                self._services,
+                self._engine,
+                observe=self._stderr.log,
+                jitter=Random(self._jitter_seed),  # noqa: S311 (no secret)
+                spawn=self._spawn,
+                connect=self._connect,
             )
         except LogUnusable as error:
             self._refuse_from_now_on(error)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import random
 import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,6 +41,7 @@ from mlzoo.providers.opening import open_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from random import Random
 
     from mlzoo.actors.messages import EngineMessage, RegistryMessage, WorkerMessage
     from mlzoo.actors.process import Spawn
@@ -65,6 +65,7 @@ async def build(
     engine: Mailbox[EngineMessage],
     *,
     observe: Callable[..., None],
+    jitter: Random,
     spawn: Spawn | None = None,
     connect: Connect = open_provider,
 ) -> Supervisor:
@@ -74,6 +75,7 @@ async def build(
         services: what connections share; completed here.
         engine: where orders go.
         observe: hears of crashes.
+        jitter: draws how long is waited before something is tried again.
         spawn: starts worker processes; without it the real ones.
         connect: makes the provider of an entry.
 
@@ -91,7 +93,6 @@ async def build(
     services.metrics = Metrics()
     services.forget_in_workers = partial(_forget_in, workers, ledger)
     progress = Progress(ledger, services.world.clock, services.connections)
-    jitter = random.Random(services.world.seeds.new())  # noqa: S311 (no secret)
     spawn = spawn or _real_spawn(config)
 
     def make_engine() -> Engine:
@@ -150,7 +151,7 @@ def _make_provider(
     entry: ProviderEntry,
     connect: Connect,
     reports: Reports,
-    jitter: random.Random,
+    jitter: Random,
     incarnation: Incarnation,
 ) -> ProviderActor:
     return ProviderActor(

@@ -227,7 +227,7 @@ class Calls:
         return Ask(request, Order(resume, {"params": _named(call)}), stream=True, claim=Claim(resume.key))
 
     def _forget(self, _connection: Peer, _call: Call, params: ForgetParams) -> Outcome:
-        return Later(partial(forgetting.forget, self._services, params))
+        return forgetting.forget(self._services, params)
 
     # ---------------------------------------------------------------------------------------- conversations
 
@@ -245,10 +245,10 @@ class Calls:
 
     def _fork(self, _connection: Peer, _call: Call, params: ConversationsForkParams) -> Outcome:
         into = self._services.world.ids.new("conv") if params.into in {None, NEW} else params.into
-        return Later(partial(conversations.fork, self._services, params, into or ""))
+        return conversations.fork(self._services, params, into or "")
 
     def _delete(self, _connection: Peer, _call: Call, params: ConversationParams) -> Outcome:
-        return Later(partial(forgetting.delete, self._services, params.conversation, params.conversation))
+        return forgetting.delete(self._services, params.conversation)
 
     # ---------------------------------------------------------------------------------------- personas
 

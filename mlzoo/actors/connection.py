@@ -16,6 +16,7 @@ import trio
 from mlzoo import errors
 from mlzoo.actors.outbox import BATCHES_BYTES, Batch
 from mlzoo.actors.outcomes import Answer, Ask, Later
+from mlzoo.actors.standing import Standing
 from mlzoo.api.methods import METHODS, SECRET
 from mlzoo.api.wire import DIGEST, digest, shown
 from mlzoo.transport import jsonrpc
@@ -76,6 +77,7 @@ class Connection:
         self._due_from = 0  # the aside of the first of them
         self._batched: list[tuple[Batch, Id | None, bytes, int]] = []  # the same for those that go into batches
         self._orders: list[Order] = []
+        self._standing = Standing(services)
         self._nursery: trio.Nursery
         self._slow = 0
         self._none_slow = trio.Event()
@@ -115,9 +117,13 @@ class Connection:
 
     async def _take_all(self, lines: list[bytes | TooLong]) -> None:
         for line in lines:
-            if self._services.ledger is None and _needs_state(line):
+            if _needs_state(line):
                 await self._state()
             self._take(line)
+        await self._hand_over()
+
+    async def _hand_over(self) -> None:
+        """Send the answers of this chunk so far, and have the engine decide what it asks for."""
         self._send_due()
         orders, self._orders = self._orders, []
         self.heard.set()
@@ -125,12 +131,19 @@ class Connection:
             await self._engine.tell(order)
 
     async def _state(self) -> None:
-        """Wait until the log is folded; what came before does not wait. Where it cannot be, the handler says so."""
-        from mlzoo.actors.asking import folded  # noqa: PLC0415 (not on the way to the first ping)
+        """Wait until the log is folded, and what earlier lines said of names holds; what came before does not wait.
 
-        self._send_due()
-        with suppress(errors.LogUnusable, errors.StorageFailed):
-            await folded(self._services)
+        Where the log cannot be folded, the handler says so.
+        """
+        if self._services.ledger is not None and not self._standing.is_open:
+            return
+        await self._hand_over()
+        if self._services.ledger is None:
+            from mlzoo.actors.asking import folded  # noqa: PLC0415 (not on the way to the first ping)
+
+            with suppress(errors.LogUnusable, errors.StorageFailed):
+                await folded(self._services)
+        await self._standing.settle()
 
     def _take(self, line: bytes | TooLong) -> None:
         if isinstance(line, TooLong):
@@ -212,7 +225,7 @@ class Connection:
                 if batch is not None:
                     batch.open += 1
                 self.outbox.follow(outcome, call.id, batch)
-                self._orders.append(outcome.order)
+                self._orders.append(self._standing.noted(outcome.order))
             case Later():
                 self._start_slow(call, outcome, batch)
             case _:
@@ -255,6 +268,7 @@ class Connection:
         self.outbox.in_flight[call.id] = ""
         if batch is not None:
             batch.open += 1
+        self._standing.later(later.holds)
         self._nursery.start_soon(self._find, call, later, batch)
 
     def _failure(self, error: Exception) -> Failure:
@@ -274,6 +288,8 @@ class Connection:
             failure = errors.DeadlineExceeded(f"{call.method} was not answered within {SLOW_CALL_S} s.").failure()
         except Exception as error:  # noqa: BLE001 (contained, as above)
             failure = self._failure(error)
+        if later.holds is not None:
+            later.holds.set()
         self._slow -= 1
         if self._slow == 0:
             self._none_slow.set()

@@ -6,12 +6,15 @@ it is in forks, too, which own a copy. How turns become a prompt is told in ``wo
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
+import trio
 
 from mlzoo import errors
 from mlzoo.actors.asking import decided, folded
+from mlzoo.actors.outcomes import Later
 from mlzoo.core.conversations import is_known
 from mlzoo.events.conversations import ForkConversation
 from mlzoo.events.history import read_at_once, read_through
@@ -88,7 +91,12 @@ def again(services: Services, params: ConversationsGetParams) -> JsonObject:
     return shown(params.conversation, params.at, "" if found is None else found.persona, turns)
 
 
-async def fork(services: Services, params: ConversationsForkParams, into: str) -> JsonObject:
+def fork(services: Services, params: ConversationsForkParams, into: str) -> Later:
+    """Return what becomes of ``conversations.fork``."""
+    return Later(partial(_fork, services, params, into), holds=trio.Event())
+
+
+async def _fork(services: Services, params: ConversationsForkParams, into: str) -> JsonObject:
     """Begin a conversation with a copy of turns of another one, and return the answer once it is durable.
 
     Raises:

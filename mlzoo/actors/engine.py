@@ -144,8 +144,10 @@ class Engine:
             self._drop_blob(order.command)
             story = traceback.format_exc()
             for incident in _incidents(order.command, error):
-                self._decide(Order(incident, story=story))
+                self._decide(Order(incident, story=story, decided=order.decided))
             return
+        if order.decided is not None:
+            order.decided.set()
         self._report_incident(order, group)
         if group is None:
             self._drop_blob(order.command)  # It came too late.

@@ -8,11 +8,15 @@ asking again forgets the rest. Knows nothing of how the log forgets (``mlzoo.eve
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING
+
+import trio
 
 from mlzoo import errors
 from mlzoo.actors.asking import decided, folded, progress
 from mlzoo.actors.messages import Order
+from mlzoo.actors.outcomes import Later
 from mlzoo.core.conversations import is_known
 from mlzoo.core.state import under_key
 from mlzoo.events import commands as cmd
@@ -26,8 +30,20 @@ if TYPE_CHECKING:
     from mlzoo.events.commands import JsonObject
 
 
-async def forget(services: Services, params: ForgetParams) -> JsonObject:
-    """Forget a request, and return the answer once nothing is left of it.
+def forget(services: Services, params: ForgetParams) -> Later:
+    """Return what becomes of ``forget``."""
+    holds = trio.Event()
+    return Later(partial(_forget, services, params, holds), holds=holds)
+
+
+def delete(services: Services, conversation: str) -> Later:
+    """Return what becomes of ``conversations.delete``."""
+    holds = trio.Event()
+    return Later(partial(_delete, services, conversation, conversation, holds), holds=holds)
+
+
+async def _forget(services: Services, params: ForgetParams, holds: trio.Event) -> JsonObject:
+    """Forget a request, or a conversation as ``_delete`` does, and return the answer once nothing is left of it.
 
     Raises:
         InvalidParams: not one thing was named.
@@ -40,7 +56,7 @@ async def forget(services: Services, params: ForgetParams) -> JsonObject:
         expected = "exactly one of request, key and conversation"
         raise errors.InvalidParams("Name a request, a key or a conversation.", path="request", expected=expected)
     if params.conversation is not None:
-        return await delete(services, params.conversation, _digest(params.conversation))
+        return await _delete(services, params.conversation, _digest(params.conversation), holds)
     ledger = await folded(services)
     target = await _target(services, ledger, params)
     await _end(services, ledger, target.request)
@@ -51,8 +67,10 @@ async def forget(services: Services, params: ForgetParams) -> JsonObject:
     return {"request": target.request, "groups": groups}
 
 
-async def delete(services: Services, conversation: str, called: str) -> JsonObject:
+async def _delete(services: Services, conversation: str, called: str, holds: trio.Event) -> JsonObject:
     """Forget a conversation, and return the answer once nothing is left of it; where it is unknown, it is so called.
+
+    ``holds`` is set as soon as there is no such conversation any more.
 
     Raises:
         LogUnusable: the log cannot be folded.
@@ -65,6 +83,7 @@ async def delete(services: Services, conversation: str, called: str) -> JsonObje
     if is_there:
         drop = DropConversation(request=services.world.ids.new("req"), conversation=conversation)
         _, upto_seq = await decided(services, drop)
+    holds.set()
     services.forget_in_workers()
     groups = await services.log.forgetter.forget(TargetConversation(conversation, upto_seq))
     if groups == 0 and not is_there:

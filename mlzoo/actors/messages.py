@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import trio
 
 from mlzoo.events.commands import Command, Submit
 from mlzoo.events.facts import History
@@ -21,11 +22,13 @@ class Order:
     """A command to be decided, with the text that belongs to it.
 
     ``story`` is the traceback of a fault of ours, for the process's own log; it is neither recorded nor told to hosts.
+    ``decided`` is set once it has been, for who cannot go on before.
     """
 
     command: Command
     text: Any = None
     story: str = ""
+    decided: trio.Event | None = None
 
 
 EngineMessage = Order

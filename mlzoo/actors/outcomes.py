@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 if TYPE_CHECKING:
+    import trio
+
     from mlzoo.actors.messages import Order
 
 
@@ -26,10 +28,11 @@ class Answer:
 
 @attrs.frozen
 class Later:
-    """The handler has it after a while, without the engine."""
+    """The handler has it after a while. Of one that changes what a name means, ``holds`` is set once that holds."""
 
     find: Callable[[], Awaitable[Any]]
     recorded: bool = True
+    holds: trio.Event | None = None
 
 
 @attrs.frozen

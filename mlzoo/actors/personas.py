@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import orjson
+import trio
 
 from mlzoo import errors
 from mlzoo.actors.asking import decided, folded
@@ -116,11 +117,14 @@ def put(services: Services, request: str, caller: Caller, params: PersonasPutPar
 
 def delete(services: Services, name: str) -> Later:
     """Return what becomes of ``personas.delete``."""
-    return Later(partial(_delete, services, name))
+    holds = trio.Event()
+    return Later(partial(_delete, services, name, holds), holds=holds)
 
 
-async def _delete(services: Services, name: str) -> JsonObject:
+async def _delete(services: Services, name: str, holds: trio.Event) -> JsonObject:
     """Forget what hosts said of a persona, and return the answer once nothing is left of it.
+
+    ``holds`` is set as soon as no host has described it any more.
 
     Raises:
         NotFound: no host has described it.
@@ -133,6 +137,7 @@ async def _delete(services: Services, name: str) -> JsonObject:
     if is_there:
         drop = DropPersona(request=services.world.ids.new("req"), persona=name)
         _, upto_seq = await decided(services, drop)
+    holds.set()
     groups = await services.log.forgetter.forget(TargetPersona(name, upto_seq))
     if groups == 0 and not is_there:
         configured = name in services.config.personas

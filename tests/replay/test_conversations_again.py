@@ -1,0 +1,28 @@
+"""Sessions with personas and conversations, run again by the sidecar's own code."""
+
+import trio
+from running_again import run_again
+from test_conversations import get, turn
+from test_personas import PIRATE
+from test_pipelined_names import chat, results
+
+
+async def test_what_was_said_of_names_in_one_piece_of_input_holds_again(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        await turn(sidecar, "one")
+        place = (await get(sidecar))["messages"][-1]["log_seq"]
+        await results(
+            sidecar,
+            ("personas.put", PIRATE),
+            chat("ahoy", persona="pirate", conversation="ship"),
+            ("conversations.fork", {"conversation": "talk", "at": place, "into": "side"}),
+            chat("two", conversation="side"),
+            ("personas.put", {"name": "pirate", "system": "whisper"}),
+            chat("psst", persona="pirate"),
+            ("personas.get", {"name": "pirate"}),
+        )
+        await trio.sleep(0.01)
+        await get(sidecar, "side")
+        await sidecar.host.call("conversations.list")
+    found = run_again(recorded(), lives.config())
+    assert found.holds, "\n".join(found.told())
