@@ -82,11 +82,15 @@ class Engine:
         try:
             self._resume()
             while True:
-                orders: list[Order] = []
-                with trio.move_on_at(self._next_strike_s()):
+                orders: list[Order] | None = None
+                strike_s = self._next_strike_s()
+                if strike_s == math.inf:
                     orders = await inbox.receive_batch(BATCH)
-                    if not orders:
-                        return
+                else:
+                    with trio.move_on_at(strike_s):
+                        orders = await inbox.receive_batch(BATCH)
+                if orders == []:
+                    return
                 self._carry_out(orders or [Order(cmd.Strike())])
         except StorageFailed:
             # That is final: nothing can be decided any more, and trying again would not help. ``app`` has heard of it.

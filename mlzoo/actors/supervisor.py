@@ -161,8 +161,12 @@ class Supervisor:
                     if not ready and all(child.was_ready or child.over for child in self._children):
                         ready = True
                         on_ready()
-                with trio.move_on_at(self._next_due(now)):
-                    await self._changed.wait()
+                due = self._next_due(now)
+                if due == math.inf:
+                    await self._changed.wait()  # Mostly: a deadline that never comes need not be set.
+                else:
+                    with trio.move_on_at(due):
+                        await self._changed.wait()
                 self._changed = trio.Event()
         if self._exceeded is not None:
             raise self._exceeded

@@ -44,7 +44,8 @@ class _Compared:
         return hash(tuple(self._values().values()))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._values().items())})"
+        fields = [f"{name}={getattr(self, name)!r}" for name in type(self).__annotations__]
+        return f"{type(self).__name__}({', '.join(fields)})"
 
     def _values(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in type(self).__annotations__}

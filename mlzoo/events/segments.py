@@ -121,6 +121,7 @@ class Segments:
             if f".{suffix}" == SUFFIX and stem.isdigit():
                 self.sizes[int(stem)] = size_bytes
         self._marks: dict[int, list[tuple[int, int]]] = {}
+        self._paths: dict[int, Path] = {}
 
     @property
     def firsts(self) -> list[int]:
@@ -129,7 +130,10 @@ class Segments:
 
     def path(self, first: int) -> Path:
         """Return the path of a segment."""
-        return self.directory / f"{first:020d}{SUFFIX}"
+        found = self._paths.get(first)
+        if found is None:
+            found = self._paths[first] = self.directory / f"{first:020d}{SUFFIX}"
+        return found
 
     def size_bytes(self) -> int:
         """Return the size of all segments."""
@@ -150,6 +154,7 @@ class Segments:
         """Leave out a segment, whose file is removed by the caller."""
         self.sizes.pop(first, None)
         self._marks.pop(first, None)
+        self._paths.pop(first, None)
 
     def mark(self, first: int, seq: int, offset: int) -> None:
         """Note that the group of seq starts at offset of a segment that is being written; few of them are kept."""

@@ -17,7 +17,6 @@ from mlzoo.simulation.disk import Inode, cut_short, reordered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import PurePath
     from random import Random
 
     from mlzoo.simulation.byte_disk import Image
@@ -41,7 +40,7 @@ class FileThen:
     surely: bool
 
 
-def files_of(disk: SimulatedDisk, directory: PurePath) -> tuple[FileThen, ...]:
+def files_of(disk: SimulatedDisk, directory: str) -> tuple[FileThen, ...]:
     """Return the files of a directory as a crash finds them now."""
     names = disk.files.get(directory, {})
     durable = disk.durable_files.get(directory, {})

@@ -11,8 +11,8 @@ gone for good, though it still reads well), and be slow. Knows nothing of what t
 from __future__ import annotations
 
 import errno
+import os
 from functools import partial
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -22,7 +22,7 @@ from mlzoo.world import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from pathlib import Path, PurePath
     from random import Random
 
     from mlzoo.world import AppendFile
@@ -102,7 +102,7 @@ class SimulatedFile:
 class SimulatedLock:
     """A lock that is held until it is released, or its disk crashes."""
 
-    def __init__(self, held: set[PurePath], path: PurePath) -> None:
+    def __init__(self, held: set[str], path: str) -> None:
         self._held = held
         self._path = path
 
@@ -119,9 +119,9 @@ class SimulatedDisk:
         self.on_step: Callable[[Step], None] | None = None
         self.writes = 0
         self.syncs = 0
-        self.files: dict[PurePath, dict[str, Inode]] = {}  # by directory and name, as processes see them
-        self.durable_files: dict[PurePath, dict[str, Inode]] = {}  # the same as a crash would surely leave it
-        self._locks: set[PurePath] = set()
+        self.files: dict[str, dict[str, Inode]] = {}  # by directory and name, as processes see them
+        self.durable_files: dict[str, dict[str, Inode]] = {}  # the same as a crash would surely leave it
+        self._locks: set[str] = set()
         self._patience = Patience()
         self.bound = self._patience.bound
 
@@ -130,28 +130,31 @@ class SimulatedDisk:
     async def make_dir(self, path: Path) -> None:
         """Create path and its parents, durable."""
         await trio.lowlevel.checkpoint()
-        for made in (path, *path.parents):
+        for made in map(str, (path, *path.parents)):
             self.files.setdefault(made, {})
             self.durable_files.setdefault(made, {})
 
     def sizes(self, path: Path) -> dict[str, int]:
         """Return the sizes of the files in a directory by sorted name."""
-        return {name: len(file.data) for name, file in sorted(self.files.get(path, {}).items())}
+        return {name: len(file.data) for name, file in sorted(self.files.get(str(path), {}).items())}
 
     def names(self, path: Path) -> list[str]:
         """Return the sorted names in a directory, of directories too."""
-        inner = {made.name for made in self.files if made.parent == path and made != made.parent}
-        return sorted(inner | set(self.files.get(path, {})))
+        directory = str(path)
+        start = directory.rstrip(os.sep) + os.sep
+        inner = {made[len(start) :].split(os.sep, 1)[0] for made in self.files if made.startswith(start)} - {""}
+        return sorted(inner.union(self.files.get(directory, ())))
 
     def open_append(self, path: Path) -> SimulatedFile:
         """Open for appending, creating it."""
-        names = self.files.get(path.parent)
+        directory, name = _place(path)
+        names = self.files.get(directory)
         if names is None:
-            raise FileNotFoundError(errno.ENOENT, "no such directory", str(path.parent))
-        if path.name not in names:
-            names[path.name] = Inode()
+            raise FileNotFoundError(errno.ENOENT, "no such directory", directory)
+        if name not in names:
+            names[name] = Inode()
             self._step("create")
-        return SimulatedFile(self, names[path.name])
+        return SimulatedFile(self, names[name])
 
     async def sync(self, file: AppendFile) -> None:
         """Make what was written before this call durable, or fail and lose it."""
@@ -171,7 +174,7 @@ class SimulatedDisk:
     async def sync_dir(self, path: Path) -> None:
         """Make the names in a directory durable."""
         await trio.lowlevel.checkpoint()
-        self.durable_files[path] = dict(self.files[path])
+        self.durable_files[str(path)] = dict(self.files[str(path)])
         self._step("sync_dir")
 
     async def _wait(self, seconds: float) -> None:
@@ -199,7 +202,8 @@ class SimulatedDisk:
         On a full disk what fits of the temporary file is there until it is removed again.
         """
         await self._wait(self.faults.replace_s)
-        names, temporary = self.files[path.parent], path.name + TEMPORARY
+        directory, name = _place(path)
+        names, temporary = self.files[directory], name + TEMPORARY
         file = names[temporary] = Inode()
         fits = min(len(data), self.free_bytes(path))
         file.data, file.pending = bytearray(data[:fits]), [(0, fits)]
@@ -208,22 +212,23 @@ class SimulatedDisk:
             self.remove(path.with_name(temporary))
             raise OSError(errno.ENOSPC, "no space left")
         file.settle(data)
-        names[path.name] = names.pop(temporary)
+        names[name] = names.pop(temporary)
         self._step("replace")
-        self.durable_files[path.parent] = dict(names)
+        self.durable_files[directory] = dict(names)
         self._step("sync_dir")
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there; durable only after sync_dir."""
-        if self.files.get(path.parent, {}).pop(path.name, None) is not None:
+        directory, name = _place(path)
+        if self.files.get(directory, {}).pop(name, None) is not None:
             self._step("remove")
 
     def lock(self, path: Path) -> SimulatedLock | None:
         """Take the lock at path, or return None where it is held."""
-        if PurePath(path) in self._locks:
+        if str(path) in self._locks:
             return None
-        self._locks.add(PurePath(path))
-        return SimulatedLock(self._locks, PurePath(path))
+        self._locks.add(str(path))
+        return SimulatedLock(self._locks, str(path))
 
     def free_bytes(self, path: Path) -> int:  # noqa: ARG002 - one disk has one size
         """Return what may still be written."""
@@ -255,10 +260,10 @@ class SimulatedDisk:
 
     def put(self, path: str, data: bytes) -> None:
         """Have a file there, whole and durable."""
-        file, place = Inode(), PurePath(path)
+        file, (directory, name) = Inode(), _place(path)
         file.settle(data)
-        self.files.setdefault(place.parent, {})[place.name] = file
-        self.durable_files.setdefault(place.parent, {})[place.name] = file
+        self.files.setdefault(directory, {})[name] = file
+        self.durable_files.setdefault(directory, {})[name] = file
 
     def corrupt(self, path: Path, offset: int) -> None:
         """Flip one bit of what is durable: the disk's own fault, not that of a crash."""
@@ -307,8 +312,9 @@ class SimulatedDisk:
         return made
 
     def _file(self, path: Path) -> Inode:
+        directory, name = _place(path)
         try:
-            return self.files[path.parent][path.name]
+            return self.files[directory][name]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
 
@@ -319,6 +325,12 @@ class SimulatedDisk:
     def _step(self, step: Step) -> None:
         if self.on_step is not None:
             self.on_step(step)
+
+
+def _place(path: PurePath | str) -> tuple[str, str]:
+    """Return the directory and the name of a file: as text, which is found in a dictionary sooner than a path is."""
+    directory, _, name = str(path).replace("/", os.sep).rpartition(os.sep)
+    return directory or os.sep, name
 
 
 def _after(file: Inode, random: Random, outcome: Outcome) -> bytes:

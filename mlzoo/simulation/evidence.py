@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
@@ -17,6 +16,7 @@ import orjson
 
 from mlzoo.core.state import State
 from mlzoo.events import types as ev
+from mlzoo.events.codec import CODEC
 from mlzoo.events.records import is_gone
 from mlzoo.simulation.disk import Inode, SimulatedDisk
 from mlzoo.simulation.histories import GROUPS, LOG
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 JsonObject = dict[str, Any]
-KEYS = PurePath(LOG / "keys")
+KEYS = str(LOG / "keys")
 TRANSIENT = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TRANSIENT", False)}
 TERMINAL = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TERMINAL", False)}
 
@@ -163,10 +163,33 @@ class Evidence:
     build: int = 0  # of the workers: another one computes other bits
     began_on: dict[str, int] = attrs.field(factory=dict)  # request -> the build that computed its first words
     trace: Any = attrs.field(factory=lambda: hashlib.blake2b(digest_size=8))
+    folded: tuple[list[bytes], State] = attrs.field(factory=lambda: ([], State()))  # lines, and where they lead
+    _parsed: dict[bytes, JsonObject] = attrs.field(factory=dict)
+    _decoded: dict[bytes, Any] = attrs.field(factory=dict)
 
     def note(self, *parts: object) -> None:
         """Add to the trace, by which two tellings of a story are compared."""
-        self.trace.update(repr(parts).encode())
+        for part in parts:
+            self.trace.update(part if isinstance(part, bytes) else repr(part).encode())
+
+    def parsed(self, line: bytes) -> JsonObject:
+        """Return what a line says. Most are met in several lives, and equal bytes say the same; nobody may change it.
+
+        Raises:
+            orjson.JSONDecodeError: it is no JSON.
+        """
+        found = self._parsed.get(line)
+        if found is None:
+            found = self._parsed[line] = orjson.loads(line)
+        return found
+
+    def event(self, record: Record) -> Any:
+        """Return the event of a record, of which each is decoded once as well."""
+        found = self._decoded.get(record.line)
+        if found is None:
+            data = record.data
+            found = self._decoded[record.line] = CODEC.decode(data["type"], data["version"], data["data"])
+        return found
 
     def say(self, words: str, call: str | int, *, ephemeral: bool) -> None:
         """Note that a host says words, which may be on the disk again from now on."""

@@ -7,7 +7,7 @@ hosts and workers.
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -28,7 +28,7 @@ from mlzoo.simulation.disk import DiskFaults, SimulatedDisk
 from mlzoo.simulation.world import simulated_world
 
 LOG = Path("/log")
-GROUPS, ASIDES = PurePath(LOG / "segments"), PurePath(LOG / "asides")
+GROUPS, ASIDES = str(LOG / "segments"), str(LOG / "asides")
 GIB = 1 << 30
 _BOUNDS = cmd.Bounds(max_queued=8, max_running=4, queued_bytes=10_000, drain_ms=1000)
 _MODEL = cmd.ModelFacts(name="toy", kind="chat", memory_bytes=100, slots=4)
@@ -93,7 +93,7 @@ async def _live(seed: str, disk: SimulatedDisk) -> History:
     moments: list[Moment] = []
 
     def note(step: str) -> None:
-        end = disk.files[PurePath(LOG)].get(closed.FILE)
+        end = disk.files[str(LOG)].get(closed.FILE)
         said = bytes(end.data) if end is not None else None
         moments.append(Moment(step, files_of(disk, GROUPS), files_of(disk, ASIDES), log.synced, said))
 

@@ -25,7 +25,9 @@ class MemoryWorker:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.status: int | None = None
-        self._say, self._said = trio.open_memory_channel[bytes](math.inf)
+        said: tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]]
+        said = trio.open_memory_channel(math.inf)
+        self._say, self._said = said
         self._lines = LineReader(1 << 30)
         self._ended = trio.Event()
 

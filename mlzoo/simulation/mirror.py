@@ -15,7 +15,6 @@ from mlzoo.simulation.histories import ASIDES, GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import PurePath
 
     from mlzoo.simulation.disk import Inode, SimulatedDisk
     from mlzoo.simulation.evidence import Evidence, JsonObject, Log, Request
@@ -34,12 +33,13 @@ class Mirror:
         self._evidence = evidence
         self._offsets: dict[int, int] = {}
         self._inodes: list[Inode] = []  # whose identity the offsets go by
-        self._names: dict[tuple[PurePath, str], Inode] = {}
+        self._names: dict[tuple[str, str], Inode] = {}
 
     def kept(self, *, power: bool) -> list[bytes]:
         """Return the lines of records that a crash now must leave: those of groups that are there as a whole."""
         oldest = self._oldest()  # What a header calls dropped may go at any time.
-        there = [r for r in self._evidence.log.groups if r.data["log_seq"] >= oldest and r.is_named(self._disk)]
+        named = list(self._disk.files.get(GROUPS, {}).values())
+        there = [r for r in self._evidence.log.groups if r.data["log_seq"] >= oldest and r.inode in named]
         records = [r for r in there if not power or r.is_durable(self._disk)]
         while records and records[-1].data["log_seq"] != sum(records[-1].data["group"]) - 1:
             records.pop()
@@ -86,21 +86,21 @@ class Mirror:
             if record is not None:
                 if record.line != line:
                     yield record.line, line
-                record.line, record.inode, record.before, record.data = line, inode, known, orjson.loads(line)
+                record.line, record.inode, record.before, record.data = line, inode, known, self._evidence.parsed(line)
 
     def _oldest(self) -> int:
         """Return the first log_seq that is kept, as the last header has it: a power cut brings back some before it."""
         names = self._disk.files.get(GROUPS, {})
         for name in sorted(names, reverse=True):
-            header, end, _ = names[name].data.partition(b"\n")
-            if end and name.endswith(".ndjson"):
+            end = names[name].data.find(b"\n")
+            if end >= 0 and name.endswith(".ndjson"):
                 try:
-                    return int(orjson.loads(header)["oldest"])
+                    return int(self._evidence.parsed(bytes(names[name].data[:end]))["oldest"])
                 except (orjson.JSONDecodeError, KeyError):
                     continue  # It was torn, or damaged.
         return 1
 
-    def _new(self, directory: PurePath) -> list[Record]:
+    def _new(self, directory: str) -> list[Record]:
         found: list[Record] = []
         names = self._disk.files.get(directory, {})
         offsets = self._offsets
@@ -126,7 +126,7 @@ class Mirror:
                 if line.startswith(b'"segment":', 36):
                     continue
                 try:
-                    found.append(Record(orjson.loads(line), line, inode, seen))
+                    found.append(Record(self._evidence.parsed(line), line, inode, seen))
                 except orjson.JSONDecodeError:
                     # Of asides, what a crash left in full segments may be anything.
                     if directory != ASIDES and not self._evidence.damaged:

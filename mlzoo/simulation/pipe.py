@@ -29,7 +29,8 @@ class Pipe:
         self.reads = True
         self.room_bytes = room_bytes
         self._on_emit = on_emit
-        self._feed, self._fed = trio.open_memory_channel[bytes](math.inf)
+        fed: tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] = trio.open_memory_channel(math.inf)
+        self._feed, self._fed = fed
         self._moved = trio.Event()
 
     # ------------------------------------------------------------------------------------------ the sidecar's end

@@ -32,7 +32,6 @@ from mlzoo.simulation.world import simulated_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import PurePath
 
     from mlzoo.core.state import State
     from mlzoo.simulation.crash_states import FileThen
@@ -75,7 +74,7 @@ def explore(seed: int, *, enough: int = 1000) -> Count:
 class _Checker:
     """Checks the crash states of one directory of one history."""
 
-    def __init__(self, history: History, directory: PurePath, count: Count, *, strict: bool) -> None:
+    def __init__(self, history: History, directory: str, count: Count, *, strict: bool) -> None:
         self._history = history
         self._directory = Path(directory)
         self._count = count

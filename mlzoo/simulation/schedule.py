@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import gc
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 from trio.testing import MockClock
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, MutableSequence, Sequence
 
 _RUN: Any = trio._core._run  # noqa: SLF001 - trio has no public name for it
 assert _RUN._ALLOW_DETERMINISTIC_SCHEDULING in {True, False}, "trio names its switch for repeatable order otherwise now"  # noqa: SLF001
@@ -31,17 +33,31 @@ class Deadlock(AssertionError):
     """The fault of what was run: it waits for something that nothing will ever bring about, or goes round for ever."""
 
 
-class _Turns(trio.abc.Instrument):
-    """Ends a run that never comes to rest, as the virtual clock then stands still and no deadline ever passes."""
+class _Order(Random):
+    """What trio draws the order of ready tasks from, once in each turn of the scheduler.
 
-    def __init__(self, turns: int) -> None:
+    Ends a run that never comes to rest, as the virtual clock then stands still and no deadline ever passes.
+    """
+
+    def __init__(self, seed: str, turns: int) -> None:
+        super().__init__(seed)
         self.left = turns
         self.scope = trio.CancelScope()
 
-    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - each is a turn
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        """Shuffle the tasks of a turn; one alone has no order, and nothing is drawn for it."""
         self.left -= 1
         if self.left < 0:
             self.scope.cancel()
+        if len(x) > 1:
+            super().shuffle(x)
+
+
+def _standing_clock() -> MockClock:
+    """Return a clock that moves by its jumps alone: the real one need not be looked at to know its time."""
+    clock: Any = MockClock(autojump_threshold=0)
+    clock.current_time = lambda: clock._virtual_base  # noqa: SLF001 - it lets nobody derive from it
+    return cast("MockClock", clock)
 
 
 def run(
@@ -57,26 +73,34 @@ def run(
     Raises:
         Deadlock: it did not end within the watchdog's time, or in so many turns.
     """
-    with _deterministic(seed), _threads_run_inline():
-        clock = MockClock(autojump_threshold=0)
-        counted = _Turns(turns)
-        bound = (counted, watchdog_s)
-        return trio.run(_watched, function, args, *bound, clock=clock, instruments=(counted, *instruments))
+    order = _Order(f"{seed} order", turns)
+    with _deterministic(order), _threads_run_inline():
+        main = partial(_watched, function, args, order.scope, watchdog_s, is_watched_closely=bool(instruments))
+        return trio.run(main, clock=_standing_clock(), instruments=instruments)
 
 
-async def _watched(function: Callable[..., Awaitable[T]], args: tuple[Any, ...], turns: _Turns, watchdog_s: float) -> T:
+async def _watched(
+    function: Callable[..., Awaitable[T]],
+    args: tuple[Any, ...],
+    scope: trio.CancelScope,
+    watchdog_s: float,
+    *,
+    is_watched_closely: bool,
+) -> T:
     """Without a deadline somewhere the clock could not jump, and a deadlock would hang instead of failing."""
-    with turns.scope:
-        turns.scope.deadline = trio.current_time() + watchdog_s
+    if not is_watched_closely:
+        # Trio asks four times in each step whether anybody watches it, which a plain dictionary denies in no time.
+        _RUN.GLOBAL_RUN_CONTEXT.runner.instruments = {}
+    with scope:
+        scope.deadline = trio.current_time() + watchdog_s
         return await function(*args)
     raise Deadlock(f"not done after {watchdog_s:.0f} s of virtual time, or too many turns")
 
 
 @contextmanager
-def _deterministic(seed: int | str) -> Iterator[None]:
-    allowed, drawn = _RUN._ALLOW_DETERMINISTIC_SCHEDULING, _RUN._r.getstate()  # noqa: SLF001
-    _RUN._ALLOW_DETERMINISTIC_SCHEDULING = True  # noqa: SLF001
-    _RUN._r.seed(f"{seed} order")  # noqa: SLF001
+def _deterministic(order: _Order) -> Iterator[None]:
+    allowed, drawn = _RUN._ALLOW_DETERMINISTIC_SCHEDULING, _RUN._r  # noqa: SLF001
+    _RUN._ALLOW_DETERMINISTIC_SCHEDULING, _RUN._r = True, order  # noqa: SLF001
     collects = gc.isenabled()
     gc.disable()  # When it strikes depends on what else the process has done, and finalizers may run then.
     try:
@@ -84,8 +108,7 @@ def _deterministic(seed: int | str) -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-        _RUN._ALLOW_DETERMINISTIC_SCHEDULING = allowed  # noqa: SLF001
-        _RUN._r.setstate(drawn)  # noqa: SLF001
+        _RUN._ALLOW_DETERMINISTIC_SCHEDULING, _RUN._r = allowed, drawn  # noqa: SLF001
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from mlzoo.actors.ledger import recover
 from mlzoo.core.apply import Folding
 from mlzoo.core.state import State
 from mlzoo.errors import LogUnusable
-from mlzoo.events.codec import CODEC
 from mlzoo.events.log import Log
 from mlzoo.simulation import invariants, schedule
 from mlzoo.simulation.byte_disk import ByteDisk, at_once
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlzoo.simulation.byte_disk import Image
-    from mlzoo.simulation.evidence import Record
     from mlzoo.simulation.plans import LifePlan
 
 
@@ -126,7 +124,7 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
         for path, data in settled:
             recovered.put(path, data)
         Mirror(recovered, evidence).read_all()
-        whole = _folded_whole(evidence.log.groups) if oldest_seq == 1 else None
+        whole = _folded_whole(evidence) if oldest_seq == 1 else None
     except LogUnusable as error:
         faults = (f"a crash alone made the log unusable: {error.message}",)
     except orjson.JSONDecodeError as error:
@@ -146,14 +144,19 @@ def _opened(disk: ByteDisk, evidence: Evidence) -> Log:
     return at_once(Log.open(LOG, world, config_of(evidence.durability).log, version="0"))
 
 
-def _folded_whole(records: list[Record]) -> State:
-    """Return the state that all records lead to, as they were read without the log's own code."""
-    folding = Folding(State())
-    for record in records:
-        data = record.data
-        if data["kind"] == "event":
-            event = CODEC.decode(data["type"], data["version"], data["data"])
-            folding.take(event, data["log_seq"], data["at_ms"])
+def _folded_whole(evidence: Evidence) -> State:
+    """Return the state that all records lead to, as they were read without the log's own code.
+
+    What was folded before, byte for byte, leads where it led then: the fold goes on from there.
+    """
+    records, (lines, state) = evidence.log.groups, evidence.folded
+    if [record.line for record in records[: len(lines)]] != lines:
+        lines, state = [], State()
+    folding = Folding(state)
+    for record in records[len(lines) :]:
+        if record.data["kind"] == "event":
+            folding.take(evidence.event(record), record.data["log_seq"], record.data["at_ms"])
+    evidence.folded = [record.line for record in records], folding.state
     return folding.state
 
 

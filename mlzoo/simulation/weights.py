@@ -7,6 +7,7 @@ as long as stories are told.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,15 +25,20 @@ class SimulatedStore(Store):
 
     def find(self, entry: ModelEntry) -> Installed | None:
         """Return what is installed for an entry."""
-        return Installed(
-            name=entry.name,
-            path=self.root / entry.name,
-            digest="d" * 64,
-            source=entry.source,
-            source_sha256="0" * 64,
-            size_bytes=10,
-            converted_by=None,
-        )
+        return _installed(self.root, entry.name, entry.source)
+
+
+@cache
+def _installed(root: Path, name: str, source: str) -> Installed:
+    return Installed(
+        name=name,
+        path=root / name,
+        digest="d" * 64,
+        source=source,
+        source_sha256="0" * 64,
+        size_bytes=10,
+        converted_by=None,
+    )
 
 
 @contextmanager

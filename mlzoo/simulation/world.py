@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from random import Random
 
 import trio
@@ -32,10 +33,14 @@ class SimulatedClock:
 
 
 class SimulatedIds:
-    """Ids from a seed."""
+    """Ids from a seed. Its generator is made for the first one, as half of what a life costs to set up is such."""
 
-    def __init__(self, random: Random) -> None:
-        self._random = random
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+
+    @cached_property
+    def _random(self) -> Random:
+        return Random(self._seed)
 
     def new(self, prefix: str) -> str:
         """Return prefix and 80 bits of the seed's."""
@@ -43,10 +48,14 @@ class SimulatedIds:
 
 
 class SimulatedSeeds:
-    """Sampling seeds from a seed."""
+    """Sampling seeds from a seed; see above."""
 
-    def __init__(self, random: Random) -> None:
-        self._random = random
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+
+    @cached_property
+    def _random(self) -> Random:
+        return Random(self._seed)
 
     def new(self) -> int:
         """Return 53 bits of the seed's."""
@@ -57,8 +66,8 @@ def simulated_world(seed: int, disk: SimulatedDisk | None = None) -> World:
     """Return a world that a seed decides; the disk may be one that an earlier life left behind."""
     return World(
         clock=SimulatedClock(),
-        ids=SimulatedIds(Random(f"{seed} ids")),
-        seeds=SimulatedSeeds(Random(f"{seed} seeds")),
+        ids=SimulatedIds(f"{seed} ids"),
+        seeds=SimulatedSeeds(f"{seed} seeds"),
         disk=disk if disk is not None else SimulatedDisk(),
         pid=1,
     )

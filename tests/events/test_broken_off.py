@@ -42,9 +42,9 @@ async def test_that_expired_copies_have_gone_is_synced_by_the_next_one_where_a_s
     await answers.put([sealed(KeptAnswer(request="req-1", accepted_seq=1, ended_at_ms=1, pieces=[], result="x"))])
     answers.expire(5)
     await break_off(disk, answers.sync_removed)
-    assert disk.durable_files[directory], "a power cut would bring it back"
+    assert disk.durable_files[str(directory)], "a power cut would bring it back"
     await answers.sync_removed()
-    assert disk.durable_files[directory] == {}
+    assert disk.durable_files[str(directory)] == {}
 
 
 async def test_that_large_values_have_gone_is_synced_by_the_next_one_where_a_sync_was_broken_off():
@@ -53,9 +53,9 @@ async def test_that_large_values_have_gone_is_synced_by_the_next_one_where_a_syn
     path = blobs.path(name := await blobs.put(b"vectors"))
     blobs.remove(name)
     await break_off(disk, blobs.sync_removed)
-    assert disk.durable_files[path.parent], "a power cut would bring it back"
+    assert disk.durable_files[str(path.parent)], "a power cut would bring it back"
     await blobs.sync_removed()
-    assert disk.durable_files[path.parent] == {}
+    assert disk.durable_files[str(path.parent)] == {}
 
 
 async def test_a_large_value_that_goes_while_the_removal_of_another_is_synced_is_synced_as_well():
@@ -72,7 +72,7 @@ async def test_a_large_value_that_goes_while_the_removal_of_another_is_synced_is
     disk.sync_dir = synced_and_then
     blobs.remove(names[0])
     await blobs.sync_removed()
-    assert disk.durable_files[blobs.path(names[0]).parent] == {}, "a power cut would bring it back"
+    assert disk.durable_files[str(blobs.path(names[0]).parent)] == {}, "a power cut would bring it back"
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC])
@@ -98,7 +98,7 @@ async def test_a_torn_segment_that_cannot_be_put_in_place_anew_is_cut_where_it_l
     assert refused == [whole]
     assert again.repaired != ()
     assert read_all(again) == [group]
-    assert disk.read(path) == disk.files[path.parent][name].durable == whole
+    assert disk.read(path) == disk.files[str(path.parent)][name].durable == whole
     await again.close()
 
 

@@ -125,7 +125,7 @@ async def test_a_damaged_run_makes_the_index_say_so_instead_of_calling_a_key_fre
     for at in (0, WIDTH_BYTES + 70, -40):
         disk = SimulatedDisk()
         await filed(disk, 2, each=3)
-        inode = disk.files[DIRECTORY]["0000000001-0000000001.keys"]
+        inode = disk.files[str(DIRECTORY)]["0000000001-0000000001.keys"]
         inode.data[at] ^= 1
         index = opened(disk)
         assert index.verify() != []
@@ -164,7 +164,7 @@ async def test_a_verification_sees_a_damaged_run_and_changes_nothing():
     await log.close()
     await filed(disk, FAN_IN + 1)
     assert story.verify(simulated_world(2, disk), DIRECTORY.parent).faults == ()
-    disk.files[DIRECTORY]["0000000001-0000000008.keys"].data[WIDTH_BYTES + 9] ^= 1
+    disk.files[str(DIRECTORY)]["0000000001-0000000008.keys"].data[WIDTH_BYTES + 9] ^= 1
     names = disk.names(DIRECTORY)
     [fault] = story.verify(simulated_world(2, disk), DIRECTORY.parent).faults
     assert "keys/0000000001-0000000008.keys" in fault

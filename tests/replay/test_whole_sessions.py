@@ -253,7 +253,7 @@ def segmented(lives, tmp_path, autojump_clock):
                 worker.generate(request, *(f"{number:0200}" for number in range(150)))
                 await sidecar.host.response(chat)
         for directory, files in lives.disk.files.items():
-            real = tmp_path / "real" / directory.relative_to("/")
+            real = tmp_path / "real" / directory.lstrip("/")
             real.mkdir(parents=True, exist_ok=True)
             for name, file in files.items():
                 (real / name).write_bytes(bytes(file.data))

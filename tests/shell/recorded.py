@@ -1,7 +1,6 @@
 """What the log of a simulated disk holds in the very moment in which a sidecar speaks, and what must hold of it."""
 
 from functools import cache
-from pathlib import PurePath
 from typing import get_args
 
 import orjson
@@ -19,7 +18,7 @@ UNRECORDABLE = {1014, 1015}  # what the log itself cannot take
 
 def records(disk, directory, *, durable):
     """Return the whole records that were written, or that are durable, in order."""
-    files = (disk.durable_files if durable else disk.files).get(PurePath(directory), {})
+    files = (disk.durable_files if durable else disk.files).get(str(directory), {})
     lines = []
     for name in sorted(name for name in files if name.endswith(".ndjson")):  # What was cut lies beside them.
         data = files[name].durable if durable else bytes(files[name].data)

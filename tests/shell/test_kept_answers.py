@@ -131,7 +131,7 @@ async def test_what_was_forgotten_is_not_brought_back_by_a_power_cut(small, auto
         for key in ("e", "k"):
             await sidecar.host.call("forget", {"key": key})
         disk = small.disk
-        kept = {path: set(names) for path, names in disk.files.items() if path != LOG / "asides"}
+        kept = {path: set(names) for path, names in disk.files.items() if path != str(LOG / "asides")}
         assert {path: set(names) for path, names in disk.durable_files.items() if path in kept} == kept
         assert not any(name.endswith(".bin") for names in disk.durable_files.values() for name in names)
         await sidecar.leave()

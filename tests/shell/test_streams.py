@@ -97,7 +97,7 @@ async def test_embeddings_that_come_after_a_cancel_leave_nothing_on_the_disk(liv
         await sidecar.host.call("cancel", {"request": embed})
         worker.say(frames.Embedded(request=request, vectors="[[0.0,0.0]]", count=1, dimensions=2, prompt_tokens=1))
         await trio.testing.wait_all_tasks_blocked()
-        assert [name for name in sidecar.disk.files if "blobs" in name.parts and sidecar.disk.files[name]] == []
+        assert [name for name in sidecar.disk.files if "/blobs" in name and sidecar.disk.files[name]] == []
 
 
 async def test_cancelling_what_is_unknown_or_over_is_no_error(lives, autojump_clock):

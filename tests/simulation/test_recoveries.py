@@ -54,26 +54,26 @@ def test_the_same_seed_explores_the_same():
 
 def test_what_was_synced_is_in_every_crash_state_and_what_was_not_in_some():
     disk, home = SimulatedDisk(), PurePath("/d")
-    disk.files[home], disk.durable_files[home] = {}, {}
+    disk.files[str(home)], disk.durable_files[str(home)] = {}, {}
     file = disk.open_append(home / "a")
     file.write(b"sure")
     file.file.settle(b"sure")
-    disk.durable_files[home] = dict(disk.files[home])
+    disk.durable_files[str(home)] = dict(disk.files[str(home)])
     file.write(b"1234")
     file.write(b"5678")
-    images = {dict(image)["/d/a"] for image in crash_states(files_of(disk, home), Random(1))}
+    images = {dict(image)["/d/a"] for image in crash_states(files_of(disk, str(home)), Random(1))}
     assert all(data.startswith(b"sure") for data in images)
     assert {b"sure", b"sure12345678", b"sure1234", b"sure\0\0\0\x005678", b"sure1"} <= images
 
 
 def test_a_name_that_was_not_synced_may_be_missing_and_a_removed_one_come_back():
     disk, home = SimulatedDisk(), PurePath("/d")
-    disk.files[home], disk.durable_files[home] = {}, {}
+    disk.files[str(home)], disk.durable_files[str(home)] = {}, {}
     disk.open_append(home / "gone")
-    disk.durable_files[home] = dict(disk.files[home])
+    disk.durable_files[str(home)] = dict(disk.files[str(home)])
     disk.remove(home / "gone")
     disk.open_append(home / "new")
-    names = {tuple(path for path, _ in image) for image in crash_states(files_of(disk, home), Random(1))}
+    names = {tuple(path for path, _ in image) for image in crash_states(files_of(disk, str(home)), Random(1))}
     assert names == {(), ("/d/gone",), ("/d/new",), ("/d/gone", "/d/new")}
 
 
