@@ -19,9 +19,9 @@ Messages = tuple[dict[str, Any], ...]
 
 @attrs.frozen(kw_only=True)
 class Truncation:
-    """What becomes of a history that is too long: its oldest turns go (as few as must, or all but some), or nothing."""
+    """What becomes of a history that is too long: its oldest turns go (some, all but some, into a summary), or none."""
 
-    policy: Literal["drop_oldest", "keep_last", "none"] = "none"
+    policy: Literal["drop_oldest", "keep_last", "none", "summarise"] = "none"
     keep_last: int = 0  # turns
 
 
@@ -99,6 +99,11 @@ class Generate:
     leading: int = 0  # messages that stand before the history of a conversation
     turns: tuple[int, ...] = ()  # of how many messages each turn of that history is, oldest first
     truncation: Truncation = Truncation()
+    summary: int = 0  # messages that a summary of earlier turns is; they are the last of those that lead
+    left_out: int = 0  # turns for which it does not stand, though they were before its end
+    asks: str = ""  # for a summary; this and the next two where there may be one
+    numbers: tuple[int, ...] = ()  # of the conversation's turns up to and with each of turns
+    names: tuple[str, ...] = ()  # of the requests that these turns were
     cut: int = 0  # turns that were left out when it began
     resume: Resumption | None = None  # None: it begins
     tokens: tuple[int, ...] = ()
@@ -262,6 +267,16 @@ class ToolCallDelta:
 
 
 @attrs.frozen(kw_only=True)
+class Summary:
+    """What a model says in short of a conversation's oldest turns, which are too long for its context."""
+
+    text: str
+    turns: int  # from the conversation's beginning
+    left_out: int = 0  # of those; they did not fit even for this
+    of: tuple[str, ...] = ()  # the requests whose turns were read for it, beside the summary before
+
+
+@attrs.frozen(kw_only=True)
 class Row:
     """What a token brought to a request.
 
@@ -280,6 +295,7 @@ class Row:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     reasoning: str = ""
     completion_tokens: int | None = None  # of the whole request so far; None: those of its rows are counted
+    summary: Summary | None = None  # the row is this, and no piece of the answer
 
 
 @attrs.frozen(kw_only=True)

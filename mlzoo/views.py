@@ -281,6 +281,8 @@ class RequestView:
             result["conversation"] = accepted.conversation
         if event.truncated:
             result["truncated"] = {"turns": event.truncated}
+            if event.summarised:
+                result["truncated"]["summarised"] = event.summarised
         if event.degraded is not None:
             result["degraded"] = event.degraded
         if event.resumed is not None:

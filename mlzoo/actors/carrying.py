@@ -8,7 +8,7 @@ forgotten meanwhile comes back, since who forgets waits until a copy has been de
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -16,6 +16,7 @@ from mlzoo import errors
 from mlzoo.actors.asking import decided, folded
 from mlzoo.events.conversations import CarryConversation, CarryPersona
 from mlzoo.events.history import read_through
+from mlzoo.events.records import tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +77,7 @@ class Carrier:
                 return
             try:
                 turns = await read_through(services.log.reader.history.turns(history))
+                summary = await read_through(services.log.reader.history.summary(history))
                 command = CarryConversation(
                     request=services.world.ids.new("req"),
                     conversation=name,
@@ -83,8 +85,12 @@ class Carrier:
                     base_seq=history.base_seq,
                     rows=tuple(turn.facts for turn in turns),
                     size_bytes=sum(turn.size_bytes for turn in turns),
+                    summary=history.summary,
                 )
-                await decided(services, command, [turn.text for turn in turns])
+                text: list[Any] = [turn.text for turn in turns]
+                if history.summary is not None:
+                    text.append(tombstone("forgotten") if summary is None else {"summary": summary.text})
+                await decided(services, command, text)
             except (errors.LogUnusable, errors.OutOfRange) as error:
                 if name not in self._damaged:
                     self._damaged.add(name)

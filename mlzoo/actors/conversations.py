@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlzoo.api.conversations import ConversationsForkParams, ConversationsGetParams
     from mlzoo.core.state import ConversationState, State
     from mlzoo.events.commands import JsonObject
-    from mlzoo.events.history import Turns
+    from mlzoo.events.history import Summary, Turns
 
 
 async def listed(services: Services) -> JsonObject:
@@ -65,19 +65,21 @@ async def get(services: Services, params: ConversationsGetParams) -> JsonObject:
         OutOfRange: the place is after the end of the log.
     """
     await folded(services)
-    found, turns = await _read(services, params.conversation)
+    found, turns, summary = await _read(services, params.conversation)
     _refuse_ahead(services, params.at)
-    return shown(params.conversation, params.at, "" if found is None else found.persona, turns)
+    return shown(params.conversation, params.at, "" if found is None else found.persona, turns, summary)
 
 
-async def _read(services: Services, name: str) -> tuple[ConversationState | None, Turns]:
-    """Return a conversation and its turns; None and none, where its first turn is under way."""
+async def _read(services: Services, name: str) -> tuple[ConversationState | None, Turns, Summary | None]:
+    """Return a conversation, its turns and its summary; None and none, where its first turn is under way."""
     while True:
         found = _find(services.state, name)
         if found is None:
-            return None, ()
+            return None, (), None
+        history = services.log.reader.history
         try:
-            return found, await read_through(services.log.reader.history.turns(found.history))
+            turns = await read_through(history.turns(found.history))
+            return found, turns, await read_through(history.summary(found.history))
         except errors.OutOfRange:
             if services.state.conversations.get(name) is found:
                 raise
@@ -87,8 +89,11 @@ async def _read(services: Services, name: str) -> tuple[ConversationState | None
 def again(services: Services, params: ConversationsGetParams) -> JsonObject:
     """Return once more what was said in a conversation, without waiting; fails as ``get`` does."""
     found = _find(services.state, params.conversation)
-    turns = () if found is None else read_at_once(services.log.reader.history.turns(found.history))
-    return shown(params.conversation, params.at, "" if found is None else found.persona, turns)
+    if found is None:
+        return shown(params.conversation, params.at, "", ())
+    history = services.log.reader.history
+    turns, summary = read_at_once(history.turns(found.history)), read_at_once(history.summary(found.history))
+    return shown(params.conversation, params.at, found.persona, turns, summary)
 
 
 def fork(services: Services, params: ConversationsForkParams, into: str) -> Later:
@@ -108,9 +113,11 @@ async def _fork(services: Services, params: ConversationsForkParams, into: str) 
     """
     await folded(services)
     async with services.log.forgetter.lock:  # What is copied while it is forgotten would come back.
-        found, turns = await _read(services, params.conversation)
+        found, turns, summary = await _read(services, params.conversation)
         _refuse_ahead(services, params.at)
         kept = upto(turns, params.at)
+        if summary is not None and summary.ref.turns > len(kept):
+            summary = None
         command = ForkConversation(
             request=services.world.ids.new("req"),
             source=params.conversation,
@@ -118,8 +125,10 @@ async def _fork(services: Services, params: ConversationsForkParams, into: str) 
             persona="" if found is None else found.persona,
             rows=tuple(attrs.evolve(turn.facts, forked=True) for turn in kept),
             size_bytes=sum(turn.size_bytes for turn in kept),
+            summary=None if summary is None else summary.ref,
         )
-        result, _ = await decided(services, command, [turn.text for turn in kept])
+        beside = [] if summary is None else [{"summary": summary.text}]
+        result, _ = await decided(services, command, [*(turn.text for turn in kept), *beside])
         return result
 
 
@@ -139,14 +148,24 @@ def _refuse_ahead(services: Services, at: int | None) -> None:
         raise errors.OutOfRange(message, type="ahead", durable=services.log.synced)
 
 
-def shown(name: str, at: int | None, persona: str, turns: Turns) -> JsonObject:
+def shown(name: str, at: int | None, persona: str, turns: Turns, summary: Summary | None = None) -> JsonObject:
     """Return a conversation as hosts are told of it, as it was at a place; None: as it is.
+
+    Of summaries there is the latest one, so that a place before it has none.
 
     Raises:
         NotFound: it is no place of the conversation.
     """
     kept = turns if at is None else upto(turns, at)
     told: JsonObject = {"conversation": name, "messages": list(messages_of(kept))}
+    if summary is not None and (at is None or summary.ref.seq <= at):
+        told["summary"] = {
+            "content": summary.text,
+            "turns": summary.ref.turns - summary.ref.left_out,
+            "upto": turns[summary.ref.turns - 1].facts.ended_seq,
+            "log_seq": summary.ref.seq,
+            "request": summary.ref.request,
+        }
     return told | {"persona": persona} if persona else told
 
 

@@ -26,7 +26,7 @@ def kept_text(ledger: Ledger, command: Command, text: Any) -> Any:
     state = ledger.state
     match command:
         case cmd.ReportStep():  # by far the most frequent
-            reasons = [why_not(state, row.request) for row in command.rows]
+            reasons = [why_not(state, row.request) or _why_no_summary(ledger, row) for row in command.rows]
             if any(reasons):
                 return [row if why is None else tombstone(why) for row, why in zip(text, reasons, strict=True)]
         case cmd.Submit() if command.ephemeral:
@@ -42,6 +42,16 @@ def kept_text(ledger: Ledger, command: Command, text: Any) -> Any:
         case _:
             pass  # There is none.
     return text
+
+
+def _why_no_summary(ledger: Ledger, row: cmd.RowFacts) -> Gone | None:
+    """Return why a summary is not kept: what it was made of was forgotten meanwhile."""
+    if row.summary is None or "forgetter" not in vars(ledger.log):
+        return None
+    request = ledger.state.requests[row.request]
+    before = None if request.history is None else request.history.summary
+    read = row.summary.of if before is None else (*row.summary.of, before.request)
+    return "forgotten" if ledger.log.forgetter.went_after(request.accepted_seq, read) else None
 
 
 def _why_key_is_gone(ledger: Ledger, command: cmd.Submit | cmd.Resume | cmd.Cancel) -> Gone | None:

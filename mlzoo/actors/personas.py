@@ -103,11 +103,7 @@ def put(services: Services, request: str, caller: Caller, params: PersonasPutPar
 
     Raises:
         ModelNotFound: no configuration names its model.
-        Unsupported: it asks for what this version does not do.
     """
-    if params.truncation is not None and params.truncation.policy == "summarise":
-        message = "This version does not summarise what is left out of a conversation: choose another policy."
-        raise errors.Unsupported(message, feature="truncation: summarise")
     if params.model is not None:
         services.config.chain(params.model)
     text = {"persona": {name: value for name, value in sent.items() if value is not None and name != "_meta"}}

@@ -14,6 +14,7 @@ import orjson
 from mlzoo import errors, frames
 from mlzoo.actors.messages import Order
 from mlzoo.events import commands as cmd
+from mlzoo.events.facts import SummaryFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,13 +169,15 @@ class Reports:
                 shown["reasoning"] = row.reasoning
             if row.tool_calls:
                 shown["tool_calls"] = [_tool_call(piece) for piece in row.tool_calls]
+            if row.summary is not None:
+                shown["summary"] = row.summary.text
             text.append(shown)
             content = row.content.encode()
             rows.append(
                 cmd.RowFacts(
                     request=row.request,
                     tokens=len(row.tokens),
-                    size_bytes=len(content),
+                    size_bytes=len(content) if row.summary is None else len(row.summary.text.encode()),
                     logprobs=len(row.logprobs),
                     prompt_tokens=row.prompt_tokens,
                     cached_tokens=row.cached_tokens,
@@ -184,6 +187,7 @@ class Reports:
                     tool_calls=len(row.tool_calls),
                     reasoning_bytes=len(row.reasoning.encode()),
                     completion_tokens=row.completion_tokens,
+                    summary=_summary(row.summary),
                 )
             )
         await self._tell(cmd.ReportStep(device=self._device, rows=tuple(rows)), text)
@@ -229,6 +233,10 @@ def _logprob(token: frames.TokenLogprob) -> cmd.JsonObject:
     if token.top:
         shown["top"] = [{"token": name, "logprob": value} for name, value in token.top]
     return shown
+
+
+def _summary(made: frames.Summary | None) -> SummaryFacts | None:
+    return None if made is None else SummaryFacts(turns=made.turns, left_out=made.left_out, of=made.of)
 
 
 def _tool_call(piece: frames.ToolCallDelta) -> cmd.JsonObject:

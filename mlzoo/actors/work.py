@@ -16,7 +16,7 @@ import trio
 from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
-from mlzoo.events.history import read_through, turn_messages
+from mlzoo.events.history import SUMMARY_WANTED, read_through, summary_messages, turn_messages
 from mlzoo.events.records import GONE, is_gone
 from mlzoo.frames import Detokenize, Embed, Generate, Predict, Sampling, Tokenize, Truncation
 
@@ -127,16 +127,32 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
 async def _behind_history(log: Log, frame: ToWorker, text: Any, history: History | None) -> ToWorker:
     """Return a turn of a conversation with what was said before it: what a persona says at first, and all turns.
 
-    Fails as ``frame_from`` does.
+    Where a summary stands for some of them, it is read in their place. Fails as ``frame_from`` does.
     """
     if history is None or not isinstance(frame, Generate) or frame.messages is None:
         return frame
-    turns = [turn_messages(turn) for turn in await read_through(log.reader.history.turns(history))]
-    leading = sum(message["role"] == "system" for message in frame.messages[:1])
-    if not turns and "greeting" in text:
-        turns = [({"role": "assistant", "content": text["greeting"]},)]
-    messages = (*frame.messages[:leading], *chain.from_iterable(turns), *frame.messages[leading:])
-    return attrs.evolve(frame, messages=messages, leading=leading, turns=tuple(len(turn) for turn in turns if turn))
+    said = await read_through(log.reader.history.turns(history))
+    summary = await read_through(log.reader.history.summary(history))
+    begins = 0 if summary is None else summary.ref.turns
+    turns = [(number, turn.facts.request, turn_messages(turn)) for number, turn in enumerate(said, start=1)][begins:]
+    if not said and "greeting" in text:
+        turns = [(0, "", ({"role": "assistant", "content": text["greeting"]},))]
+    turns = [turn for turn in turns if turn[2]]
+    beside = () if summary is None else summary_messages(summary)
+    first = sum(message["role"] == "system" for message in frame.messages[:1])
+    older = chain.from_iterable(messages for _, _, messages in turns)
+    is_summarised = frame.truncation.policy == "summarise"
+    return attrs.evolve(
+        frame,
+        messages=(*frame.messages[:first], *beside, *older, *frame.messages[first:]),
+        leading=first + len(beside),
+        summary=len(beside),
+        left_out=0 if summary is None else summary.ref.left_out,
+        turns=tuple(len(messages) for _, _, messages in turns),
+        asks=SUMMARY_WANTED if is_summarised else "",
+        numbers=tuple(number for number, _, _ in turns) if is_summarised else (),
+        names=tuple(name for _, name, _ in turns) if is_summarised else (),
+    )
 
 
 def _gone(request: str, text: dict[str, str]) -> OutOfRange:

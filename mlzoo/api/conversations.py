@@ -79,12 +79,24 @@ class RecordedMessage:
 
 
 @attrs.frozen(kw_only=True)
+class RecordedSummary:
+    """What the model reads in the place of the oldest turns, which did not fit into its context any more."""
+
+    content: str
+    turns: int = attrs.field(metadata=about("How many turns it tells of."))
+    upto: int = attrs.field(metadata=about("The log_seq of the last message that it stands for."))
+    log_seq: int = attrs.field(metadata=about("Where it was made."))
+    request: str = attrs.field(metadata=about("The turn for which it was made."))
+
+
+@attrs.frozen(kw_only=True)
 class ConversationsGetResult:
     """What was said in a conversation, oldest first."""
 
     conversation: str
     messages: tuple[RecordedMessage, ...]
     persona: str | None = None
+    summary: RecordedSummary | None = None
 
 
 @attrs.frozen(kw_only=True)

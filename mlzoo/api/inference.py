@@ -305,9 +305,12 @@ class Timing:
 
 @attrs.frozen(kw_only=True)
 class Truncated:
-    """What was left out of a history that was too long."""
+    """What of a history that was too long was not read as it was said."""
 
-    turns: int
+    turns: int = attrs.field(metadata=about("How many of the oldest turns."))
+    summarised: int | None = attrs.field(
+        default=None, metadata=about("For how many of them a summary was read; the others were left out.")
+    )
 
 
 @attrs.frozen(kw_only=True)

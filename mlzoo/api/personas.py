@@ -47,8 +47,8 @@ class PersonaTruncation:
 
     policy: Literal["drop_oldest", "keep_last", "none", "summarise"] = attrs.field(
         metadata=about(
-            "drop_oldest: as few turns go as must; keep_last: all but the last ones; none: it is refused.",
-            unserved={"const": "summarise"},
+            "drop_oldest: as few turns go as must; keep_last: all but the last ones; none: it is refused; "
+            "summarise: the model reads a summary of its own in their place.",
         )
     )
     turns: int = attrs.field(

@@ -228,7 +228,7 @@ class _Asking:
         if result["finish_reason"] == "length":
             _note(f"the answer was cut: {self._why_cut(result['usage']['completion_tokens'])}")
         if result.get("truncated"):
-            _note(f"{result['truncated']['turns']} of the oldest turns did not fit into the model's context any more")
+            _note(_why_truncated(**result["truncated"]))
         if result.get("degraded"):
             _note(f"on {result['device']}: {result['degraded']}")
         if self._verbose:
@@ -328,3 +328,8 @@ def _display(title: str, lines: bool) -> ProgressDisplay:
 
 def _note(text: str) -> None:
     print(f"mlzoo: {text}", file=sys.stderr)
+
+
+def _why_truncated(turns: int, summarised: int = 0) -> str:
+    told = f"{turns} of the oldest turns did not fit into the model's context any more"
+    return f"{told}; it has read a summary of {summarised} of them" if summarised else told

@@ -23,7 +23,7 @@ WaitPolicy = Literal["adaptive", "passive", "active"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["auto", "none", "int4"]
 Compile = Literal["auto", "none"]
-TruncationKind = Literal["drop_oldest", "keep_last", "none"]
+TruncationKind = Literal["drop_oldest", "keep_last", "none", "summarise"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -250,7 +250,8 @@ class TruncationPolicy(_Compared):
     """What becomes of a conversation that is longer than its model's context."""
 
     policy: TruncationKind = "drop_oldest"
-    """drop_oldest: as few of its turns go as must; keep_last: all but the last ``turns``; none: it is refused."""
+    """drop_oldest: as few of its turns go as must; keep_last: all but the last ``turns``; none: it is refused;
+    summarise: the model reads a summary of its own in their place."""
     turns: int = attrs.field(default=0, validator=ge(0))
 
 

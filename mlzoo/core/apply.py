@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 import attrs
 
 from mlzoo.core import providers
-from mlzoo.core.history import conversation_changes, persona_changes, with_turn
+from mlzoo.core.history import conversation_changes, persona_changes, summarised, with_turn
 from mlzoo.core.replicas import key_of, replica_at, with_prefixes
 from mlzoo.core.state import FitState, ModelState, RequestState, State, WorkerState, name_of_replica
 from mlzoo.core.streams import Counts, counted
@@ -130,6 +130,8 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return attrs.evolve(state, keys={k: f for k, f in state.keys.items() if f.ended_seq > event.upto_seq})
         case talk.ConversationCarried() | talk.ConversationForked() | talk.ConversationDropped():
             return conversation_changes(state, event, seq, at_ms)
+        case talk.ConversationSummarised():
+            return summarised(state, event, seq)
         case ev.ProviderFaulted():
             return providers.faulted(state, event)
         case ev.ProviderRecovered():

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
+import attrs
+
 from mlzoo import errors
 from mlzoo.core import requests
 from mlzoo.core.history import TURN_BYTES
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from mlzoo.core.draft import Draft
     from mlzoo.core.state import State
     from mlzoo.errors import Failure
+    from mlzoo.events.facts import SummaryRef
 
 
 def decide(draft: Draft, command: talk.CarryConversation | talk.ForkConversation | talk.DropConversation) -> None:
@@ -36,11 +39,18 @@ def decide(draft: Draft, command: talk.CarryConversation | talk.ForkConversation
 def carry(draft: Draft, command: talk.CarryConversation) -> None:
     """Take a copy of all turns in the place of their own records, unless something has happened to them since."""
     name, found = command.conversation, draft.state.conversations.get(command.conversation)
-    is_same = found is not None and (found.history.head, found.history.base_seq) == (command.head, command.base_seq)
+    read = (command.head, command.base_seq, command.summary)
+    is_same = found is not None and (found.history.head, found.history.base_seq, found.history.summary) == read
     carried = is_same and _is_idle(draft.state, name)
     if carried:
-        size_bytes = command.size_bytes + TURN_BYTES * len(command.rows)
-        draft.say(talk.ConversationCarried(conversation=name, base_seq=draft.first_seq, size_bytes=size_bytes))
+        draft.say(
+            talk.ConversationCarried(
+                conversation=name,
+                base_seq=draft.first_seq,
+                size_bytes=command.size_bytes + TURN_BYTES * len(command.rows),
+                summary=_copied(command.summary),
+            )
+        )
     draft.say(ev.RequestReplied(request=command.request, caller=None, result={"carried": carried}))
 
 
@@ -60,10 +70,15 @@ def fork(draft: Draft, command: talk.ForkConversation) -> None:
             turns=turns,
             size_bytes=size_bytes,
             persona=command.persona,
+            summary=_copied(command.summary),
         )
     )
     reply = {"conversation": name, "turns": turns}
     draft.say(ev.RequestReplied(request=command.request, caller=None, result=reply))
+
+
+def _copied(summary: SummaryRef | None) -> SummaryRef | None:
+    return None if summary is None else attrs.evolve(summary, is_copied=True)
 
 
 def drop(draft: Draft, command: talk.DropConversation) -> None:

@@ -13,7 +13,7 @@ import attrs
 
 from mlzoo.core.state import ConversationState, PersonaState
 from mlzoo.events import conversations as talk
-from mlzoo.events.facts import History, TurnRef
+from mlzoo.events.facts import History, SummaryRef, TurnRef
 
 if TYPE_CHECKING:
     from mlzoo.core.state import RequestState, State
@@ -72,11 +72,11 @@ def conversation_changes(
     match event:
         case talk.ConversationCarried():
             was = state.conversations[event.conversation]
-            history = History(base_seq=event.base_seq, from_seq=event.base_seq)
+            history = History(base_seq=event.base_seq, from_seq=event.base_seq, summary=event.summary)
             return _is(state, event.conversation, attrs.evolve(was, history=history, size_bytes=event.size_bytes))
         case talk.ConversationForked():
             fork = ConversationState(
-                history=History(base_seq=event.base_seq, from_seq=event.base_seq),
+                history=History(base_seq=event.base_seq, from_seq=event.base_seq, summary=event.summary),
                 turns=event.turns,
                 size_bytes=event.size_bytes,
                 created_at_ms=at_ms,
@@ -90,6 +90,24 @@ def conversation_changes(
             return attrs.evolve(state, conversations=left)
         case _:
             assert_never(event)
+
+
+def summarised(state: State, event: talk.ConversationSummarised, seq: int) -> State:
+    """Return the state after a summary was made: its turn goes on with it, and later ones begin with it.
+
+    Of an ephemeral turn nothing is kept, so that no other turn reads what was made for it.
+    """
+    request = state.requests[event.request]
+    found = state.conversations.get(event.conversation)
+    ref = SummaryRef(request=event.request, seq=seq, turns=event.turns, left_out=event.left_out)
+    history = attrs.evolve(request.history or NO_HISTORY, summary=ref)
+    requests = {**state.requests, event.request: attrs.evolve(request, history=history)}
+    state = attrs.evolve(state, requests=requests)
+    if found is None or request.ephemeral:
+        return state
+    size_bytes = found.size_bytes + event.size_bytes
+    grown = attrs.evolve(found, history=attrs.evolve(found.history, summary=ref), size_bytes=size_bytes)
+    return _is(state, event.conversation, grown)
 
 
 def persona_changes(state: State, event: talk.PersonaPut | talk.PersonaDropped) -> State:

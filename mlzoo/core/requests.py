@@ -15,6 +15,7 @@ from mlzoo.core.incidents import numbered
 from mlzoo.core.replicas import replica_at, replicas_of
 from mlzoo.core.room import full
 from mlzoo.core.state import CALLS, calls_on, drain_is_over, is_remote, waits
+from mlzoo.events import conversations as talk
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlzoo.core.state import RequestState, State
     from mlzoo.errors import Failure
     from mlzoo.events import commands as cmd
+    from mlzoo.events.facts import SummaryFacts
 
 MIN_RETRY_MS = 100
 FIRST_GUESS_MS = 1000.0  # of the time that a request runs, while none has been measured
@@ -150,6 +152,9 @@ def step(draft: Draft, command: cmd.ReportStep) -> None:
         counts = draft.counts(facts.request)
         if counts is None or counts.request.phase != "running":
             continue
+        if facts.summary is not None:
+            _summarise(draft, counts.request, row, facts, facts.summary)
+            continue
         shows = facts.size_bytes > 0 or facts.logprobs > 0 or facts.tool_calls > 0 or facts.reasoning_bytes > 0
         piece = ev.RequestStreamed(
             request=facts.request,
@@ -166,8 +171,26 @@ def step(draft: Draft, command: cmd.ReportStep) -> None:
             _complete(draft, facts)
 
 
+def _summarise(draft: Draft, request: RequestState, row: int, facts: cmd.RowFacts, summary: SummaryFacts) -> None:
+    """Take in what a worker made of turns that are too long for the context of the request that it works on."""
+    before = None if request.history is None else request.history.summary
+    draft.say(
+        talk.ConversationSummarised(
+            conversation=request.conversation,
+            request=request.id,
+            row=row,
+            turns=summary.turns,
+            size_bytes=facts.size_bytes,
+            left_out=summary.left_out,
+            of=summary.of,
+            after="" if before is None else before.request,
+        )
+    )
+
+
 def _complete(draft: Draft, facts: cmd.RowFacts) -> None:
     request = draft.state.requests[facts.request]
+    summary = None if request.history is None else request.history.summary
     if request.model is not None:
         breaker.note_answer(draft, request.model)
     draft.say(
@@ -182,7 +205,8 @@ def _complete(draft: Draft, facts: cmd.RowFacts) -> None:
             digest=facts.digest,
             degraded=_degraded(draft.state, request),
             resumed=request.resumed,
-            truncated=request.truncated,
+            truncated=request.truncated + (0 if summary is None else summary.turns),
+            summarised=0 if summary is None else summary.turns - summary.left_out,
         )
     )
 

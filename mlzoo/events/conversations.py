@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import attrs
 
-from mlzoo.events.facts import Caller, TurnFacts, TurnRef
+from mlzoo.events.facts import Caller, SummaryRef, TurnFacts, TurnRef
 
 # ------------------------------------------------------------------------------------------------ commands
 
@@ -18,7 +18,8 @@ from mlzoo.events.facts import Caller, TurnFacts, TurnRef
 class CarryConversation:
     """The turns of a conversation, copied to the end of the log, so that their own records may go.
 
-    It counts only if the conversation still is what it was when they were read. Text: a list, one item a turn.
+    It counts only if the conversation still is what it was when they were read. Text: a list, one item a turn, and one
+    of the summary, where there is one.
     """
 
     request: str
@@ -27,11 +28,12 @@ class CarryConversation:
     base_seq: int | None
     rows: tuple[TurnFacts, ...]
     size_bytes: int
+    summary: SummaryRef | None = None
 
 
 @attrs.frozen(kw_only=True)
 class ForkConversation:
-    """A host wants the first turns of a conversation to be another one's, too. Text: a list, one item a turn."""
+    """A host wants the first turns of a conversation to be another one's, too. Text: as of ``CarryConversation``."""
 
     request: str
     source: str
@@ -39,6 +41,7 @@ class ForkConversation:
     persona: str
     rows: tuple[TurnFacts, ...]
     size_bytes: int
+    summary: SummaryRef | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +92,7 @@ class ConversationCarried:
     conversation: str
     base_seq: int
     size_bytes: int
+    summary: SummaryRef | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -100,6 +104,25 @@ class ConversationForked:
     turns: int
     size_bytes: int
     persona: str = ""
+    summary: SummaryRef | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ConversationSummarised:
+    """Later turns read a summary in the place of the oldest ones: item ``row`` of the group's text, {summary}.
+
+    It was made for a turn that goes on with it at once. It stands for ``turns`` of them, of which left_out are in no
+    summary. Made of the turns of these requests, and of the summary that an earlier turn, ``after``, had made.
+    """
+
+    conversation: str
+    request: str
+    row: int
+    turns: int
+    size_bytes: int
+    left_out: int = 0
+    of: tuple[str, ...] = ()
+    after: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -126,7 +149,9 @@ class PersonaDropped:
 
 
 PersonaEvent = PersonaPut | PersonaDropped
-ConversationEvent = ConversationCarried | ConversationForked | ConversationDropped | PersonaEvent
+ConversationEvent = (
+    ConversationCarried | ConversationForked | ConversationSummarised | ConversationDropped | PersonaEvent
+)
 
 __all__ = [
     "CarryConversation",
@@ -136,6 +161,7 @@ __all__ = [
     "ConversationDropped",
     "ConversationEvent",
     "ConversationForked",
+    "ConversationSummarised",
     "DropConversation",
     "DropPersona",
     "ForkConversation",

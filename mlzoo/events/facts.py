@@ -106,17 +106,46 @@ class TurnRef:
 
 
 @attrs.frozen(kw_only=True)
+class SummaryFacts:
+    """What a worker made of turns that were too long: it stands for the oldest ``turns`` of the conversation.
+
+    Of those, left_out are in no summary, as they did not fit into the context either. What was read to make it are the
+    turns of these requests, and the summary that there was before.
+    """
+
+    turns: int
+    left_out: int = 0
+    of: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class SummaryRef:
+    """The summary of a conversation by its place: the event that told of it, and the turn for which it was made.
+
+    Its text is the row of that event; once it was copied, it is the last item in the text of the command at base_seq.
+    """
+
+    request: str
+    seq: int
+    turns: int
+    left_out: int = 0
+    is_copied: bool = False
+
+
+@attrs.frozen(kw_only=True)
 class History:
     """What came before a turn: the latest one that has records of its own, and what all before those lie in.
 
     The turns that have records of their own are a list that is linked backwards: each was dispatched with its history.
     base_seq is the command that holds the turns before the first of them, and from_seq the lowest log_seq that is
-    needed to read it all. A conversation's first turn has none of the three.
+    needed to read it all. A conversation's first turn has none of the three. A summary is read in the place of the
+    oldest turns.
     """
 
     head: TurnRef | None = None
     base_seq: int | None = None
     from_seq: int | None = None
+    summary: SummaryRef | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -151,3 +180,4 @@ class RowFacts:
     tool_calls: int = 0  # pieces of calls
     reasoning_bytes: int = 0
     completion_tokens: int | None = None  # of the whole request so far; None: tokens are added up
+    summary: SummaryFacts | None = None  # the row is no piece of the answer, but {summary} of its conversation

@@ -6,9 +6,10 @@ sealed anew. Each segment is put in place whole (temporary file, sync, rename, s
 the old one or the new, and forgetting again forgets the rest. Blobs go before the record that lists them stops to.
 
 What belongs to a request: the text of its own command, its rows of each step and its answer; and, under its key, of
-every call that came with that key, for it repeats the same text or names the key; and copies that conversations have
-of it. What belongs to a conversation: all of its requests, and its own copies of turns; those of its forks are theirs.
-Ids, counts, times and digests stay. Knows nothing of who may forget, nor of whether the request still runs.
+every call that came with that key, for it repeats the same text or names the key; copies that conversations have of
+it; and summaries that were made of it, or of such a summary. What belongs to a conversation: all of its requests, and
+its own copies of turns; those of its forks are theirs. Ids, counts, times and digests stay. Knows nothing of who may
+forget, nor of whether the request still runs.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import orjson
 import trio
 
 from mlzoo.events import framing
+from mlzoo.events.belonging import COPIES, requests_in, summaries_in
 from mlzoo.events.blobs import names_in
-from mlzoo.events.codec import lines_of_groups
+from mlzoo.events.codec import CODEC, lines_of_groups
 from mlzoo.events.records import tombstone
 from mlzoo.events.segments import CUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlzoo.events.answers import KeptAnswers
     from mlzoo.events.blobs import Blobs
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 _TEXT = b',"text":'
 ASKED = frozenset({"Submit", "Resume"})  # commands that may come with a key
 BOUND = frozenset({"RequestAccepted", "RequestAttached"})  # events by which they come to mean what it stands for
-COPIES = frozenset({"CarryConversation", "ForkConversation"})  # commands that hold turns of a conversation
 PERSONAS = frozenset({"PutPersona", "CarryPersona"})  # commands that describe one
 FEW = 8  # names that are looked for one by one
 _NAMES = re.compile(rb'"(?:request|target|key|answer)":"([^"\\]*)"')
@@ -81,12 +82,13 @@ class Wanted:
     conversation: str = ""
     upto_seq: int = 0
     persona: str = ""
+    summaries: frozenset[str] = frozenset()  # by the turns for which they were made
 
     def is_named(self, data: bytes) -> bool:
         """Whether some records may be about it."""
         if any(name and orjson.dumps(name) in data for name in (self.conversation, self.persona)):
             return True
-        names = {name.encode() for name in (*self.requests, *self.keys) if name}
+        names = {name.encode() for name in (*self.requests, *self.keys, *self.summaries) if name}
         if len(names) <= FEW:
             return any(b'"%b"' % name in data for name in names)
         return not names.isdisjoint(_NAMES.findall(data))
@@ -94,17 +96,11 @@ class Wanted:
 
 @attrs.frozen
 class Forgotten:
-    """What a segment is without a request's text.
+    """What a segment is without a request's text."""
 
-    Attributes:
-        data: Its bytes, as many as before.
-        groups: The first log_seq of each group that was about the request.
-        blobs: The names of the large values that belonged to it.
-    """
-
-    data: bytes
-    groups: tuple[int, ...]
-    blobs: tuple[str, ...]
+    data: bytes  # as many as before
+    groups: tuple[int, ...]  # the first log_seq of each that was about the request
+    blobs: tuple[str, ...]  # the names of the large values that belonged to it
 
 
 def of_request(target: Target) -> Wanted:
@@ -148,25 +144,6 @@ def target_in(segment: bytes, request: str) -> Target | None:
     return None
 
 
-def requests_in(segment: bytes, target: TargetConversation) -> tuple[set[str], set[str]]:
-    """Return the requests of a conversation that a segment tells of, and the digests of their keys."""
-    requests, keys = set[str](), set[str]()
-    named = orjson.dumps(target.conversation)
-    for lines in lines_of_groups(segment[framing.line_end(segment, 0) :].split(b"\n")[:-1]):
-        command = orjson.loads(lines[0]) if named in lines[0] else None
-        if command is None or command["log_seq"] > target.upto_seq:
-            continue
-        data = command["data"]
-        if data.get("conversation") != target.conversation:
-            continue
-        if command["type"] in COPIES:
-            requests |= {row["request"] for row in data["rows"] if not row.get("forked")}
-        elif command["type"] == "Submit":
-            requests.add(data["request"])
-            keys |= {data["key"]} if data.get("key") else set()
-    return requests, keys
-
-
 def _about(lines: Sequence[bytes], target: Wanted) -> tuple[dict[str, Any] | None, list[str]]:
     """Return a group's command if its text has something of the target, and the blobs that belong to it."""
     if not any(target.is_named(line) for line in lines):
@@ -182,7 +159,7 @@ def _about(lines: Sequence[bytes], target: Wanted) -> tuple[dict[str, Any] | Non
     is_own = data.get("request") in requests or data.get("target") in requests
     is_keyed = data.get("key") in target.keys
     is_attached = any(event["data"].get("target") in requests for event in events)
-    has_row = any(row["request"] in requests for row in _rows(command, target))
+    has_row = any(_which(command, target))
     if not (is_own or is_keyed or is_attached or has_row):
         return None, []
     return command, command.get("blobs", []) if is_own else []
@@ -194,11 +171,21 @@ def _rows(command: dict[str, Any], target: Wanted) -> list[dict[str, Any]]:
     return command["data"]["rows"] if is_list else []
 
 
+def _which(command: dict[str, Any], target: Wanted) -> list[bool]:
+    """Return which items of a text that is a list are the target's; a copied summary is the last one."""
+    which = [
+        row["request"] in target.requests or ("summary" in row and row["request"] in target.summaries)
+        for row in _rows(command, target)
+    ]
+    copied = command["data"].get("summary") if which and command["type"] in COPIES else None
+    return which if copied is None else [*which, copied["request"] in target.summaries]
+
+
 def _cleared(line: bytes, command: dict[str, Any], target: Wanted) -> bytes:
     """Return the line of a command without the target's text and blobs."""
     start, end = _text_span(line, command), len(line) - 1
     if start:
-        rows = [row["request"] in target.requests for row in _rows(command, target)]
+        rows = _which(command, target)
         by_row = bool(rows) and isinstance(command["text"], list)
         text = _without_rows(line, start, command["text"], rows) if by_row else padded(end - start)
         line = line[:start] + text + line[end:]
@@ -240,11 +227,11 @@ def padded(size_bytes: int) -> bytes:
 def _text_without(group: Group, target: Wanted) -> Any:
     """Return the text of a group about the target as memory has it: others' rows may be there and in no file."""
     gone = None if group.text is None else tombstone("forgotten")
-    rows = getattr(group.command, "rows", ())
-    is_copy = type(group.command).__name__ in COPIES
-    if not rows or (is_copy and target.conversation) or not isinstance(group.text, list):
+    command = {"type": type(group.command).__name__, "data": CODEC.data(group.command)}
+    which = _which(command, target)
+    if not which or not isinstance(group.text, list):
         return gone
-    return [gone if row.request in target.requests else said for row, said in zip(rows, group.text, strict=True)]
+    return [gone if is_its else said for is_its, said in zip(which, group.text, strict=True)]
 
 
 class Forgetter:
@@ -284,8 +271,16 @@ class Forgetter:
         self._durability = durability
         self._commit = commit
         self._seal = seal
+        self._gone: dict[str, int] = {}  # turns, and those whose summaries went -> log_seq by which they had gone
         self.going = frozenset[str]()  # digests of the keys that are being forgotten: what comes with one is not kept
         self.lock = trio.Lock()  # also of who copies answers: what is copied meanwhile would come back
+
+    def went_after(self, seq: int, names: Iterable[str]) -> bool:
+        """Whether one of these turns, or of the summaries made for them, was forgotten in this life after a log_seq."""
+        return any(self._gone.get(name, -1) >= seq for name in names)
+
+    def _note(self, wanted: Wanted) -> None:
+        self._gone |= dict.fromkeys(wanted.requests | wanted.summaries, self._durability.written)
 
     async def target_of(self, request: str) -> Target | None:
         """Return what is forgotten with a request, or a call that heard of one; None where the log has dropped it.
@@ -314,10 +309,12 @@ class Forgetter:
             with self._final():
                 wanted = await self._wanted(target)
                 self.going = wanted.keys
+                self._note(wanted)
                 if wanted.is_named(self._read(self._writer.first)):
                     self._seal()
                 await self._durability.flush(seals=True)
                 count = await self._forget_before(self._writer.first, wanted)
+                self._note(wanted)
                 count += await self._answers.forget(wanted.requests)
                 await self._durability.flush()  # What retention has dropped meanwhile goes before anybody is told,
                 await self._segments.disk.sync_dir(self._segments.directory)  # and no power cut brings it back.
@@ -328,7 +325,11 @@ class Forgetter:
     async def _wanted(self, target: Target | TargetConversation | TargetPersona) -> Wanted:
         match target:
             case Target():
-                return of_request(target)
+                made = frozenset[str]()
+                for first in self._segments.firsts:
+                    await trio.lowlevel.checkpoint()
+                    made = summaries_in(self._read(first), target.request, made)
+                return attrs.evolve(of_request(target), summaries=made)
             case TargetConversation():
                 return await self._of_conversation(target)
             case TargetPersona():
@@ -343,7 +344,7 @@ class Forgetter:
             await trio.lowlevel.checkpoint()
             data = self._read(first)
             if orjson.dumps(target.conversation) in data:
-                some_requests, some_keys = requests_in(data, target)
+                some_requests, some_keys = requests_in(data, target.conversation, target.upto_seq)
                 requests |= some_requests
                 keys |= some_keys
         return Wanted(frozenset(requests), frozenset(keys), target.conversation, target.upto_seq)

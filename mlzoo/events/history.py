@@ -20,7 +20,7 @@ from mlzoo.errors import LogUnusable
 from mlzoo.events import commands as cmd
 from mlzoo.events import conversations as talk
 from mlzoo.events import types as ev
-from mlzoo.events.facts import TurnFacts
+from mlzoo.events.facts import SummaryRef, TurnFacts
 from mlzoo.events.records import is_gone
 from mlzoo.events.said import Said
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 TURN_GROUPS = 64  # read from the log before other tasks get their turn
 REMEMBERED_BYTES = 16 * 1024 * 1024  # of histories; the one that was read last is remembered whatever its size
 ANSWERED = ("content", "tool_calls")  # of an answer, that the next turn reads; what led to it is not read again
+SUMMARY_WANTED = (
+    "Summarise our conversation so far in a few sentences: who I am, what I wanted, what was found out and agreed, and "
+    "what is still open. Write nothing but the summary."
+)
 T = TypeVar("T")
 
 
@@ -46,6 +50,14 @@ class Turn:
     facts: TurnFacts
     text: Any
     size_bytes: int
+
+
+@attrs.frozen
+class Summary:
+    """What stands for the oldest turns of a conversation, and what it said when it was read."""
+
+    ref: SummaryRef
+    text: str
 
 
 Turns = tuple[Turn, ...]
@@ -59,6 +71,11 @@ def turn_messages(turn: Turn) -> tuple[dict[str, Any], ...]:
     greeting = [{"role": "assistant", "content": text["greeting"]}] if "greeting" in text else []
     answered = {name: text[name] for name in ANSWERED if name in text}
     return (*greeting, *text["messages"], {"role": "assistant", **answered})
+
+
+def summary_messages(summary: Summary) -> tuple[dict[str, Any], ...]:
+    """Return what a model reads of a summary: a question and its answer, so that those who speak still alternate."""
+    return ({"role": "user", "content": SUMMARY_WANTED}, {"role": "assistant", "content": summary.text})
 
 
 def read_at_once(steps: Generator[None, None, T]) -> T:
@@ -123,6 +140,24 @@ class HistoryReader:
             self._remember(end, turns)
         return turns
 
+    def summary(self, history: History) -> Generator[None, None, Summary | None]:
+        """Read the summary of a history; None where there is none, or its text is gone. Fails as ``turns`` does."""
+        yield
+        ref = history.summary
+        if ref is None:
+            return None
+        place = history.base_seq if ref.is_copied else ref.seq
+        assert place is not None, "a copy lies somewhere"
+        group = next(self._groups_after(place - 1))
+        text = group.text
+        if isinstance(text, list) and not ref.is_copied:
+            event = group.events[ref.seq - group.first_seq - 1]
+            assert isinstance(event, talk.ConversationSummarised), "it tells of a summary"
+            text = text[event.row]
+        elif isinstance(text, list):
+            text = text[-1]
+        return None if is_gone(text) else Summary(ref, text["summary"])
+
     def _remember(self, end: str | int, turns: Turns) -> None:
         self._known[end] = turns
         self._known.move_to_end(end)
@@ -170,7 +205,7 @@ class HistoryReader:
         command = group.command
         assert isinstance(command, talk.CarryConversation | talk.ForkConversation), "it holds turns"
         texts = group.text if isinstance(group.text, list) else [group.text] * len(command.rows)
-        return tuple(_turn(facts, text) for facts, text in zip(command.rows, texts, strict=True))
+        return tuple(_turn(facts, text) for facts, text in zip(command.rows, texts, strict=False))  # A summary is last.
 
 
 def _end_of(history: History) -> str | int | None:

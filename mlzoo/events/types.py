@@ -199,7 +199,8 @@ class RequestCompleted:
     dimensions: int = 0
     blob: str | None = None
     resumed: Resumption | None = None
-    truncated: int = 0
+    truncated: int = 0  # turns of its history that were not read as they were said
+    summarised: int = 0  # of those, the ones that a summary stood for
 
 
 @attrs.frozen(kw_only=True)

@@ -22,7 +22,8 @@ def read_prompt(
 ) -> tuple[tuple[int, ...], dict[str, Any], int]:
     """Return the tokens of a request's prompt, its images, and how many turns of its history were left out.
 
-    One that goes on leaves out as many as when it began. What is still too long is the caller's to refuse.
+    One that goes on leaves out as many as when it began. What is still too long is the caller's to refuse. Summaries
+    are made before (``summaries``): where there is none, turns go all the same.
 
     Args:
         text: The model's tokenizer.
@@ -39,9 +40,9 @@ def read_prompt(
         return (*text.look(None, _without(frame, frame.cut), tools), frame.cut)
     tokens, images = text.look(None, frame.messages, tools)
     room = room_for_prompt(context, frame.max_tokens)
-    if frame.truncation.policy == "none" or (frame.truncation.policy == "drop_oldest" and len(tokens) <= room):
+    if frame.truncation.policy == "none" or (frame.truncation.policy != "keep_last" and len(tokens) <= room):
         return tokens, images, 0
-    cut = turns_to_cut(_counts(text, frame, len(tokens)), len(tokens), room, frame.truncation)
+    cut = turns_to_cut(counts(text, frame, len(tokens)), len(tokens), room, frame.truncation)
     while cut:
         tokens, images = text.look(None, _without(frame, cut), tools)
         if len(tokens) <= room or cut == len(frame.turns):
@@ -55,7 +56,7 @@ def _without(frame: Generate, cut: int) -> Messages:
     return (*messages[: frame.leading], *messages[frame.leading + sum(frame.turns[:cut]) :])
 
 
-def _counts(text: Text, frame: Generate, tokens: int) -> list[int]:
+def counts(text: Text, frame: Generate, tokens: int) -> list[int]:
     """Return about how many tokens each turn has: its texts, and its share of what the template puts around them."""
     messages = frame.messages or ()
     each = [len(text.encode(_words(message.get("content")))) for message in messages]

@@ -52,6 +52,7 @@ from mlzoo.inference.joined import REQUESTS
 from mlzoo.inference.loader import load_chat
 from mlzoo.inference.neighbours import Neighbours
 from mlzoo.inference.predictor import Predictor, load_predict
+from mlzoo.inference.summaries import Summarising
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from mlzoo.inference.loader import OnProgress
     from mlzoo.inference.text import Text
 
-Serving = BatchEngine | Embedder | Predictor
+Serving = Summarising | Embedder | Predictor
 Work = Generate | Embed | Predict | Tokenize | Detokenize
 DRAIN_S = 0.01  # in which frames are taken in while something runs: turning texts into tokens takes time, too
 
@@ -197,7 +198,7 @@ class ModelServer:
             return [_not_loaded(frame, list(self._models))]
         text = self._texts.get(frame.model)
         match frame, model:
-            case Generate(), BatchEngine():
+            case Generate(), Summarising():
                 return model.submit(frame)
             case Embed(), Embedder():
                 return model.submit(frame)
@@ -249,7 +250,7 @@ class ModelServer:
 
     def _load_chat(self, frame: Load, progress: OnProgress) -> Loaded:
         model = load_chat(frame, self._device, progress, cache=self._cache)
-        self._models[frame.model], self._texts[frame.model] = BatchEngine(model), model.text
+        self._models[frame.model], self._texts[frame.model] = Summarising(BatchEngine(model), model), model.text
         return Loaded(
             model=frame.model,
             memory_bytes=model.memory_bytes,

@@ -154,7 +154,15 @@ def _row(facts: Line, text: Line | None) -> frames.Row:
         tool_calls=tuple([frames.ToolCallDelta(**piece) for piece in said.get("tool_calls", ())]),
         reasoning=said.get("reasoning", ""),
         completion_tokens=facts.get("completion_tokens"),
+        summary=_summary(facts.get("summary"), said),
     )
+
+
+def _summary(facts: Line | None, said: Line) -> frames.Summary | None:
+    if facts is None:
+        return None
+    of = tuple(facts.get("of", ()))
+    return frames.Summary(text=said.get("summary", ""), turns=facts["turns"], left_out=facts.get("left_out", 0), of=of)
 
 
 def _load_failed(data: Line) -> frames.LoadFailed:

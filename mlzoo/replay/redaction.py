@@ -176,7 +176,7 @@ class Redaction:
 
 def _texts_of(row: JsonObject) -> Iterator[tuple[Text, str]]:
     """Yield the pieces of texts that a row or a delta has, with the text that each belongs to."""
-    for name in ("content", "reasoning"):
+    for name in ("content", "reasoning", "summary"):
         if name in row:
             yield (name, 0), row[name]
     for call in row.get("tool_calls", ()):

@@ -25,7 +25,7 @@ def told_conversation(before: State, groups: Iterable[Group], name: str, at: int
     turns: dict[str, list[Group]] = {
         request.id: [] for request in before.requests.values() if request.conversation == name
     }
-    copies: dict[int, Group] = {}
+    copies: dict[int, Group] = {}  # and what holds summaries, by the events that tell of them
     for group in groups:
         folding.add(group)
         command = group.command
@@ -33,6 +33,9 @@ def told_conversation(before: State, groups: Iterable[Group], name: str, at: int
             turns[command.request] = []
         elif isinstance(command, talk.CarryConversation | talk.ForkConversation) and command.conversation == name:
             copies[group.first_seq] = group
+        for seq, event in enumerate(group.events, group.first_seq + 1):
+            if isinstance(event, talk.ConversationSummarised) and event.conversation == name:
+                copies[seq] = group
         for request in dict.fromkeys(map(request_of, group.events)):
             if request in turns:
                 turns[request].append(group)
@@ -44,7 +47,8 @@ def told_conversation(before: State, groups: Iterable[Group], name: str, at: int
     if found is None:
         return shown(name, at, "", ())
     reader = HistoryReader(lambda request, seq: (g for g in turns[request] if g.first_seq > seq), after)
-    return shown(name, at, found.persona, read_at_once(reader.turns(found.history)))
+    said, summary = read_at_once(reader.turns(found.history)), read_at_once(reader.summary(found.history))
+    return shown(name, at, found.persona, said, summary)
 
 
 def told_persona(groups: Iterable[Group], name: str) -> Line:

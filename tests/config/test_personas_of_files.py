@@ -32,7 +32,7 @@ def test_a_file_is_a_persona_of_its_name_and_may_extend_another():
         ({"bad": "extends: nobody"}, "/etc/bad.yaml: extends: there is no persona 'nobody'"),
         ({"bad": "extends: bad"}, "bad extends bad: that is a circle"),
         ({"bad": "extends: other", "other": "extends: bad"}, "bad extends other extends bad: that is a circle"),
-        ({"bad": "truncation: {policy: summarise}"}, "expected one of drop_oldest, keep_last, none"),
+        ({"bad": "truncation: {policy: burn}"}, "expected one of drop_oldest, keep_last, none, summarise"),
         ({"bad": "a: [1"}, "/etc/bad.yaml, line 1: not YAML"),
         ({"bad": "name: good"}, "two configuration files describe a persona called 'good'"),
     ],

@@ -5,6 +5,7 @@ from running_again import run_again
 from test_conversations import get, turn
 from test_personas import PIRATE
 from test_pipelined_names import chat, results
+from test_summaries import begin, next_turn, summarised
 
 
 async def test_what_was_said_of_names_in_one_piece_of_input_holds_again(lives, recorded, autojump_clock):
@@ -24,5 +25,16 @@ async def test_what_was_said_of_names_in_one_piece_of_input_holds_again(lives, r
         await trio.sleep(0.01)
         await get(sidecar, "side")
         await sidecar.host.call("conversations.list")
+    found = run_again(recorded(), lives.config())
+    assert found.holds, "\n".join(found.told())
+
+
+async def test_a_summary_is_made_again(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        await begin(sidecar, "one", "two")
+        await summarised(sidecar, "three")
+        await next_turn(sidecar, "four")
+        await trio.sleep(0.01)
+        assert (await get(sidecar))["summary"]["turns"] == 2
     found = run_again(recorded(), lives.config())
     assert found.holds, "\n".join(found.told())

@@ -120,7 +120,6 @@ async def test_a_later_description_changes_no_earlier_turn(lives, autojump_clock
     ("params", "code"),
     [
         ({"model": "nothing"}, 1003),
-        ({"truncation": {"policy": "summarise"}}, 1010),
         ({"truncation": {"policy": "burn"}}, -32602),
         ({"sampling": {"temperature": -1}}, -32602),
         ({"name": ""}, -32602),
