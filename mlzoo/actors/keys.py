@@ -20,6 +20,7 @@ from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events import types as ev
 from mlzoo.events.answers import PART_BYTES, KeptAnswer, SealedAnswer, sealed
 from mlzoo.events.commands import ReportKeysFiled
+from mlzoo.events.records import is_gone
 from mlzoo.views import Delta, Refusal, RequestView, Result
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ class KeyFiler:
         view = RequestView(event.request, log.get_blob, after_seq=accepted_seq - 2, since=facts.ended_seq)
         pieces: list[Any] = []
         for read, group in enumerate(log.groups_of(event.request, view.after_seq), start=1):
+            if read == 1 and is_gone(group.text):
+                return None  # A copy of how it failed would say that it is not forgotten: what comes again were kept.
             for piece in view.read(group):
                 match piece:
                     case Delta():
@@ -183,8 +186,8 @@ class KeyFiler:
                     case Result():
                         return _kept(event, facts, pieces, result=piece.result)
                     case Refusal():
-                        is_gone = piece.failure.code == OutOfRange.code
-                        return None if is_gone else _kept(event, facts, pieces, failure=piece.failure)
+                        is_unsaid = piece.failure.code == OutOfRange.code
+                        return None if is_unsaid else _kept(event, facts, pieces, failure=piece.failure)
                     case _:
                         message = f"{event.request} has no end at {facts.ended_seq}"
                         raise AssertionError(message)

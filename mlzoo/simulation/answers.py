@@ -1,13 +1,13 @@
 """What a host may be told: what the log has, as durably as it was promised, and what a model said.
 
-Parts of I1, I4 and I18.
+Parts of I1, I4, I18 and I19.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, saying
+from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, is_of_key
 from mlzoo.simulation.workers import is_answer
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mlzoo.simulation.evidence import Evidence, Heard, JsonObject, Record, Request
 
 SUSPENDED, TOO_LARGE, UNKNOWN, EXPIRED = 1008, 1011, 1012, 1013
+CANCELLED, OTHER_PARAMS = -32800, -32602
+AT_THE_DOOR = {1001, 1009, 1014, 1015}  # refusals that say nothing of a key
 UNRECORDABLE = {1014, 1015}  # what the log itself cannot take
 
 
@@ -41,7 +43,7 @@ def is_piece_recorded(request: Request, said: tuple[int, str], evidence: Evidenc
 def not_the_first(host: Heard, message: JsonObject, evidence: Evidence) -> Iterator[str]:
     """Yield where a key answers otherwise than with what became of its request. I18."""
     words = evidence.calls.get(message["id"], "") if message["id"] is not None else ""
-    if not words.startswith(saying("key-")) or host.asked_often.get(message["id"]) != 1:
+    if not is_of_key(words) or host.asked_often.get(message["id"]) != 1:
         return
     log, error = evidence.log, message.get("error")
     own = log.by_rpc.get(message["id"])
@@ -58,6 +60,35 @@ def not_the_first(host: Heard, message: JsonObject, evidence: Evidence) -> Itera
             yield f"{first.id} has ended under a key, and nothing is known of it: {error}"
         elif error is None and message["result"].get("id", first.id) != first.id:
             yield f"{first.id} has ended under a key, and {message['result']['id']} is told"
+
+
+def not_forgotten(host: Heard, message: JsonObject, evidence: Evidence) -> Iterator[str]:
+    """Yield where who comes with a forgotten key hears else than that, or how its request had failed. I19."""
+    asked = host.asked.get(message["id"], {}) if message["id"] is not None else {}
+    if not asked.get("comes_again") or host.asked_often.get(message["id"]) != 1:
+        return
+    error, words = message.get("error"), evidence.calls[message["id"]]
+    if error is None or error.get("data", {}).get("partial") or host.deltas.get(message["id"]):
+        yield f"{words} was forgotten, and is told: {message}"
+    elif error["code"] not in {EXPIRED, *AT_THE_DOOR}:
+        firsts = [
+            request
+            for request in {**evidence.log.elders, **evidence.log.requests}.values()
+            if (request.accepted or request.elder) and evidence.calls.get(request.rpc or "") == words
+        ]
+        ends = {code_of(end) for first in firsts if (end := end_of(first)) is not None}
+        if error["code"] == OTHER_PARAMS:
+            ends |= {OTHER_PARAMS for first in firsts if evidence.keyed.get(first.rpc or "") != asked["params"]}
+        if error["code"] not in ends:
+            yield f"{words} was forgotten, and who comes again hears {error}"
+
+
+def code_of(end: Record) -> int | None:
+    """Return the error that the end of a request is told as; None where it is none."""
+    if end.data["type"] == "RequestCancelled":
+        return CANCELLED
+    failure = end.data["data"].get("failure")
+    return None if failure is None else int(failure["code"])
 
 
 def is_answer_recorded(message: JsonObject, evidence: Evidence) -> bool:

@@ -160,6 +160,7 @@ class Evidence:
     forgotten: set[str] = attrs.field(factory=set)  # words that nobody may find there any more
     forgets: Counter[str] = attrs.field(factory=Counter)  # words -> the calls that may have had them forgotten
     calls: dict[str | int, str] = attrs.field(factory=dict)  # what each call says, or asks for, in all lives
+    keyed: dict[str | int, JsonObject] = attrs.field(factory=dict)  # what each call with a key asks for
     build: int = 0  # of the workers: another one computes other bits
     began_on: dict[str, int] = attrs.field(factory=dict)  # request -> the build that computed its first words
     trace: Any = attrs.field(factory=lambda: hashlib.blake2b(digest_size=8))
@@ -192,10 +193,11 @@ class Evidence:
         return found
 
     def say(self, words: str, call: str | int, *, ephemeral: bool) -> None:
-        """Note that a host says words, which may be on the disk again from now on."""
+        """Note that a host says words, which may be on the disk again from now on: not those of a forgotten key."""
         self.said.setdefault(words, []).append(call)
         self.calls[call] = words
-        self.forgotten.discard(words)
+        if not is_of_key(words):
+            self.forgotten.discard(words)
         if ephemeral:
             self.ephemeral.add(words)
 
@@ -207,9 +209,10 @@ class Evidence:
         return {"forgets": words, "said": len(calls) if is_all_recorded else -1}
 
     def forget(self, asked: JsonObject) -> None:
-        """Note that words were forgotten, unless somebody has said them since."""
-        if asked["said"] == len(self.said.get(asked["forgets"], [])):
-            self.forgotten.add(asked["forgets"])
+        """Note that words were forgotten, unless somebody has said them since; a key takes all that comes with it."""
+        words = asked["forgets"]
+        if is_of_key(words) or asked["said"] == len(self.said.get(words, [])):
+            self.forgotten.add(words)
 
     def not_forgotten(self, asked: JsonObject) -> None:
         """Note that a call has found nothing to forget."""
@@ -247,6 +250,11 @@ class Evidence:
 def saying(name: object) -> str:
     """Return the words by which a prompt, and the pieces of its answer, can be found on a disk."""
     return f"say-{name}"
+
+
+def is_of_key(words: str) -> bool:
+    """Whether words are said under a key."""
+    return words.startswith(saying("key-"))
 
 
 def is_same_but_forgotten(kept: bytes, found: bytes, evidence: Evidence) -> bool:

@@ -9,7 +9,7 @@ import orjson
 import trio
 
 from mlzoo.simulation import garbage, plans
-from mlzoo.simulation.evidence import saying
+from mlzoo.simulation.evidence import is_of_key, saying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlzoo.simulation.evidence import Evidence, Heard
     from mlzoo.simulation.pipe import Pipe
 
+FREE = {"stream", "deadline_ms"}  # that may differ between calls with one key
 PATIENCE_S = 60.0  # that a host waits for its answers before it leaves
 
 
@@ -143,15 +144,19 @@ class Host:
             self._generations.append(id_)
             words = saying(ask.key or id_)
             prompt = f"{words}:{ask.pieces}"
-            heard.asked[id_] = {"prompt": prompt, "words": words, **ask.params}
+            heard.asked[id_] = {"prompt": prompt, "words": words, **ask.params, **self._comes_again(words)}
             self._evidence.say(words, id_, ephemeral=ask.params.get("retention") == "ephemeral")
             given = (
                 {"prompt": prompt} if ask.method == "complete" else {"messages": [{"role": "user", "content": prompt}]}
             )
             message["params"] = {**ask.params, **given, **({"key": ask.key} if ask.key else {})}
+            if ask.key:
+                told = {name: value for name, value in ask.params.items() if name not in FREE}
+                self._evidence.keyed[id_] = heard.asked[id_]["params"] = {**told, **given}
         elif ask.method == "resume":
-            heard.asked[id_] = {"after": ask.params["after"]}
-            self._evidence.calls[id_] = saying(ask.params["key"])
+            words = saying(ask.params["key"])
+            heard.asked[id_] = {"after": ask.params["after"], "params": None, **self._comes_again(words)}
+            self._evidence.calls[id_] = words
         elif ask.method == "forget" and "key" in ask.params:
             heard.asked[id_] = self._evidence.about_to_forget(saying(ask.params["key"]))
         elif ask.method == "shutdown":
@@ -159,6 +164,10 @@ class Host:
         elif ask.method == "events.subscribe":
             heard.asked[id_] = {"subscribes": ask.params.get("after")}
         return message
+
+    def _comes_again(self, words: str) -> dict[str, Any]:
+        """Return what is to be known of a call with a key: whether somebody had that forgotten before."""
+        return {"comes_again": is_of_key(words) and words in self._evidence.forgotten}
 
     def _message(self, ask: plans.Ask) -> dict[str, Any]:
         message: dict[str, Any] = {"jsonrpc": "2.0", "method": ask.method}

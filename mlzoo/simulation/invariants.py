@@ -1,4 +1,4 @@
-"""What must hold at every moment of every story: I1 to I18, one function each.
+"""What must hold at every moment of every story: I1 to I19, one function each.
 
 Each is given what has just happened, and what is known so far (``evidence``), and yields what is wrong, one sentence
 each. A function sees only the steps that it names, since there are many. What an invariant cannot see while a story is
@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import orjson
 
-from mlzoo.core.state import State
 from mlzoo.simulation.answers import (
     EXPIRED,
     UNRECORDABLE,
     is_answer_recorded,
     is_piece_recorded,
     is_shown_early,
+    not_forgotten,
     not_the_first,
     unanswered,
     wrong_text,
 )
-from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, Heard, JsonObject, Record, is_same_but_forgotten
+from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, is_same_but_forgotten
+from mlzoo.simulation.steps import Emitted, Ended, Recorded, Recovered, Rewritten, Spawned, Step, Told
 
 if TYPE_CHECKING:
     from mlzoo.simulation.evidence import Evidence
@@ -37,68 +37,6 @@ EVEN_ON_DAMAGE = {"I12", "I13", "I14"}  # A disk that has lost what was durable 
 LATE_STEPS = {"RequestStreamed", "RequestDispatched"}
 
 
-@attrs.frozen
-class Recorded:
-    """A record of a group was written."""
-
-    record: Record
-
-
-@attrs.frozen
-class Rewritten:
-    """A line of a file of groups was replaced by another one."""
-
-    was: bytes
-    now: bytes
-
-
-@attrs.frozen
-class Told:
-    """The sidecar let go of a message to a host."""
-
-    host: Heard
-    message: JsonObject
-
-
-@attrs.frozen
-class Emitted:
-    """The sidecar let go of bytes to a host; waiting and held is what lies in the pipe and in memory then."""
-
-    host: Heard
-    data: bytes
-    room_bytes: int
-    waiting_bytes: int
-    held_bytes: int
-
-
-@attrs.frozen
-class Spawned:
-    """A worker process was started."""
-
-    device: str
-
-
-@attrs.frozen
-class Recovered:
-    """A start has found the log after a crash: the state that it folds, and that of a fold from the beginning."""
-
-    oldest_seq: int
-    last_seq: int
-    state: State | None
-    whole: State | None
-    again: bool
-    faults: tuple[str, ...]
-
-
-@attrs.frozen
-class Ended:
-    """A life came to its end in peace."""
-
-    status: int
-    open_requests: int
-
-
-Step = Recorded | Rewritten | Told | Emitted | Spawned | Recovered | Ended
 Check = Callable[[Any, "Evidence"], Iterator[str]]
 CHECKS: dict[type, dict[str, Check]] = {
     kind: {} for kind in (Recorded, Rewritten, Told, Emitted, Spawned, Recovered, Ended)
@@ -394,6 +332,13 @@ def I18(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
     """What has ended under a key, and is neither forgotten nor ephemeral, is told whenever it is asked for."""
     if "method" not in step.message:
         yield from not_the_first(step.host, step.message, evidence)
+
+
+@sees(Told)
+def I19(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """A key that was forgotten stays bound and says nothing: who comes with it again hears that, and no text."""
+    if "method" not in step.message:
+        yield from not_forgotten(step.host, step.message, evidence)
 
 
 assert {"RequestStreamed"} <= TRANSIENT, "tokens wait for no sync"

@@ -16,7 +16,7 @@ import orjson
 import trio
 
 import mlzoo.app
-from mlzoo.simulation import faults, invariants
+from mlzoo.simulation import faults, invariants, steps
 from mlzoo.simulation.answers import UNKNOWN, UNRECORDABLE
 from mlzoo.simulation.cloud import Cloud
 from mlzoo.simulation.evidence import Heard
@@ -200,7 +200,7 @@ class Life:
             self._look()
         elif step == "replace":
             for was, now in self._mirror.follow_replaced():
-                self._check(invariants.Rewritten(was, now))
+                self._check(steps.Rewritten(was, now))
         self.count(POINTS.get(step))
 
     def _look(self) -> None:
@@ -215,7 +215,7 @@ class Life:
                 evidence.began_ms, evidence.began_at_ms = evidence.now_ms or 1, record.data["at_ms"]
                 self._started.set()
             evidence.note(record.line)
-            self._check(invariants.Recorded(record))
+            self._check(steps.Recorded(record))
         for record in self._mirror.new_asides():
             evidence.note(record.line)
 
@@ -227,7 +227,7 @@ class Life:
         self.evidence.unusable = services.unusable is not None
         connections = services.connections.values()
         held_bytes = sum(len(line) for c in connections for line in c.outbox._whole if not line.startswith(b"["))  # noqa: SLF001
-        self._check(invariants.Emitted(heard, data, pipe.room_bytes, len(pipe.waiting), held_bytes))
+        self._check(steps.Emitted(heard, data, pipe.room_bytes, len(pipe.waiting), held_bytes))
         for line in data.splitlines():
             message = orjson.loads(line)
             for told in message if isinstance(message, list) else [message]:
@@ -240,7 +240,7 @@ class Life:
         elif message.get("method") == "event":
             params = message["params"]
             heard.read_upto.setdefault(params["subscription"], params["log_seq"] - 1)
-            self._check(invariants.Told(heard, message))
+            self._check(steps.Told(heard, message))
             heard.read_upto[params["subscription"]] = params["log_seq"]
             return
         elif "method" not in message:
@@ -249,17 +249,17 @@ class Life:
             heard.answers.setdefault(message["id"], []).append(message)
             asked = heard.asked.get(message["id"]) if message["id"] is not None else None
             code = message.get("error", {}).get("code")
-            if asked and "forgets" in asked and "result" in message:
+            if asked and "forgets" in asked and "groups" in message.get("result", {}):  # That of a ping has none.
                 self.evidence.forget(asked)
             elif asked and "forgets" in asked and code == UNKNOWN:
                 self.evidence.not_forgotten(asked)
             if code in UNRECORDABLE:
                 self.evidence.storage_failed = True
-        self._check(invariants.Told(heard, message))
+        self._check(steps.Told(heard, message))
 
     def _on_spawn(self, device: str) -> None:
         self.evidence.spawned += 1
-        self._check(invariants.Spawned(device))
+        self._check(steps.Spawned(device))
 
     def _ended(self, status: int) -> None:
         services = self._app._services  # noqa: SLF001
@@ -267,14 +267,14 @@ class Life:
             self.evidence.storage_failed = True
         self._remember_state()
         # What has a key may wait for the next life.
-        self._check(invariants.Ended(status, sum(not r.key for r in services.state.requests.values())))
+        self._check(steps.Ended(status, sum(not r.key for r in services.state.requests.values())))
 
     def _remember_state(self) -> None:
         services = getattr(self._app, "_services", None)  # There are none before the log is open.
         if services is not None and services.ledger is not None and not services.ledger.orders:
             self.evidence.states[services.log.last_seq] = services.state
 
-    def _check(self, step: invariants.Step) -> None:
+    def _check(self, step: steps.Step) -> None:
         self.steps += 1
         self._violated(invariants.violated(step, self.evidence), type(step).__name__)
 

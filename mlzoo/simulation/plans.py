@@ -195,6 +195,9 @@ def draw(seed: int) -> StoryPlan:
         lives = (*lives[:-1], _outliving(random, lives[-1]))
     if random.random() < 0.06:  # So is a model that has to wait for the memory of others.
         lives = (*lives[:-1], _leaking(random, lives[-1]))
+    own = Random(f"{seed} forgotten")  # Draws of its own, so that a seed that found something still does.
+    if own.random() < 0.1:
+        lives = _coming_again(own, lives)
     return StoryPlan(seed, lives, durability)
 
 
@@ -231,8 +234,29 @@ def _outliving(random: Random, life: LifePlan) -> LifePlan:
         again,
         Settle(),
     )
+    return attrs.evolve(_beginning_with(life, scene), small_segments=True, keep_s=0.4)
+
+
+def _coming_again(random: Random, lives: tuple[LifePlan, ...]) -> tuple[LifePlan, ...]:
+    """Return lives in which a key is used, forgotten, and used again: in the last life, or in an earlier one before."""
+    keyed = _keyed(random, random.randrange(KEYS))
+    by_name, by_key = Forget(0), Ask("forget", {"key": keyed.key})
+    until: Action = random.choice((Settle(), Settle(), Pause(random.choice(PAUSES_S))))  # It may still run.
+    before: tuple[Action, ...] = (keyed, until, random.choice((by_name, by_key, by_key)), Settle())
+    other = attrs.evolve(keyed, pieces=keyed.pieces + 1)
+    ways = (keyed, keyed, other, Ask("resume", {"key": keyed.key, "after": random.choice((-1, 2, 50))}), by_key)
+    after: list[Action] = []
+    for way in random.sample(ways, 3):
+        after += [way, random.choice((Settle(), Turns(random.randrange(30))))]
+    first, last = lives[0], lives[-1]
+    if len(lives) == 1 or random.random() < 0.5:
+        return (*lives[:-1], _beginning_with(last, (*before, *after, Settle())))
+    return (_beginning_with(first, before), *lives[1:-1], _beginning_with(last, (*after, Settle())))
+
+
+def _beginning_with(life: LifePlan, scene: tuple[Action, ...]) -> LifePlan:
     first = attrs.evolve(life.hosts[0], actions=scene + life.hosts[0].actions, room_bytes=1 << 18)
-    return attrs.evolve(life, hosts=(first, *life.hosts[1:]), small_segments=True, keep_s=0.4)
+    return attrs.evolve(life, hosts=(first, *life.hosts[1:]))
 
 
 def _leaking(random: Random, life: LifePlan) -> LifePlan:

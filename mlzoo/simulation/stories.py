@@ -19,7 +19,7 @@ from mlzoo.core.apply import Folding
 from mlzoo.core.state import State
 from mlzoo.errors import LogUnusable
 from mlzoo.events.log import Log
-from mlzoo.simulation import invariants, schedule
+from mlzoo.simulation import invariants, schedule, steps
 from mlzoo.simulation.byte_disk import ByteDisk, at_once
 from mlzoo.simulation.disk import SimulatedDisk
 from mlzoo.simulation.evidence import Evidence
@@ -131,7 +131,7 @@ def _between(number: int, disk: SimulatedDisk, evidence: Evidence) -> list[Viola
         faults = (f"recovery left a record that is none: {error}",)
     evidence.log.lose(last_seq)
     left = [record.line for record in evidence.log.groups]
-    step = invariants.Recovered(oldest_seq, last_seq, state, whole, again, faults)
+    step = steps.Recovered(oldest_seq, last_seq, state, whole, again, faults)
     evidence.note("recovered", last_seq)
     found = [Violation(name, number, "Recovered", what) for name, what in invariants.violated(step, evidence)]
     evidence.kept = left

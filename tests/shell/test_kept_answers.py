@@ -106,6 +106,21 @@ async def test_what_is_kept_can_be_forgotten_by_key_and_by_name(small, autojump_
         assert resumed["message"]["content"] == f"{SECRET}2"
 
 
+async def test_of_what_was_forgotten_before_its_first_word_nothing_comes_back_once_its_records_have_gone(
+    small, autojump_clock
+):
+    async with small.begin(leave=False) as sidecar:
+        sidecar.workshop.answer = None
+        running = say(sidecar, SECRET, key="k")
+        await (await sidecar.worker()).asked(SECRET)
+        await sidecar.host.call("forget", {"key": "k"})
+        assert (await sidecar.host.error(running))["code"] == -32800
+        await fill(sidecar)
+        error = await sidecar.host.error(say(sidecar, SECRET, key="k"))
+        assert (error["code"], error["data"]["type"]) == (1013, "expired")
+        assert files_with(small, SECRET) == []
+
+
 @pytest.mark.parametrize("filed_at_once", [1, 64], ids=["filed", "in the state"])
 @pytest.mark.parametrize("retention", ["keep", "ephemeral"], ids=["copied", "not copied"])
 async def test_a_request_that_is_not_in_the_log_any_more_goes_with_the_calls_that_were_refused_under_its_key(

@@ -3,7 +3,7 @@
 import attrs
 
 from mlzoo import errors
-from mlzoo.actors import cursors, engine, ledger
+from mlzoo.actors import cursors, engine, ephemeral, ledger
 from mlzoo.actors.connection import Connection
 from mlzoo.actors.ledger import Ledger
 from mlzoo.actors.outbox import Outbox
@@ -24,6 +24,7 @@ from mlzoo.simulation import recoveries
 from mlzoo.simulation.disk import SimulatedDisk
 from mlzoo.simulation.world import SimulatedIds
 from mlzoo.state_codec import STATES
+from mlzoo.views import RequestView, Result
 from mlzoo.world import RealIds
 
 
@@ -259,6 +260,14 @@ def forgetting_forgets_nothing(patch):
     patch.setattr(Forgetter, "forget", forget)
 
 
+def what_was_forgotten_is_told_as_empty(patch):
+    patch.setattr(RequestView, "_ending", lambda self, event, text: Result(self._result(event, text)))
+
+
+def who_comes_again_brings_forgotten_words_back(patch):
+    patch.setattr(ephemeral, "_why_key_is_gone", lambda _ledger, _command: None)
+
+
 def forgetting_takes_the_text_of_others(patch):
     without_rows = forgetting._without_rows
 
@@ -300,6 +309,8 @@ APP_BUGS = {
     ephemeral_text_is_recorded: {"I17"},
     forgetting_forgets_nothing: {"I17"},
     forgetting_takes_the_text_of_others: {"I2"},
+    what_was_forgotten_is_told_as_empty: {"I19"},
+    who_comes_again_brings_forgotten_words_back: {"I17"},
     what_keys_stand_for_is_not_copied: {"I18"},
     subscribers_miss_commands: {"I3", "I4"},
     keys_are_forgotten: {"I6"},
