@@ -55,6 +55,18 @@ def test_no_two_test_files_have_the_same_name():
     assert sorted(names) == sorted(set(names))
 
 
+def test_no_test_imports_a_conftest():
+    """There are many of that name: which one that is depends on the folders that pytest was given together."""
+    tests = [path for path in sources() if path.is_relative_to(ROOT / "tests")]
+    assert not [path for path in tests if "conftest" in imported_by(path)]
+
+
+def imported_by(path):
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
 @pytest.mark.parametrize("path", [p for p in sources() if p.is_relative_to(ROOT / "mlzoo")], ids=lambda p: p.stem)
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
 """``mlzoo chat`` as a user runs it, with real weights."""
 
 import pytest
-from conftest import is_whole, mlzoo
+from real_process import is_whole, mlzoo
 
 pytestmark = [pytest.mark.weights, pytest.mark.usefixtures("weights")]
 

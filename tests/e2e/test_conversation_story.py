@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import hosting, is_whole, user
+from real_process import hosting, is_whole, user
 
 from mlzoo.client import SidecarDied
 from mlzoo.events import recording

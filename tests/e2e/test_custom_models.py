@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from conftest import hosting, is_whole, mlzoo, story
+from real_process import hosting, is_whole, mlzoo, story
 
 sys.path.append(str(Path(__file__).parent.parent / "models"))
 

@@ -6,7 +6,7 @@ import sys
 
 import psutil
 import pytest
-from conftest import RawSidecar, call, hosting, is_whole, story, user, wait_until_gone
+from real_process import RawSidecar, call, hosting, is_whole, story, user, wait_until_gone
 
 from mlzoo.client import RemoteError, SidecarDied
 

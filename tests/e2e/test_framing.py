@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import RawSidecar, call
+from real_process import RawSidecar, call
 
 NOT_JSON = {
     "empty braces of another kind": b"[}\n",

@@ -2,7 +2,7 @@
 
 import anyio
 import pytest
-from conftest import RawSidecar, call, hosting, story, user
+from real_process import RawSidecar, call, hosting, story, user
 
 from mlzoo.client import RemoteError
 from mlzoo.config import load

@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from conftest import hosting, is_whole, story, user
+from real_process import hosting, is_whole, story, user
 
 from mlzoo.client import RemoteError, SidecarDied
 

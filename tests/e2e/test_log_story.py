@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from conftest import RawSidecar, call, hosting, is_whole, mlzoo, story, user
+from real_process import RawSidecar, call, hosting, is_whole, mlzoo, story, user
 
 
 def test_asides_are_told_between_the_events_among_which_they_happened(sidecar, log):

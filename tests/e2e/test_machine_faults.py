@@ -11,7 +11,18 @@ from random import Random
 
 import psutil
 import pytest
-from conftest import PATIENCE_S, RawSidecar, call, hosting, is_whole, mlzoo, serve_command, story, user, wait_until_gone
+from real_process import (
+    PATIENCE_S,
+    RawSidecar,
+    call,
+    hosting,
+    is_whole,
+    mlzoo,
+    serve_command,
+    story,
+    user,
+    wait_until_gone,
+)
 
 from mlzoo.client import RemoteError
 

@@ -8,7 +8,7 @@ import anyio
 import attrs
 import psutil
 import pytest
-from conftest import RawSidecar, call, hosting, is_whole, mlzoo, user, wait_until_gone
+from real_process import RawSidecar, call, hosting, is_whole, mlzoo, user, wait_until_gone
 
 from mlzoo.client import serve_command as client_command
 from mlzoo.client import spawn

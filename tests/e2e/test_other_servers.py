@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import RawSidecar, call
+from real_process import RawSidecar, call
 
 from mlzoo.config import load
 from mlzoo.store import open_store

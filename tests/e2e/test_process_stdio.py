@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from conftest import PATIENCE_S, RawSidecar, call, is_whole, mlzoo, serve_command, story
+from real_process import PATIENCE_S, RawSidecar, call, is_whole, mlzoo, serve_command, story
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 PONG = {"jsonrpc": "2.0", "id": 1, "result": {}}

@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from conftest import hosting, is_whole, user
+from real_process import hosting, is_whole, user
 from test_conversation_story import holds, mlzoo
 
 from mlzoo.client import SidecarDied

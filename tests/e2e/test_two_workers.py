@@ -7,7 +7,7 @@ import sys
 
 import anyio
 import pytest
-from conftest import hosting, is_whole, user
+from real_process import hosting, is_whole, user
 
 from mlzoo.client import RemoteError
 
