@@ -20,7 +20,18 @@ def providers(services: Services) -> JsonObject:
     """Return who can answer requests: this machine first; of those who cannot, why not, and what to do."""
     mine = [entry.name for entry in services.config.models.values() if entry.provider == LOCAL]
     local = {"name": LOCAL, "usable": True, "models": mine}
-    return {"providers": [local, *(_provider(services, entry) for entry in services.config.providers.values())]}
+    config, remedy = services.config, "correct that file, or remove it, and start mlzoo again"
+    broken = [
+        {
+            "name": name,
+            "usable": False,
+            "models": [],
+            "reason": f"its configuration does not hold: {why}",
+            "remedy": remedy,
+        }
+        for name, why in config.broken_providers.items()
+    ]
+    return {"providers": [local, *(_provider(services, entry) for entry in config.providers.values()), *broken]}
 
 
 def _provider(services: Services, entry: ProviderEntry) -> JsonObject:

@@ -9,6 +9,7 @@ about it.
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mlzoo.config.documents import parse_overrides, settings_of
 from mlzoo.config.origins import Origins
 from mlzoo.config.personas import GROUP, personas_of
-from mlzoo.config.remotes import fault_of, providers_of, routes_of
+from mlzoo.config.remotes import called, fault_of, providers_of, routes_of
 from mlzoo.config.schema import Config, Defaults, ModelEntry
 from mlzoo.config.validate import FOUND, structure
 from mlzoo.errors import ConfigError, nearest
@@ -72,9 +73,10 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
     chosen = {place: choices[group] for place, (group, _) in _CHOICES.items()}
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
-    providers = providers_of(_resolved(composed, "providers", origins.label), origins)
+    stems, said = map(str, composed.get("providers") or ()), partial(_resolved, composed)
+    providers = providers_of(stems, said, origins, models.broken_providers)
     _add_models(composed, models, origins, chosen, providers)
-    routes = routes_of(_resolved(composed, "routes", origins.label), origins, models.entries)
+    routes = routes_of(_resolved(composed, "routes", origins.label), origins, models.entries, models.broken)
     defaults = {kind: _default(place, chosen[place], models, origins) for place, (_, kind) in _CHOICES.items()}
     rest = {
         str(key): _resolved(composed, str(key), origins.label)
@@ -94,6 +96,7 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
         defaults=Defaults(**defaults),
         broken=models.broken,
         providers=providers,
+        broken_providers=models.broken_providers,
         routes=routes,
         personas=personas,
         broken_personas=broken,
@@ -102,27 +105,29 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
 
 @attrs.define
 class _Models:
-    """What has become of each model's file: its entry, or what is wrong with it."""
+    """What has become of each model's file: its entry, or what is wrong with it or with a provider's."""
 
     entries: dict[str, ModelEntry] = attrs.field(factory=dict)
     broken: dict[str, str] = attrs.field(factory=dict)
+    broken_providers: dict[str, str] = attrs.field(factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------- before Hydra
 
 
 def _written(files: Mapping[str, ConfigFile], models: _Models) -> dict[str, dict[str, Any]]:
-    """Return what each file says; a model's that says nothing usable is as good as empty from here on."""
-    written = {}
+    """Return what each file says; a model's or provider's that says nothing usable is as good as empty from here on."""
+    written: dict[str, dict[str, Any]] = {}
+    alone = {"model": models.broken, "provider": models.broken_providers}
     for name, file in files.items():
         group, _, option = name.rpartition("/")
         try:
             written[name] = _usable(name, file)
         except ConfigError as error:
-            if group != "model":
+            if group not in alone:
                 raise
             written[name] = {}
-            models.broken[option] = error.message
+            alone[group][option] = error.message
     return written
 
 
@@ -297,7 +302,7 @@ def _entry(
         plain.setdefault("name", stem)
     entry = structure(plain, ModelEntry, at=path, label=label)
     _check_parts(entry, path, label)
-    fault = fault_of(entry, providers)
+    fault = fault_of(entry, providers, called(models.broken_providers, "provider", origins))
     if fault is not None:
         at = f"{path}.{fault[0]}"
         raise ConfigError(f"{label(at)}: {fault[1]}", path=at, expected=fault[1])

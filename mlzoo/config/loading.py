@@ -221,6 +221,7 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
         providers={
             name: ProviderEntry(**{**p, "script": tuple(p["script"])}) for name, p in plain["providers"].items()
         },
+        broken_providers=plain["broken_providers"],
         routes={name: tuple(chain) for name, chain in plain["routes"].items()},
         personas={name: persona_from_plain(entry) for name, entry in plain["personas"].items()},
         broken_personas=plain["broken_personas"],

@@ -1,6 +1,7 @@
 """Providers and routes, validated: every file of ``provider`` and ``route`` is known, as every file of ``model`` is.
 
-What does not hold is refused with the file and the place in it. Only composing uses this.
+A provider's file that does not hold costs that provider and its models alone, and so does a route that leads to a model
+which does not hold; all else is refused with the file and the place in it. Only composing uses this.
 """
 
 from __future__ import annotations
@@ -15,38 +16,80 @@ from mlzoo.config.validate import structure
 from mlzoo.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mlzoo.config.origins import Origins
 
 
-def providers_of(plain: Any, origins: Origins) -> dict[str, ProviderEntry]:
-    """Return the providers by their names.
+class _LeadsToBroken(ConfigError):
+    """The host's fault: a route leads to a model whose configuration does not hold."""
+
+
+def providers_of(
+    stems: Iterable[str], said: Callable[[str, Callable[[str], str]], Any], origins: Origins, broken: dict[str, str]
+) -> dict[str, ProviderEntry]:
+    """Return the providers by their names, and note what is wrong with those whose own file does not hold.
+
+    Args:
+        stems: The names of their files.
+        said: Returns what is said at a path; the label of a path says where.
+        origins: Where settings were said.
+        broken: What is wrong with files, by their names; those that are there already are passed over.
 
     Raises:
-        ConfigError: One does not hold.
+        ConfigError: What an override says of one does not hold.
     """
     found: dict[str, ProviderEntry] = {}
-    for stem, settings in (plain or {}).items():
-        label = _label(origins, "provider", stem)
-        entry = structure(_named(settings, stem), ProviderEntry, at=f"providers.{stem}", label=label)
-        if entry.name == LOCAL:
-            at, expected = f"providers.{stem}.name", f"expected another name: {LOCAL} is this machine"
-            raise ConfigError(f"{label(at)}: {expected}", path=at, expected=expected)
-        url = urlsplit(entry.base_url)
-        if entry.kind != "scripted" and (url.scheme not in {"http", "https"} or not url.hostname):
-            at, expected = f"providers.{stem}.base_url", f"expected an http or https URL, got {entry.base_url!r}"
-            raise ConfigError(f"{label(at)}: {expected}", path=at, expected=expected)
-        if url.username or url.password or url.query or url.fragment:
-            at, expected = f"providers.{stem}.base_url", "expected a URL without credentials, query or fragment"
-            raise ConfigError(f"{label(at)}: {expected}", path=at, expected=expected)
-        _is_new(entry.name, found, label, f"providers.{stem}.name")
-        found[entry.name] = entry
+    for stem in stems:
+        at, label = f"providers.{stem}", _label(origins, "provider", stem)
+        if stem in broken:
+            if origins.is_override(at):
+                raise ConfigError(broken[stem], path=at)
+            continue
+        try:
+            entry = _provider(stem, said(at, label), label)
+            _is_new(entry.name, found, label, f"{at}.name")
+        except ConfigError as error:
+            if f"provider/{stem}" not in origins.files or origins.is_override(at):
+                raise
+            broken[stem] = error.message
+        else:
+            found[entry.name] = entry
     return found
 
 
-def routes_of(plain: Any, origins: Origins, models: Mapping[str, ModelEntry]) -> dict[str, tuple[str, ...]]:
+def _provider(stem: str, settings: Any, label: Callable[[str], str]) -> ProviderEntry:
+    entry = structure(_named(settings, stem), ProviderEntry, at=f"providers.{stem}", label=label)
+    if entry.name == LOCAL:
+        at, expected = f"providers.{stem}.name", f"expected another name: {LOCAL} is this machine"
+        raise ConfigError(f"{label(at)}: {expected}", path=at, expected=expected)
+    url = urlsplit(entry.base_url)
+    if entry.kind != "scripted" and (url.scheme not in {"http", "https"} or not url.hostname):
+        at, expected = f"providers.{stem}.base_url", f"expected an http or https URL, got {entry.base_url!r}"
+        raise ConfigError(f"{label(at)}: {expected}", path=at, expected=expected)
+    if url.username or url.password or url.query or url.fragment:
+        at, expected = f"providers.{stem}.base_url", "expected a URL without credentials, query or fragment"
+        raise ConfigError(f"{label(at)}: {expected}", path=at, expected=expected)
+    return entry
+
+
+def called(broken: Mapping[str, str], group: str, origins: Origins) -> dict[str, str]:
+    """Return what is wrong with files, by all names that they give to what they describe."""
+    found = dict(broken)
+    for stem, why in broken.items():
+        written = origins.written.get(f"{group}/{stem}", {})
+        aliases = written.get("aliases")
+        names = [written.get("name"), *(aliases if isinstance(aliases, list) else ())]
+        found |= {name: why for name in names if isinstance(name, str) and name not in found}
+    return found
+
+
+def routes_of(
+    plain: Any, origins: Origins, models: Mapping[str, ModelEntry], broken: dict[str, str]
+) -> dict[str, tuple[str, ...]]:
     """Return each route -> the names of the models that it leads to, each once.
+
+    One that leads to what is broken is noted there as well, by its name.
 
     Raises:
         ConfigError: One does not hold, names what does not exist, or leads back to itself.
@@ -61,9 +104,14 @@ def routes_of(plain: Any, origins: Origins, models: Mapping[str, ModelEntry]) ->
         labels[entry.name] = partial(_beneath, label, f"routes.{stem}")
     by_alias = {alias: entry.name for entry in models.values() for alias in entry.aliases}
     names = {**by_alias, **{entry.name: entry.name for entry in models.values()}}
+    faults = {name: why for name, why in called(broken, "model", origins).items() if name not in names}
     found = {}
     for name, entry in entries.items():
-        chain = tuple(dict.fromkeys(_models_of(entry, entries, names, labels, (name,))))
+        try:
+            chain = tuple(dict.fromkeys(_models_of(entry, entries, names, labels, (name,), faults)))
+        except _LeadsToBroken as error:
+            broken[name] = error.message
+            continue
         kinds = {models_by_name.kind for models_by_name in models.values() if models_by_name.name in chain}
         if len(kinds) > 1:
             expected = "expected models of one kind, which chat or embed"
@@ -78,6 +126,7 @@ def _models_of(
     names: Mapping[str, str],
     labels: Mapping[str, Callable[[str], str]],
     way: tuple[str, ...],
+    faults: Mapping[str, str],
 ) -> list[str]:
     found: list[str] = []
     for index, step in enumerate(entry.chain):
@@ -88,16 +137,28 @@ def _models_of(
             circle = " -> ".join((*way[way.index(step) :], step))
             raise ConfigError(f"{labels[entry.name](at)}: the route leads back to itself: {circle}", path=at)
         elif step in entries:
-            found += _models_of(entries[step], entries, names, labels, (*way, step))
+            found += _models_of(entries[step], entries, names, labels, (*way, step), faults)
+        elif step in faults:
+            raise _LeadsToBroken(f"{labels[entry.name](at)}: {step!r} does not hold: {faults[step]}", path=at)
         else:
             known = nearest(step, (*names, *entries))
             raise ConfigError(f"{labels[entry.name](at)}: no model and no route is called {step!r}{known}", path=at)
     return found
 
 
-def fault_of(entry: ModelEntry, providers: Mapping[str, ProviderEntry]) -> tuple[str, str] | None:
-    """Return what is wrong with who answers for a model: the setting, and what was expected; None: nothing."""
+def fault_of(
+    entry: ModelEntry, providers: Mapping[str, ProviderEntry], faults: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Return what is wrong with who answers for a model: the setting, and what was expected; None: nothing.
+
+    Args:
+        entry: The model's.
+        providers: Those that hold, by their names.
+        faults: What is wrong with the others, by their names.
+    """
     if entry.provider != LOCAL:
+        if entry.provider not in providers and entry.provider in faults:
+            return "provider", f"that of {entry.provider!r} does not hold: {faults[entry.provider]}"
         if entry.provider not in providers:
             there = ", ".join((LOCAL, *providers))
             return "provider", f"no provider is called {entry.provider!r} (there are {there})"

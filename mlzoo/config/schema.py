@@ -291,6 +291,8 @@ class Config(_Compared):
     broken: Mapping[str, str] = attrs.field(factory=dict)
     """Models whose file does not hold -> what is wrong with it. Found, not configured: the others work without them."""
     providers: Mapping[str, ProviderEntry] = attrs.field(factory=dict)
+    broken_providers: Mapping[str, str] = attrs.field(factory=dict)
+    """The same of providers, by the names of their files."""
     routes: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
     """Route -> the names of its models, in their order."""
 

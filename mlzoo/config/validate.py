@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FOUND = {"models", "defaults", "broken", "providers", "routes", "personas", "broken_personas"}
+FOUND = {"models", "defaults", "broken", "providers", "broken_providers", "routes", "personas", "broken_personas"}
 """Settings of ``Config`` that follow from others."""
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 _VALIDATOR = re.compile(r"'(?P<name>\w+)' must be (?P<bound>.*): (?P<got>.*)")  # what attrs' validators say

@@ -41,6 +41,17 @@ def test_a_sound_machine_without_models_is_told_which_to_pull(capsys, place):
     assert "left in order" in findings["sidecar"]["text"]
 
 
+def test_a_provider_whose_file_does_not_hold_is_told_with_the_place(capsys, place, tmp_path):
+    file = tmp_path / "configs" / "provider" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("kind: openai\n")
+    status, findings = doctor(capsys, *place, "--config-dir", tmp_path / "configs")
+    assert status == 1
+    assert f"{file}: base_url: expected an http or https URL" in findings["provider mine"]["text"]
+    assert findings["provider mine"]["remedy"] == "correct that file, or remove it"
+    assert findings["provider openai"]["state"] == "ok"
+
+
 def test_a_provider_is_told_to_be_in_use_once_it_has_its_key(capsys, place, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-not-to-be-shown")

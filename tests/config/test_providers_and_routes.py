@@ -71,9 +71,50 @@ def test_a_route_has_models_of_one_kind(load, vllm):
         ("name: local\nkind: openai\nbase_url: http://x\n", "name: expected another name"),
     ],
 )
-def test_a_provider_that_does_not_hold_is_refused_with_its_file(load, tmp_path, text, says):
+def test_a_provider_that_does_not_hold_fails_alone_with_its_models_and_its_file_is_told(load, vllm, text, says):
+    file = own_file(vllm, "provider/mine.yaml", text)
+    model = own_file(vllm, "model/my-own.yaml", "kind: chat\nprovider: mine\n")
+    settings = load()
+    assert settings.broken_providers["mine"].startswith(f"{file}: {says}")
+    assert set(settings.providers) == {"openai", "anthropic", "vllm"}
+    assert settings.model("big").provider == "vllm"
+    with pytest.raises(ModelNotFound, match="does not hold") as caught:
+        settings.model("my-own")
+    assert f"{model}: provider: that of 'mine' does not hold: {file}: {says}" in caught.value.message
+    assert load() == settings, "what was kept in the cache is what was composed"
+
+
+@pytest.mark.parametrize("text", ["kind: [openai\n", "- kind\n", "kind: openai\nbase_url: ${nowhere}\n", ""])
+def test_nor_does_one_that_says_nothing_usable_keep_the_others_from_working(load, tmp_path, text):
     file = own_file(tmp_path, "provider/mine.yaml", text)
-    assert refused(load).startswith(f"{file}: {says}")
+    settings = load()
+    assert settings.broken_providers["mine"].startswith(str(file))
+    assert "smollm2" in settings.models
+
+
+def test_a_provider_that_has_another_name_than_its_broken_file_is_known_by_it(load, tmp_path):
+    file = own_file(tmp_path, "provider/mine.yaml", "name: ours\nkind: openai\n")
+    own_file(tmp_path, "model/my-own.yaml", "kind: chat\nprovider: ours\n")
+    assert str(file) in load().broken["my-own"]
+
+
+def test_an_override_about_a_broken_provider_is_refused_or_mends_it(load, tmp_path):
+    own_file(tmp_path, "provider/mine.yaml", "kind: openai\n")
+    assert "base_url: expected an http or https URL" in refused(load, "providers.mine.retries=2")
+    assert load("providers.mine.base_url=http://x/v1").providers["mine"].base_url == "http://x/v1"
+
+
+def test_a_route_to_a_model_of_a_broken_provider_is_broken_as_well_and_says_why(load, vllm):
+    file = own_file(vllm, "provider/vllm.yaml", "kind: openai\n")
+    own_file(vllm, "route/any.yaml", "chain: [smollm2, large]\n")
+    own_file(vllm, "route/outer.yaml", "chain: [any]\n")
+    own_file(vllm, "route/fine.yaml", "chain: [smollm2]\n")
+    settings = load()
+    assert [entry.name for entry in settings.chain("fine")] == ["smollm2"]
+    for route in ("any", "outer"):
+        with pytest.raises(ModelNotFound, match="'large' does not hold") as caught:
+            settings.chain(route)
+        assert str(file) in caught.value.message
 
 
 def test_a_model_of_no_provider_is_broken_and_the_others_work(load, tmp_path):

@@ -145,6 +145,7 @@ class Lives:
         for model in self.models.values():
             install(self.store, model)
         self.broken = {}
+        self.broken_providers = {}
         self.providers = {}
         self.routes = {}
         self.log = LogConfig()
@@ -159,6 +160,7 @@ class Lives:
             models=self.models,
             store=str(self.store),
             broken=self.broken,
+            broken_providers=self.broken_providers,
             providers=self.providers,
             routes=self.routes,
         )

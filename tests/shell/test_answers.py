@@ -111,6 +111,15 @@ async def test_a_model_whose_file_does_not_hold_is_listed_with_what_is_wrong(liv
         assert "kind: this setting is missing" in error["message"]
 
 
+async def test_a_provider_whose_file_does_not_hold_is_listed_with_what_is_wrong_and_what_to_do(lives, autojump_clock):
+    lives.broken_providers = {"mine": "provider/mine.yaml: base_url: expected an http or https URL, got ''"}
+    async with lives.begin() as sidecar:
+        [local, mine] = (await sidecar.host.call("providers.list"))["providers"]
+        assert (local["usable"], mine["name"], mine["usable"], mine["models"]) == (True, "mine", False, [])
+        assert "provider/mine.yaml: base_url: expected" in mine["reason"]
+        assert "correct that file" in mine["remedy"]
+
+
 async def test_a_removed_model_is_absent_and_says_what_brings_it_back(lives, autojump_clock):
     async with lives.begin() as sidecar:
         assert await sidecar.host.call("models.remove", {"model": "toy"}) == {"model": "toy"}
