@@ -76,6 +76,7 @@ def compiled(order: Order, scratch: str) -> tuple[str, dict[str, Any]]:
     from torch._inductor import aot_compile  # noqa: PLC0415 - the public way packs libraries into archives, which are unpacked at each load
     from torch.export import Dim, export  # noqa: PLC0415
 
+    from mlzoo.inference import native  # noqa: PLC0415
     from mlzoo.inference.tracing import Step  # noqa: PLC0415
 
     step = cattrs.structure(order.step, Step)
@@ -92,6 +93,9 @@ def compiled(order: Order, scratch: str) -> tuple[str, dict[str, Any]]:
             "aot_inductor.package_constants_in_so": False,  # The worker has the weights.
             "aot_inductor.compile_wrapper_opt_level": "O0",  # It only calls the loops, and is most of the text.
             "always_keep_tensor_constants": True,  # The numbers of placeholders mean nothing.
+            "aot_inductor.custom_ops_to_c_shims": {
+                getattr(torch.ops.mlzoo, name).default: [shim] for name, shim in native.SHIMS.items()
+            },
             "compile_threads": 1,
             "cpp.dynamic_threads": True,  # The worker has more or fewer from step to step.
         }

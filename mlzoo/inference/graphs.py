@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +23,7 @@ import orjson
 import torch
 
 from mlzoo import graph_notes
-from mlzoo.inference import gate, memory, tracing
+from mlzoo.inference import gate, memory, native, tracing
 from mlzoo.inference.graph_making import COMMAND, Making
 from mlzoo.inference.linears import Family
 
@@ -40,7 +38,9 @@ CHECKS = 3  # steps in which a graph computes what the eager step does, before i
 GRAIN = 64  # of what rows see, as in the eager step
 HEIGHTS = (2, 3, 16)  # rows among which one must be what it is alone, for a graph to keep rows apart
 MAKING_BYTES = 2 << 30  # that must be free before one is made, beside as much as the slots may take
-FARTHEST = 384  # Rows that see more are computed eagerly: its attention is the faster one there.
+FARTHEST = (
+    384  # Rows that see more are computed eagerly: its attention is the faster one there, unless ours is at hand.
+)
 BORDER = 32  # before that, where nothing is read ahead: what is read in one step is computed in one way
 
 State = Literal["wanted", "making", "there", "checking", "used", "refused"]
@@ -109,7 +109,8 @@ class Graphs:
         self._after_tokens, self._decoded = after_tokens, 0
         self._seen = 0  # by the row that saw farthest in the last step
         self.making: Making | None = None  # the compiler that runs now
-        families: tuple[Family, ...] = (*(("int4",) if plan.few_rows else ()), plan.many)
+        self._farthest = decoder.context if decoder.kernels.own else FARTHEST
+        families: tuple[Family, ...] = (*((plan.few,) if plan.few_rows else ()), plan.many)
         self.all = {family: Graph(family, directory / _name(decoder, family, subject)) for family in families}
         for graph in self.all.values():
             self._look(graph)
@@ -131,7 +132,7 @@ class Graphs:
         graph = self.all.get(family)
         if graph is None or graph.state != "used":
             return True
-        return graph.apart and not FARTHEST - BORDER <= self._seen < FARTHEST
+        return graph.apart and not self._farthest - BORDER <= self._seen < self._farthest
 
     def decode(
         self,
@@ -153,7 +154,7 @@ class Graphs:
         graph, rows = self.all.get(family), Rows(slots, tokens, positions)
         self._decoded += len(rows.slots)
         self._seen = max(positions) + 1
-        if graph is None or graph.state == "refused" or self._seen > FARTHEST:
+        if graph is None or graph.state == "refused" or self._seen > self._farthest:
             return eager()
         if graph.state in ("wanted", "making"):
             self._make(graph)
@@ -302,16 +303,10 @@ def offer(decoder: Any, load: Load, directory: Path | None, subject: Mapping[str
         made = Graphs(decoder, load, directory, subject)
     except ValueError as error:  # A layer of a kind that nobody has taught to compile.
         return f"no compiled graphs: {error}"
-    if not compiler() and not any(graph.state == "there" for graph in made.all.values()):
+    if not native.compiler() and not any(graph.state == "there" for graph in made.all.values()):
         return "no compiled graphs: this machine has no C++ compiler"
     decoder.graphs = made
     return made.why()
-
-
-def compiler() -> str | None:
-    """Return the C++ compiler that torch would use; None: there is none."""
-    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    return shutil.which(os.environ.get("CXX", usual))
 
 
 def _name(decoder: SlotDecoder, family: Family, subject: Mapping[str, Any]) -> str:
@@ -333,8 +328,17 @@ def step_of(decoder: SlotDecoder, family: Family) -> tracing.Step:
         caches=tuple(caches),
         slots=decoder.slots,
         context=decoder.context,
-        many_rows=family != "int4",
+        attention=_attention(decoder, family),
     )
+
+
+def _attention(decoder: SlotDecoder, family: Family) -> str:
+    kernels = decoder.kernels
+    if kernels is None:
+        return tracing.SUMS
+    if kernels.own:
+        return tracing.SLOTS
+    return tracing.SUMS if kernels.plan.few_rows and family == kernels.plan.few else tracing.LIBRARY
 
 
 def buffers_of(decoder: SlotDecoder) -> dict[str, torch.Tensor]:

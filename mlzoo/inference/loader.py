@@ -22,6 +22,7 @@ from mlzoo.inference import (
     kernels,
     linears,
     memory,
+    native,
     plan,
     selftest,
     sizing,
@@ -114,9 +115,10 @@ def load_chat(
     before = memory.used_bytes(device)
     found = read(load, device, images.kind_of(load), progress)
     progress("check", 0, 1, "checks")
-    subject = selftest.subject(load, device, found.dtype)
+    lacking = _own_kernels(load, device, found.dtype, cache)
+    subject = selftest.subject(load, device, found.dtype, own_kernels=not lacking)
     findings = selftest.Findings(cache if load.digest else None, subject)
-    arranged = _arrange(found, load, device, findings)
+    arranged = _arrange(found, load, device, findings, own_kernels=not lacking)
     decoder = arranged.decoder
     if not findings.keep():
         del found, arranged, decoder
@@ -149,6 +151,7 @@ def load_chat(
             found.why,
             *arranged.why,
             calls if isinstance(calls, str) else calls.why,
+            f"kernels of our own: {f'none, {lacking}' if lacking else 'at hand'}",
             compiled,
             *(() if findings.asked_anew else ("its self-test was passed at an earlier load",)),
         ),
@@ -204,7 +207,18 @@ def expect_room(size_bytes: int, device: torch.device) -> None:
         )
 
 
-def _arrange(found: Weights, load: Load, device: torch.device, findings: selftest.Findings) -> Arrangement:
+def _own_kernels(load: Load, device: torch.device, dtype: torch.dtype, cache: Path | None) -> str:
+    """Have our own kernels at hand, where a model can use them; return why not, or nothing."""
+    if load.compile == "none":
+        return "switched off"
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return "they are for bfloat16 on a processor"
+    return native.offer(cache)
+
+
+def _arrange(
+    found: Weights, load: Load, device: torch.device, findings: selftest.Findings, *, own_kernels: bool
+) -> Arrangement:
     """Choose between slots and one row at a time."""
     module = found.module
     reason = images.SEES if images.sees(load) else gate.objection(module)
@@ -214,15 +228,17 @@ def _arrange(found: Weights, load: Load, device: torch.device, findings: selftes
             reason = f"its logits in slots differ by {difference:.2g}"
     if reason is not None:
         return _serial(module, load, device, findings, reason)
-    return _slots(module, load, device, findings)
+    return _slots(module, load, device, findings, own_kernels=own_kernels)
 
 
-def _slots(module: Any, load: Load, device: torch.device, findings: selftest.Findings) -> Arrangement:
+def _slots(
+    module: Any, load: Load, device: torch.device, findings: selftest.Findings, *, own_kernels: bool
+) -> Arrangement:
     token_bytes = _token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, sizing.longest(module), token_bytes, memory.free_bytes(device))
     heads, like = _heads(module), next(module.parameters())
     why = [f"slots: {size.slots} rows in one forward", size.why]
-    chosen = _kernels(module, load, device, size.slots, findings)
+    chosen = _kernels(module, load, device, size.slots, findings, own=own_kernels)
     if chosen is None:
         grain = findings.ask(f"grain of {size.slots} rows", lambda: kernels.row_grain(module, size.slots))
         why.append("linear layers: torch's own")
@@ -289,7 +305,7 @@ def _takes_any_threads(module: Any, chosen: plan.Kernels | None, heads: kernels.
 
 
 def _kernels(
-    module: Any, load: Load, device: torch.device, rows: int, findings: selftest.Findings
+    module: Any, load: Load, device: torch.device, rows: int, findings: selftest.Findings, *, own: bool
 ) -> plan.Kernels | None:
     """Put other linear layers into a model, on a GPU where that was asked for; None where it keeps its own.
 
@@ -303,7 +319,7 @@ def _kernels(
     question = "difference of its kernels"
     expected = None if findings.knows(question) else gate.sample_logits(module, _vocabulary(module))
     replaced = linears.replace(module)
-    chosen = plan.choose(module, replaced, rows, load.quantization, findings)
+    chosen = plan.choose(module, replaced, rows, load.quantization, findings, own=own)
     # 4 bits that were asked for round as they do; what comes by itself must not.
     families = () if load.quantization == "int4" else chosen.plan.families()
     if findings.ask(question, lambda: _difference(module, chosen, families, expected)) <= gate.tolerance(module.dtype):

@@ -1,8 +1,8 @@
 """Which kernels a model computes with: measured once on this machine, by the number of sequences that decode.
 
 Knows families of linear layers (``linears``), a clock, and what was found at earlier loads; nothing of requests. One
-family of 16 or 32 bits is kept, for prompts and for many rows; 4 bits come beside it where they are faster and lose
-next to nothing, or alone where they were asked for. ``exact`` requests have one family for all their tokens, whatever
+family is kept for prompts and for many rows; torch's 4 bits come beside it where they are faster and lose next to
+nothing, or alone where 4 bits were asked for. ``exact`` requests have one family for all their tokens, whatever
 the company: the one that is least behind at one row and at all, among those whose rows do not depend on each other.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from functools import cache, partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Quantization = Literal["auto", "none", "int4"]
 Took = dict[tuple[Family, int], float]  # (family, rows) -> milliseconds of the layers that were measured
 
+FEWER_BITS: tuple[Family, ...] = ("int4", "w4a16")
 HEIGHTS = (1, 2, 4, 8, 16)  # rows at which families are measured
 PROMPT = 128  # and tokens of a prompt
 PROMPTS_SHARE = 1 / 6  # chunks that are read for each step of many rows, where answers are as long as prompts
@@ -45,13 +47,15 @@ class Plan:
 
     Attributes:
         many: For prompts, and for more sequences than few_rows.
-        few_rows: Up to so many sequences decode in 4 bits.
+        few: For up to so many sequences as few_rows.
+        few_rows: 0 where all decode in one family.
         exact: For whoever wants the same bits in every company; None: no family gives them.
         grain: Rows that a forward in it has a multiple of.
         apart: In these a row is the same among any number of rows.
     """
 
     many: Family = "plain"
+    few: Family = "int4"
     few_rows: int = 0
     exact: Family | None = None
     grain: int = 1
@@ -59,13 +63,13 @@ class Plan:
 
     def families(self) -> tuple[Family, ...]:
         """Return what must be at hand."""
-        return (self.many, *(("int4",) if self.few_rows else ()), *((self.exact,) if self.exact is not None else ()))
+        return (self.many, *((self.few,) if self.few_rows else ()), *((self.exact,) if self.exact is not None else ()))
 
     def decoding(self, sequences: int, *, exact: bool) -> Family:
         """Return the family for a step of so many sequences."""
         if exact and self.exact is not None:
             return self.exact
-        return "int4" if sequences <= self.few_rows else self.many
+        return self.few if sequences <= self.few_rows else self.many
 
     def keeps_apart(self, sequences: int) -> bool:
         """Whether a row of a fast step is the same among any number of rows of as many sequences."""
@@ -79,6 +83,7 @@ class Kernels:
     plan: Plan
     in_force: InForce
     why: tuple[str, ...] = ()
+    own: bool = False  # whether kernels of our own may be taken
 
     def for_prompt(self) -> None:
         """Compute with what reads prompts."""
@@ -96,6 +101,8 @@ def choose(
     quantization: Quantization,
     findings: Findings,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    own: bool = False,
 ) -> Kernels:
     """Measure, choose, and make what was chosen; until then the layers are plain.
 
@@ -106,19 +113,20 @@ def choose(
         quantization: auto: 4 bits where that is free; int4: everywhere; none: nowhere.
         findings: Of earlier loads.
         clock: Seconds that pass.
+        own: Whether kernels of our own may be taken.
 
     Raises:
         ModelLoadFailed: 4 bits were asked for, and this machine has no kernel for them.
     """
     layers = replaced.layers
     like = next(module.parameters())
-    usable = able(layers, like, quantization, findings)
-    if quantization == "int4" and "int4" not in usable:
+    usable = able(layers, like, quantization, findings, own=own)
+    if quantization == "int4" and not set(FEWER_BITS) & set(usable):
         raise ModelLoadFailed(
             f"this machine has no kernel for 4-bit weights beside {like.dtype}; set quantization to none", reason="load"
         )
-    if "int4" in usable and not mark_int4(layers, quantization, findings):
-        usable.remove("int4")
+    if set(FEWER_BITS) & set(usable) and not mark_int4(layers, quantization, findings):
+        usable = [family for family in usable if family not in FEWER_BITS]
     heights = sorted({min(height, rows) for height in HEIGHTS})
     is_timed = len(usable) > 1 and like.device.type == "cpu"  # Elsewhere nothing is chosen, and other clocks tell time.
     took = _measure(replaced, like, usable, heights, findings, clock) if is_timed else {}
@@ -129,36 +137,38 @@ def choose(
         for family in plan.families():
             layer.make(family)
         layer.keep(plan.families())
-    return Kernels(plan, replaced.in_force, tuple(_why(plan, took, heights, quantization)))
+    return Kernels(plan, replaced.in_force, tuple(_why(plan, took, heights, quantization)), own)
 
 
 def fitting(able: Sequence[Family], took: Took, heights: Sequence[int], quantization: Quantization) -> Plan:
     """Return the fastest plan for what was measured; which family is exact is not its business."""
-    if quantization == "int4":
-        return Plan(many="int4", few_rows=heights[-1])
-    whole = [family for family in able if family != "int4"]
+    is_asked = quantization == "int4"
+    whole = [family for family in able if (family in FEWER_BITS if is_asked else family != "int4")]
     many = min(whole, key=lambda family: _cost(family, took, heights)) if took else whole[0]
-    few_rows = 0
-    for height in heights if "int4" in able else ():
-        if took["int4", height] > WORTH * took[many, height]:
-            break
-        few_rows = height
-    return Plan(many=many, few_rows=few_rows)
+    others = [family for family in FEWER_BITS if family in able and family != many]
+    if not others:
+        return Plan(many=many)
+    few = min(others, key=lambda family: took[family, heights[0]])
+    faster = takewhile(lambda height: took[few, height] <= WORTH * took[many, height], heights)
+    return Plan(many=many, few=few, few_rows=max(faster, default=0))
 
 
 def _cost(family: Family, took: Took, heights: Sequence[int]) -> float:
     return took[family, heights[-1]] + PROMPTS_SHARE * took[family, PROMPT]
 
 
-def able(layers: Sequence[Linear], like: torch.Tensor, quantization: Quantization, findings: Findings) -> list[Family]:
+def able(
+    layers: Sequence[Linear], like: torch.Tensor, quantization: Quantization, findings: Findings, *, own: bool = False
+) -> list[Family]:
     """Return the families that may be looked at, and that this machine has kernels for."""
-    return [family for family in _candidates(quantization, like.dtype) if _works(family, layers, like, findings)]
+    candidates = [family for family in _candidates(quantization, like.dtype) if own or family != "w4a16"]
+    return [family for family in candidates if _works(family, layers, like, findings)]
 
 
 def _candidates(quantization: Quantization, dtype: torch.dtype) -> tuple[Family, ...]:
     if quantization == "none" or (quantization == "auto" and dtype == torch.float32):
         return ("plain", "packed")  # Who asks for 32 bits wants them.
-    return ("plain", "packed", "int4")
+    return ("plain", "packed", *FEWER_BITS)
 
 
 def _works(family: Family, layers: Sequence[Linear], like: torch.Tensor, findings: Findings) -> bool:
@@ -169,20 +179,26 @@ def _works(family: Family, layers: Sequence[Linear], like: torch.Tensor, finding
 
 
 def _computes(family: Family, layers: Sequence[Linear], like: torch.Tensor) -> bool:
-    layer = next((layer for layer in layers if family != "int4" or layer.takes_int4), None)
+    layer = next((layer for layer in layers if family not in FEWER_BITS or layer.takes_int4), None)
     if layer is None or layer.weight is None or like.dtype == torch.float16:
         return False
     rows = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0)).to(like)
     try:
-        out = (linears.int4 if family == "int4" else linears.packed)(layer.weight.data)(rows)
+        out = _product(family, layer.weight.data)(rows)
     except (RuntimeError, AttributeError):
         return False  # It was built without oneDNN, or for a processor that this kernel is not for.
     expected = rows.float() @ layer.weight.data.float().T
-    if family == "int4":
+    if family in FEWER_BITS:
         steps, size, least = linears.to_int4(layer.weight.data)
         restored = steps.view(*size.shape, linears.GROUP) * size[..., None] + least[..., None]
         expected = rows.float() @ restored.view(layer.weight.shape).T
     return float((out.float() - expected).norm() / expected.norm().clamp_min(1e-12)) < ROUNDING
+
+
+def _product(family: Family, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    if family == "w4a16":
+        return linears.w4a16(weight, 4)
+    return linears.int4(weight) if family == "int4" else linears.packed(weight)
 
 
 def mark_int4(layers: Sequence[Linear], quantization: Quantization, findings: Findings) -> bool:
@@ -310,12 +326,11 @@ def _why(plan: Plan, took: Took, heights: Sequence[int], quantization: Quantizat
     for family in dict.fromkeys(family for family, _ in took):
         measured = ", ".join(f"{took[family, height]:.2g} at {height}" for height in (*heights, PROMPT))
         yield f"linear layers, ms measured by rows, {family}: {measured}"
-    if plan.many == "int4":
-        yield "linear layers: 4 bits, as asked for"
-    elif plan.few_rows:
-        reason = "the weights lie on a 4-bit grid" if quantization == "auto" else "asked for"
-        yield f"linear layers: 4 bits for up to {plan.few_rows} sequences ({reason}), {plan.many} above and for prompts"
+    bits = "the weights lie on a 4-bit grid" if quantization == "auto" else "4 bits were asked for"
+    many = f"{plan.many} ({bits})" if plan.many in FEWER_BITS else plan.many
+    if plan.few_rows:
+        yield f"linear layers: {plan.few} for up to {plan.few_rows} sequences ({bits}), {many} above and for prompts"
     else:
-        yield f"linear layers: {plan.many}"
+        yield f"linear layers: {many}"
     if plan.exact is not None:
         yield f"exact requests: {plan.exact} for all their tokens"

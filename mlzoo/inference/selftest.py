@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from mlzoo import __version__
-from mlzoo.inference import gpu_int4
+from mlzoo.inference import gpu_int4, native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,7 +110,7 @@ class Findings:
         return {question: answer for question, answer in answers.items() if isinstance(answer, known)}
 
 
-def subject(load: Load, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def subject(load: Load, device: torch.device, dtype: torch.dtype, *, own_kernels: bool = False) -> dict[str, Any]:
     """Return all that a self-test's result depends on: the model, the machine, the program."""
     return {
         "model": load.digest,
@@ -124,6 +124,7 @@ def subject(load: Load, device: torch.device, dtype: torch.dtype) -> dict[str, A
         "llguidance": llguidance.get_version(),  # And so is what a form allows.
         "torch": torch.__version__,
         "kernels": [torch.__config__.show(), torch.__config__.parallel_info()],
+        "kernels of our own": native.digest() if own_kernels else "",
         "choices": {
             "float32 products": torch.get_float32_matmul_precision(),
             "oneDNN": torch.backends.mkldnn.enabled,
@@ -164,6 +165,6 @@ def _machine(device: torch.device) -> list[str]:
 def _source() -> str:
     """Return the digest of this package: a development version changes what it computes, and keeps its number."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cpp")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -18,12 +18,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mlzoo.inference import linears
+from mlzoo.inference import linears, native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 NAME = "mlzoo_traced"
+SUMS, LIBRARY, SLOTS = "sums", "library", "slots"  # the compiler's own loops, torch's kernel, ours
 PLAIN = "plain"  # a product that has no operands but the layer's own weight
 
 
@@ -51,7 +52,7 @@ class Step:
     caches: tuple[tuple[Shape, Shape] | None, ...]  # keys and values of each layer; None: it has none of its own
     slots: int
     context: int
-    many_rows: bool = False  # whether it is for many rows, whose attention is the library's
+    attention: str = SUMS  # of SUMS, LIBRARY, SLOTS; where the last two do not fit a model, SUMS
 
 
 class TracedStep(nn.Module):
@@ -76,7 +77,7 @@ class TracedStep(nn.Module):
             slots: In which slot, ``[rows]``.
             extent: As long as what the row that sees farthest sees; its numbers are not read.
         """
-        now = _Now(positions, slots, extent.shape[0], self.step.context, self.step.many_rows)
+        now = _Now(positions, slots, extent.shape[0], self.step.context, self.step.attention)
         layers = [
             _Layer(now, *(getattr(self, f"{kind}_{place}", None) for kind in ("keys", "values")))
             for place in range(len(self.step.caches))
@@ -99,16 +100,17 @@ class _Now:
     slots: torch.Tensor  # [rows]
     extent: int
     context: int
-    many_rows: bool
+    attention: str
 
     def written(self) -> torch.Tensor:
         """Return the lines that the rows write, ``[rows]``."""
         return self.slots * self.context + self.positions[:, 0]
 
-    def read(self) -> torch.Tensor:
-        """Return the lines that the rows may see, ``[rows, extent]``."""
+    def gathered(self, buffer: torch.Tensor, dim: int) -> torch.Tensor:
+        """Return what the rows may see of a buffer, ``[rows, heads, extent, dim]``."""
         seen = torch.arange(self.extent, device=self.slots.device)
-        return self.slots[:, None] * self.context + seen[None]
+        lines = buffer[self.slots[:, None] * self.context + seen[None]]
+        return lines.view(self.slots.shape[0], self.extent, -1, dim).transpose(1, 2)
 
 
 _in_progress: list[_Now] = []  # The registries take plain functions.
@@ -131,14 +133,19 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens; return what each row may see, ``[rows, heads, extent, dim]``."""
-        return self._write(self.keys, key_states), self._write(self.values, value_states)
+        """Write the new tokens; return what each row may see, ``[rows, heads, extent, dim]``.
 
-    def _write(self, buffer: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
+        Where attention reads the slots themselves: all of them, ``[lines, heads * dim]``.
+        """
+        keys, values = self._written(self.keys, key_states), self._written(self.values, value_states)
+        dim = key_states.shape[-1]
+        if self.now.attention == SLOTS and dim in native.DIMS and values.shape == keys.shape:
+            return keys, values
+        return self.now.gathered(keys, dim), self.now.gathered(values, value_states.shape[-1])
+
+    def _written(self, buffer: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
         assert buffer is not None, "a layer without keys of its own writes none"
-        rows, heads = states.shape[:2]
-        buffer.index_copy_(0, self.now.written(), states.reshape(rows, -1))
-        return buffer[self.now.read()].view(rows, self.now.extent, heads, -1).transpose(1, 2)
+        return buffer.index_copy_(0, self.now.written(), states.reshape(states.shape[0], -1))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - transformers' interface
         """Return length and offset of what attention sees."""
@@ -175,19 +182,30 @@ def traced_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend from one query for each head and row, ``[rows, heads, 1, dim]``; return ``[rows, 1, heads, dim]``.
 
-    For a few rows, products are sums over a dimension, and not matrix products: a compiler puts reading, widening and
-    summing into one loop, and a row's numbers are gathered from its slot without a copy. For many rows a copy and the
-    library's own attention take less (a third of the time, of 16 rows that see 100 tokens each).
+    Our own kernel reads keys and values where they lie. Without it, for a few rows, products are sums over a dimension,
+    and not matrix products: a compiler puts reading, widening and summing into one loop, and a row's numbers are
+    gathered from its slot without a copy. For many rows a copy and the library's own attention take less (a third of
+    the time, of 16 rows that see 100 tokens each).
     """
+    now = _in_progress[-1]
     rows, heads, _tokens, dim = query.shape
+    scale = dim**-0.5 if scaling is None else scaling
+    is_usual = softcap is None and s_aux is None
+    if key.dim() == 2:
+        if is_usual and attention_mask is not None and heads * dim // key.shape[1] <= native.MOST_GROUPS:
+            seen = attention_mask[:, 0, 0].contiguous()
+            queries = query[:, :, 0].contiguous()
+            out = torch.ops.mlzoo.slot_attention(queries, key, value, now.slots * now.context, seen, scale)
+            return out.view(rows, 1, heads, dim), None
+        key, value = now.gathered(key, dim), now.gathered(value, dim)
     groups = heads // key.shape[1]
-    if _in_progress[-1].many_rows and softcap is None and s_aux is None:
+    if now.attention == LIBRARY and is_usual:
         queries = query.view(rows, heads // groups, groups, dim)
-        out = functional.scaled_dot_product_attention(queries, key, value, attn_mask=attention_mask, scale=scaling)
+        out = functional.scaled_dot_product_attention(queries, key, value, attn_mask=attention_mask, scale=scale)
         return out.reshape(rows, 1, heads, -1), None
     key, value = key.transpose(1, 2), value.transpose(1, 2)
     queries = query.view(rows, 1, -1, groups, dim).float()
-    scores = (queries * key[:, :, :, None].float()).sum(-1) * (dim**-0.5 if scaling is None else scaling)
+    scores = (queries * key[:, :, :, None].float()).sum(-1) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:

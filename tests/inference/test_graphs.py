@@ -16,7 +16,7 @@ from tiny_models import load
 
 from mlzoo import graph_notes
 from mlzoo.errors import ModelLoadFailed
-from mlzoo.inference import gate, graphs
+from mlzoo.inference import gate, graphs, native
 from mlzoo.inference.graph_making import Making
 from mlzoo.inference.graphs import CHECKS, Graphs
 from mlzoo.inference.loader import load_chat
@@ -71,7 +71,7 @@ def decoded(decoder):
 
 
 def test_a_graph_is_compiled_while_steps_go_on_then_compared_then_used_and_taken_up_by_the_next_load(loaded, tmp_path):
-    if graphs.compiler() is None:
+    if native.compiler() is None:
         pytest.skip("this machine has no C++ compiler")
     decoder = in_few_bits(loaded)
     expected = decoded(decoder)
@@ -196,7 +196,7 @@ def killed_while_it_tries(marker):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the process waits for a signal")
 def test_a_process_that_was_killed_while_it_tried_a_graph_is_not_held_against_it(loaded, tmp_path):
-    if graphs.compiler() is None:
+    if native.compiler() is None:
         pytest.skip("this machine has no C++ compiler")
     decoder = in_few_bits(loaded)
     graph, _ = made(decoder, loaded, tmp_path)

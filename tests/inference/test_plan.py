@@ -33,6 +33,16 @@ def test_four_bits_decode_few_rows_where_they_are_faster():
     assert fitting(["plain", "packed", "int4"], MEASURED, HEIGHTS, "auto") == Plan(many="packed", few_rows=4)
 
 
+def test_of_two_families_of_few_bits_the_faster_decodes_few_rows_and_either_may_do_everything():
+    own = took(w4a16=(1, 1.1, 1.5, 3, 5, 30))
+    families = ["plain", "packed", "int4", "w4a16"]
+    quick = {**MEASURED, **own}
+    assert fitting(families, quick, HEIGHTS, "auto") == Plan(many="packed", few="w4a16", few_rows=8)
+    assert fitting(families, {**quick, ("w4a16", PROMPT): 20}, HEIGHTS, "auto") == Plan(many="w4a16")
+    slow = {**MEASURED, **{key: 4 * ms for key, ms in own.items()}}
+    assert fitting(families, slow, HEIGHTS, "auto") == Plan(many="packed", few="int4", few_rows=4)
+
+
 def test_without_four_bits_the_faster_whole_family_does_everything():
     assert fitting(["plain", "packed"], MEASURED, HEIGHTS, "none") == Plan(many="packed")
 
@@ -52,7 +62,7 @@ def test_a_machine_with_plain_kernels_only_needs_no_clock():
 
 
 def test_four_bits_that_were_asked_for_are_all_there_is():
-    assert fitting(["plain", "packed", "int4"], MEASURED, HEIGHTS, "int4").families() == ("int4", "int4")
+    assert fitting(["plain", "packed", "int4"], MEASURED, HEIGHTS, "int4").families() == ("int4",)
 
 
 def test_exact_requests_have_one_family_and_others_go_by_how_many_decode():
@@ -86,12 +96,12 @@ def test_four_bits_can_be_asked_for_and_are_told(tmp_path):
     wide = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16}
     directory = save_causal(tmp_path, "llama", dtype=torch.bfloat16, **wide)
     model = load_chat(load(directory, dtype="bfloat16", quantization="int4"), CPU)
-    assert "linear layers: 4 bits, as asked for" in model.why
+    assert "linear layers: int4 (4 bits were asked for)" in model.why
     assert len(run(BatchEngine(model), ask("r", exact=True)).tokens("r")) == tiny_models.ask("r").max_tokens
 
 
 def test_four_bits_where_there_is_no_kernel_are_refused(monkeypatch):
-    monkeypatch.setattr(plan, "able", lambda *_: ["plain"])
+    monkeypatch.setattr(plan, "able", lambda *_, **__: ["plain"])
     module = tiny_models.causal("llama")
     with pytest.raises(ModelLoadFailed, match="set quantization to none"):
         plan.choose(module, linears.replace(module), 4, "int4", Findings(None, {}))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import attrs
 import pytest
 import torch
 from tiny_models import SLOTTED, causal
 
-from mlzoo.inference import gate, graphs, linears, tracing
+from mlzoo.config.loading import cache_directory
+from mlzoo.inference import gate, graphs, linears, native, tracing
 from mlzoo.inference.decoder import SlotDecoder
 
 pytestmark = pytest.mark.torch
@@ -15,23 +18,28 @@ pytestmark = pytest.mark.torch
 PROMPTS = {0: range(40), 1: range(7), 2: range(100, 123)}
 
 
-@pytest.mark.parametrize("many_rows", [False, True], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("attention", [tracing.SUMS, tracing.LIBRARY, tracing.SLOTS])
 @pytest.mark.parametrize("kind", SLOTTED)
-def test_a_traced_step_computes_what_the_eager_one_does(kind, many_rows):
+def test_a_traced_step_computes_what_the_eager_one_does(kind, attention):
     module = causal(kind, **SLOTTED[kind]).eval()
+    if attention == tracing.SLOTS:
+        lacking = native.offer(cache_directory(None, os.environ))
+        if lacking:
+            pytest.skip(f"no kernels of our own: {lacking}")
+        module = module.bfloat16()
     linears.replace(module)
     decoder = SlotDecoder(module, 4, 128)
     for slot, prompt in PROMPTS.items():
         decoder.prefill(slot, list(prompt), 0)
     slots, tokens, positions = [2, 0, 0], [5, 6, 7], [23, 40, 41]  # Two of them follow each other in one slot.
     expected = decoder.decode(slots, tokens, positions)
-    traced = tracing.TracedStep(module, attrs.evolve(graphs.step_of(decoder, "plain"), many_rows=many_rows))
+    traced = tracing.TracedStep(module, attrs.evolve(graphs.step_of(decoder, "plain"), attention=attention))
     for name, buffer in graphs.buffers_of(decoder).items():
         setattr(traced, name, buffer)
     with torch.inference_mode():
         ids, places = torch.tensor(tokens)[:, None], torch.tensor(positions)[:, None]
         seen = traced(ids, places, torch.tensor(slots), torch.empty(64, dtype=torch.uint8))
-    assert gate.mean_difference(list(expected), list(seen)) < gate.tolerance(torch.float32)
+    assert gate.mean_difference(list(expected), list(seen)) < gate.tolerance(module.dtype)
 
 
 def test_a_product_that_is_no_function_of_tensors_is_refused():

@@ -1,0 +1,326 @@
+// The two kernels that a decode step waits for: products with weights in 4 or 8 bits, and attention over slots.
+//
+// Knows memory and one processor's instructions (AVX-512 with VNNI); nothing of models or requests. Each number is added
+// up in an order that depends on nothing but its own row: neither on other rows nor on how many threads compute, so that
+// a row comes out the same in every company. Compiled by `native.py`, which says how it is called.
+
+#include <cstdint>
+
+extern "C" {
+// The part of torch's C interface that a compiled step calls a kernel through (torch/csrc/inductor/aoti_torch/c/shim.h).
+typedef struct AtenTensorOpaque* Tensor;
+int32_t aoti_torch_get_data_ptr(Tensor, void**);
+int32_t aoti_torch_get_sizes(Tensor, int64_t**);
+int32_t aoti_torch_get_strides(Tensor, int64_t**);
+int32_t aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, Tensor*);
+int32_t aoti_torch_dtype_bfloat16(void);
+int32_t aoti_torch_device_type_cpu(void);
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma")))
+
+namespace {
+
+constexpr int64_t GROUP = 32;  // neighbouring inputs that share a step
+constexpr float MOST_STEPS = 127 * 256;  // of a row's number, either way
+constexpr int64_t WIDTH = 16;  // outputs that are computed together
+constexpr int MOST_GROUPS = 8;  // heads of queries that share keys and values
+constexpr int MOST_PARTS = 8;   // of 16 numbers, that a head is wide
+constexpr int64_t SPAN = 64;  // of a head's width that is added up in registers
+
+VNNI inline __m512 widened(const uint16_t* from) {
+  __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
+
+// Rounds to the nearest, ties to even; what is no number stays none.
+VNNI inline void store_narrowed(uint16_t* to, __m512 numbers) {
+  __m512i bits = _mm512_castps_si512(numbers);
+  __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+  rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(rounded));
+}
+
+// Rows in 16 bits, of each group of their own steps. A whole number is 256 times its high part and its low part, since
+// the processor multiplies 8 bits by 8: of each group, 32 high parts and then 32 low ones.
+struct Rows {
+  int8_t* numbers;  // [rows, groups, 64]
+  float* sizes;     // of a step, [rows, groups]
+  float* sums;      // of a group's numbers, [rows, groups]
+};
+
+VNNI void in_16_bits(const uint16_t* row, int64_t groups, int8_t* numbers, float* sizes, float* sums) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  for (int64_t g = 0; g < groups; ++g, row += GROUP, numbers += 2 * GROUP) {
+    __m512 halves[2] = {widened(row), widened(row + 16)};
+    __m512i both = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(halves[0]), magnitude),
+                                    _mm512_and_si512(_mm512_castps_si512(halves[1]), magnitude));
+    int32_t bits = _mm512_reduce_max_epi32(both);  // Of numbers without a sign, bits are in the order of numbers.
+    if (bits >= 0x7f800000) {  // Infinite, or no number: so are all outputs of this row, and of no other.
+      sizes[g] = sums[g] = NAN;
+      std::memset(numbers, 0, 2 * GROUP);
+      continue;
+    }
+    float most;
+    std::memcpy(&most, &bits, sizeof most);
+    const bool is_nothing = most < 1e-30f;
+    const __m512 steps = _mm512_set1_ps(is_nothing ? 0.0f : MOST_STEPS / most);
+    sizes[g] = is_nothing ? 0.0f : most / MOST_STEPS;
+    __m512i sum = _mm512_setzero_si512();
+    for (int half = 0; half < 2; ++half) {
+      __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(halves[half], steps));
+      __m512i high = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(128)), 8);
+      __m512i low = _mm512_sub_epi32(whole, _mm512_slli_epi32(high, 8));
+      sum = _mm512_add_epi32(sum, whole);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers + 16 * half), _mm512_cvtepi32_epi8(high));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers + GROUP + 16 * half), _mm512_cvtepi32_epi8(low));
+    }
+    sums[g] = sizes[g] * static_cast<float>(_mm512_reduce_add_epi32(sum));
+  }
+}
+
+// Some rows of 16 outputs. A block of weights is a group's 32 inputs of 16 outputs: steps above the least, by fours of
+// inputs (with 4 bits, two fours share bytes), then the sizes of steps and the least weights in 16 bits.
+template <int ROWS, int BITS>
+VNNI inline void products(const uint8_t* weights, int64_t groups, Rows rows, uint16_t* out, int64_t outputs) {
+  constexpr int FOURS = GROUP / 4;
+  const int64_t stride = groups * 2 * GROUP;
+  __m512 added[ROWS];
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) added[r] = _mm512_setzero_ps();
+  for (int64_t g = 0; g < groups; ++g) {
+    __m512i steps[FOURS];
+    if (BITS == 4) {
+      const __m512i low = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+      for (int f = 0; f < FOURS / 2; ++f) {
+        __m512i both = _mm512_loadu_si512(weights + 64 * f);
+        steps[f] = _mm512_and_si512(both, low);
+        steps[f + FOURS / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int f = 0; f < FOURS; ++f) steps[f] = _mm512_loadu_si512(weights + 64 * f);
+    }
+    weights += 64 * BITS;
+    __m512 size = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights)));
+    __m512 least = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + 32)));
+    weights += 64;
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      const int32_t* fours = reinterpret_cast<const int32_t*>(rows.numbers + r * stride + g * 2 * GROUP);
+      __m512i high = _mm512_setzero_si512(), low = _mm512_setzero_si512();
+#pragma GCC unroll 8
+      for (int f = 0; f < FOURS; ++f) {
+        high = _mm512_dpbusd_epi32(high, steps[f], _mm512_set1_epi32(fours[f]));
+        low = _mm512_dpbusd_epi32(low, steps[f], _mm512_set1_epi32(fours[FOURS + f]));
+      }
+      __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low));
+      __m512 scale = _mm512_mul_ps(size, _mm512_set1_ps(rows.sizes[r * groups + g]));
+      added[r] = _mm512_fmadd_ps(sum, scale, added[r]);
+      added[r] = _mm512_fmadd_ps(least, _mm512_set1_ps(rows.sums[r * groups + g]), added[r]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) store_narrowed(out + r * outputs, added[r]);
+}
+
+template <int BITS>
+VNNI void columns(const uint8_t* weights, int64_t count, int64_t groups, Rows rows, uint16_t* out, int64_t outputs) {
+  int64_t r = 0;
+  auto from = [&](int64_t row) {
+    return Rows{rows.numbers + row * groups * 2 * GROUP, rows.sizes + row * groups, rows.sums + row * groups};
+  };
+  for (; r + 8 <= count; r += 8) products<8, BITS>(weights, groups, from(r), out + r * outputs, outputs);
+  for (; r + 4 <= count; r += 4) products<4, BITS>(weights, groups, from(r), out + r * outputs, outputs);
+  for (; r + 2 <= count; r += 2) products<2, BITS>(weights, groups, from(r), out + r * outputs, outputs);
+  for (; r < count; ++r) products<1, BITS>(weights, groups, from(r), out + r * outputs, outputs);
+}
+
+// e to the power of numbers that are 0 at most, to about 1e-7 of it: 2 to a whole number, and a polynomial for the rest.
+VNNI inline __m512 exponential(__m512 numbers) {
+  // What is no number stays none: the second of the two is what a maximum with it gives.
+  __m512 twos = _mm512_max_ps(_mm512_set1_ps(-126.0f), _mm512_mul_ps(numbers, _mm512_set1_ps(1.44269504f)));
+  __m512 whole = _mm512_roundscale_ps(twos, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 rest = _mm512_sub_ps(twos, whole);
+  __m512 power = _mm512_set1_ps(1.5353362e-4f);
+  for (float next : {1.3398874e-3f, 9.6184373e-3f, 5.5503324e-2f, 2.4022648e-1f, 6.9314720e-1f, 1.0f})
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(next));
+  return _mm512_scalef_ps(power, whole);
+}
+
+struct Slots {
+  const uint16_t* keys;    // [lines, heads of keys, dim]
+  const uint16_t* values;  // as keys
+  int64_t heads, dim, line;
+};
+
+// One row's queries of the heads that share keys: GROUPS of them.
+template <int GROUPS>
+VNNI void attend(Slots slots, int64_t first_line, int64_t head, const uint16_t* query, const uint8_t* seen,
+                 int64_t extent, float scale, float* scores, uint16_t* out) {
+  const uint16_t* keys = slots.keys + first_line * slots.line + head * slots.dim;
+  const uint16_t* values = slots.values + first_line * slots.line + head * slots.dim;
+  const int64_t padded = (extent + 15) / 16 * 16;
+  __m512 most[GROUPS], wide[GROUPS][MOST_PARTS];
+  for (int g = 0; g < GROUPS; ++g) most[g] = _mm512_set1_ps(-INFINITY);
+  const int64_t parts = slots.dim / 16;
+  for (int g = 0; g < GROUPS; ++g)
+    for (int64_t p = 0; p < parts; ++p) wide[g][p] = widened(query + g * slots.dim + 16 * p);
+  for (int64_t t = 0; t < padded; ++t) {
+    if (t >= extent || !seen[t]) {
+      for (int g = 0; g < GROUPS; ++g) scores[g * padded + t] = -INFINITY;
+      continue;
+    }
+    __m512 sums[GROUPS];
+    for (int g = 0; g < GROUPS; ++g) sums[g] = _mm512_setzero_ps();
+    for (int64_t p = 0; p < parts; ++p) {
+      __m512 key = widened(keys + t * slots.line + 16 * p);
+#pragma GCC unroll 8
+      for (int g = 0; g < GROUPS; ++g) sums[g] = _mm512_fmadd_ps(wide[g][p], key, sums[g]);
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < GROUPS; ++g) scores[g * padded + t] = _mm512_reduce_add_ps(sums[g]) * scale;
+  }
+  float shares[GROUPS];
+  for (int g = 0; g < GROUPS; ++g) {
+    for (int64_t t = 0; t < padded; t += 16) most[g] = _mm512_max_ps(most[g], _mm512_loadu_ps(scores + g * padded + t));
+    const __m512 greatest = _mm512_set1_ps(_mm512_reduce_max_ps(most[g]));
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t t = 0; t < padded; t += 16) {
+      __m512 score = _mm512_loadu_ps(scores + g * padded + t);
+      __mmask16 hidden = _mm512_cmp_ps_mask(score, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
+      __m512 weight = _mm512_mask_mov_ps(exponential(_mm512_sub_ps(score, greatest)), hidden, _mm512_setzero_ps());
+      _mm512_storeu_ps(scores + g * padded + t, weight);
+      total = _mm512_add_ps(total, weight);
+    }
+    shares[g] = 1.0f / _mm512_reduce_add_ps(total);
+  }
+  for (int64_t from = 0; from < slots.dim; from += SPAN) {
+    const int64_t width = std::min<int64_t>(SPAN, slots.dim - from) / 16;
+    __m512 sums[GROUPS][SPAN / 16];
+    for (int g = 0; g < GROUPS; ++g)
+      for (int64_t p = 0; p < SPAN / 16; ++p) sums[g][p] = _mm512_setzero_ps();
+    for (int64_t t = 0; t < extent; ++t) {
+      if (!seen[t]) continue;  // What lies there need not be a number.
+      for (int64_t p = 0; p < width; ++p) {
+        __m512 value = widened(values + t * slots.line + from + 16 * p);
+#pragma GCC unroll 8
+        for (int g = 0; g < GROUPS; ++g)
+          sums[g][p] = _mm512_fmadd_ps(_mm512_set1_ps(scores[g * padded + t]), value, sums[g][p]);
+      }
+    }
+    for (int g = 0; g < GROUPS; ++g)
+      for (int64_t p = 0; p < width; ++p)
+        store_narrowed(out + g * slots.dim + from + 16 * p, _mm512_mul_ps(sums[g][p], _mm512_set1_ps(shares[g])));
+  }
+}
+
+using Attend = void (*)(Slots, int64_t, int64_t, const uint16_t*, const uint8_t*, int64_t, float, float*, uint16_t*);
+constexpr Attend BY_GROUPS[MOST_GROUPS] = {attend<1>, attend<2>, attend<3>, attend<4>,
+                                           attend<5>, attend<6>, attend<7>, attend<8>};
+
+}  // namespace
+
+extern "C" {
+
+int mlzoo_supported(void) {
+  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+void mlzoo_w4a16(const uint8_t* ordered, int64_t bits, const uint16_t* x, uint16_t* out, int64_t rows, int64_t inputs,
+                int64_t outputs) {
+  const int64_t groups = inputs / GROUP, tiles = outputs / WIDTH, tile_bytes = groups * 64 * (bits + 1);
+  static thread_local std::vector<int8_t> numbers;
+  static thread_local std::vector<float> sizes, sums;
+  numbers.resize(2 * rows * inputs), sizes.resize(rows * groups), sums.resize(rows * groups);
+  const Rows all{numbers.data(), sizes.data(), sums.data()};
+#pragma omp parallel
+  {
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r)
+      in_16_bits(x + r * inputs, groups, all.numbers + 2 * r * inputs, all.sizes + r * groups, all.sums + r * groups);
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tiles; ++t) {
+      if (bits == 4)
+        columns<4>(ordered + t * tile_bytes, rows, groups, all, out + t * WIDTH, outputs);
+      else
+        columns<8>(ordered + t * tile_bytes, rows, groups, all, out + t * WIDTH, outputs);
+    }
+  }
+}
+
+void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t* values, const int64_t* first_lines,
+                     const uint8_t* seen, uint16_t* out, int64_t rows, int64_t heads, int64_t key_heads, int64_t dim,
+                     int64_t extent, double scale) {
+  const int64_t groups = heads / key_heads, padded = (extent + 15) / 16 * 16;
+  const Slots slots{keys, values, key_heads, dim, key_heads * dim};
+#pragma omp parallel
+  {
+    static thread_local std::vector<float> scores;
+    scores.resize(groups * padded);
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < rows * key_heads; ++task) {
+      const int64_t row = task / key_heads, head = task % key_heads, place = (row * heads + head * groups) * dim;
+      BY_GROUPS[groups - 1](slots, first_lines[row], head, query + place, seen + row * extent, extent,
+                            static_cast<float>(scale), scores.data(), out + place);
+    }
+  }
+}
+
+}  // extern "C"
+#else
+extern "C" {
+int mlzoo_supported(void) { return 0; }
+void mlzoo_w4a16(const uint8_t*, int64_t, const uint16_t*, uint16_t*, int64_t, int64_t, int64_t) {}
+void mlzoo_attention(const uint16_t*, const uint16_t*, const uint16_t*, const int64_t*, const uint8_t*, uint16_t*,
+                     int64_t, int64_t, int64_t, int64_t, int64_t, double) {}
+}
+#endif
+
+// What compiled steps call; tensors are contiguous, as `native.py` sees to.
+extern "C" {
+
+static int32_t made(int64_t rows, int64_t width, Tensor* out) {
+  const int64_t sizes[] = {rows, width}, strides[] = {width, 1};
+  return aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_bfloat16(), aoti_torch_device_type_cpu(), 0, out);
+}
+
+int32_t aoti_torch_cpu_w4a16(Tensor ordered, Tensor x, Tensor* out) {
+  void *weights, *from, *to;
+  int64_t *blocks, *sizes;
+  if (aoti_torch_get_data_ptr(ordered, &weights) || aoti_torch_get_sizes(ordered, &blocks)) return 1;
+  if (aoti_torch_get_data_ptr(x, &from) || aoti_torch_get_sizes(x, &sizes)) return 1;
+  if (made(sizes[0], blocks[0] * 16, out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
+  mlzoo_w4a16(static_cast<uint8_t*>(weights), blocks[2] / 64 - 1, static_cast<uint16_t*>(from),
+             static_cast<uint16_t*>(to), sizes[0], sizes[1], blocks[0] * 16);
+  return 0;
+}
+
+int32_t aoti_torch_cpu_slot_attention(Tensor query, Tensor keys, Tensor values, Tensor first_lines, Tensor seen,
+                                      double scale, Tensor* out) {
+  void *queries, *from, *what, *lines, *mask, *to;
+  int64_t *sizes, *buffer, *visible;
+  if (aoti_torch_get_data_ptr(query, &queries) || aoti_torch_get_sizes(query, &sizes)) return 1;
+  if (aoti_torch_get_data_ptr(keys, &from) || aoti_torch_get_sizes(keys, &buffer)) return 1;
+  if (aoti_torch_get_data_ptr(values, &what) || aoti_torch_get_data_ptr(first_lines, &lines)) return 1;
+  if (aoti_torch_get_data_ptr(seen, &mask) || aoti_torch_get_sizes(seen, &visible)) return 1;
+  const int64_t rows = sizes[0], heads = sizes[1], dim = sizes[2];
+  if (made(rows, heads * dim, out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
+  mlzoo_attention(static_cast<uint16_t*>(queries), static_cast<uint16_t*>(from), static_cast<uint16_t*>(what),
+                  static_cast<int64_t*>(lines), static_cast<uint8_t*>(mask), static_cast<uint16_t*>(to), rows, heads,
+                  buffer[1] / dim, dim, visible[1], scale);
+  return 0;
+}
+
+}  // extern "C"

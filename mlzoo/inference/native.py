@@ -1,0 +1,210 @@
+"""Kernels of our own (``native.cpp``): compiled once by this machine's C++ compiler, reached as operators of torch.
+
+Knows compilers, files and torch's registry of operators; nothing of models, nor of who chooses a kernel. Whatever goes
+wrong leaves the kernels that torch has, and is said. Two operators:
+
+    w4a16: products of rows with weights in 4 or 8 bits, the rows in 16: integer products, as llama.cpp's quantised
+        kernels compute them (ggml's Q4_1 by Q8_1), in groups of 32, but with rows as precise as bfloat16 needs. A row
+        is rounded by itself, and added up in an order of its own, so that its result is the same in every company.
+    slot_attention: from one query for each head of each row to the keys and values of its slot, where they lie.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SOURCE = Path(__file__).with_name("native.cpp")
+TIMEOUT_S = 120.0  # for the compiler, beside whatever else the machine does
+OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp", "-w")
+GROUP = 32  # weights, and numbers of a row, that share a step
+WIDTH = 16  # outputs that are computed together
+MOST_GROUPS = 8  # heads of queries that share keys, in slot_attention
+DIMS = range(16, 129, 16)  # of a head, in slot_attention
+SHIMS = {  # what compiled steps call, by operator: torch's interface for those of others
+    "w4a16": "int32_t aoti_torch_cpu_w4a16(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*)",
+    "slot_attention": "int32_t aoti_torch_cpu_slot_attention(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
+    "AtenTensorHandle, AtenTensorHandle, double, AtenTensorHandle*)",
+}
+
+
+class _State:
+    """The library of this process, once it was looked for."""
+
+    library: ctypes.CDLL | None = None
+    asked: tuple[Path, str] | None = None  # where it was looked for, and why there is none
+
+
+def offer(directory: Path | None) -> str:
+    """Have the kernels ready, compiling them where nobody has; return why there are none, or nothing.
+
+    Args:
+        directory: Where they are kept; None: nowhere, so that there are none.
+    """
+    if directory is None:
+        return "nothing is kept on this machine"
+    if _State.library is not None:
+        return ""
+    if _State.asked is None or _State.asked[0] != directory:
+        _State.asked = directory, _opened(directory)
+    return _State.asked[1]
+
+
+def is_there() -> bool:
+    """Whether this process has the kernels."""
+    return _State.library is not None
+
+
+def digest() -> str:
+    """Return what stands for the kernels that this process has; nothing: it has none."""
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest() if is_there() else ""
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that torch would use; None: there is none."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX", usual))
+
+
+def _opened(directory: Path) -> str:
+    """Load the library; return why that cannot be."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "they are for Linux on x86-64"
+    command = compiler()
+    whole = [SOURCE.read_text(encoding="utf-8"), *OPTIONS, torch.__version__, command or "", *_processor()]
+    place = directory / f"native-{hashlib.sha256(repr(whole).encode()).hexdigest()[:32]}.so"
+    try:
+        if not place.exists():
+            if command is None:
+                return "this machine has no C++ compiler"
+            _compile(command, place)
+        library = ctypes.CDLL(str(place), mode=ctypes.RTLD_GLOBAL)  # Compiled steps look for its names.
+        if not library.mlzoo_supported():
+            return "this processor lacks AVX-512 with VNNI"
+    except subprocess.TimeoutExpired:
+        return "the C++ compiler took too long"
+    except subprocess.CalledProcessError as error:
+        return f"the C++ compiler failed ({(error.stderr or b'').decode(errors='replace').strip()[-200:]})"
+    except (OSError, AttributeError) as error:
+        return f"they cannot be loaded ({error})"
+    _State.library = library
+    return ""
+
+
+def _compile(command: str, place: Path) -> None:
+    """Compile into a place, whole or not at all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = place.with_suffix(f".{os.getpid()}")
+    libraries = Path(torch.__file__).with_name("lib")
+    try:
+        subprocess.run(
+            [command, *OPTIONS, "-o", str(beside), str(SOURCE), f"-L{libraries}", "-ltorch_cpu"],
+            check=True,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _processor() -> list[str]:
+    """Return what tells processors apart: a library that was made on another machine is another."""
+    described = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
+    return [line for line in described.splitlines() if line.startswith(("model name", "flags"))]
+
+
+def order(steps: torch.Tensor, size: torch.Tensor, least: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return weights in the order in which ``w4a16`` reads them, ``[outputs / 16, groups, bytes]``.
+
+    Args:
+        steps: Above the least weight of each group, ``[outputs, inputs]`` of uint8.
+        size: Of a step, ``[outputs, groups]`` of float16.
+        least: Weight of each group, ``[outputs, groups]`` of float16.
+        bits: 4 or 8, of each step.
+    """
+    outputs, inputs = steps.shape
+    tiles, groups = outputs // WIDTH, inputs // GROUP
+    fours = steps.view(tiles, WIDTH, groups, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
+    if bits == 4:
+        fours = fours[:, :, : GROUP // 8] | (fours[:, :, GROUP // 8 :] << 4)
+    scales = torch.stack([size, least]).view(2, tiles, WIDTH, groups).permute(1, 3, 0, 2).contiguous()
+    parts = [fours.reshape(tiles, groups, -1), scales.view(torch.uint8).view(tiles, groups, -1)]
+    return torch.cat(parts, -1).contiguous()
+
+
+def _w4a16(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    assert _State.library is not None
+    x = x.contiguous()
+    rows, inputs = x.shape
+    outputs = ordered.shape[0] * WIDTH
+    out = x.new_empty(rows, outputs)
+    bits = ordered.shape[2] // 64 - 1
+    _State.library.mlzoo_w4a16(
+        *map(_pointer, (ordered,)), _long(bits), *map(_pointer, (x, out)), *map(_long, (rows, inputs, outputs))
+    )
+    return out
+
+
+def _slot_attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    first_lines: torch.Tensor,
+    seen: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    assert _State.library is not None
+    query, seen = query.contiguous(), seen.contiguous()
+    rows, heads, dim = query.shape
+    out = query.new_empty(rows, heads * dim)
+    numbers = rows, heads, keys.shape[1] // dim, dim, seen.shape[1]
+    _State.library.mlzoo_attention(
+        *map(_pointer, (query, keys, values, first_lines, seen, out)), *map(_long, numbers), ctypes.c_double(scale)
+    )
+    return out
+
+
+def _pointer(tensor: torch.Tensor) -> Any:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _long(number: int) -> Any:
+    return ctypes.c_int64(number)
+
+
+def _w4a16_shape(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape[0], ordered.shape[0] * WIDTH)
+
+
+def _slot_attention_shape(query: torch.Tensor, *_: Any) -> torch.Tensor:
+    return query.new_empty(query.shape[0], query.shape[1] * query.shape[2])
+
+
+def _register() -> torch.library.Library:
+    """Give torch the operators; who exports a step needs their shapes alone."""
+    registry = torch.library.Library("mlzoo", "DEF")  # type: ignore[no-untyped-call]  # torch has no types for it
+    slots = "Tensor query, Tensor keys, Tensor values, Tensor first_lines, Tensor seen, float scale"
+    for schema, compute, shape in (
+        ("w4a16(Tensor ordered, Tensor x) -> Tensor", _w4a16, _w4a16_shape),
+        (f"slot_attention({slots}) -> Tensor", _slot_attention, _slot_attention_shape),
+    ):
+        name = schema.partition("(")[0]
+        registry.define(schema)  # type: ignore[no-untyped-call]
+        registry.impl(name, compute, "CPU")  # type: ignore[no-untyped-call]
+        torch.library.register_fake(f"mlzoo::{name}", shape)
+    return registry
+
+
+_registry = _register()  # What it registers lasts as long as it does.

@@ -1,0 +1,195 @@
+"""Kernels of our own: what they compute, that no row's bits depend on others, and what happens where there are none."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+import torch
+from tiny_models import load
+from torch.nn import functional
+
+from mlzoo.config.loading import cache_directory
+from mlzoo.inference import linears, native
+from mlzoo.inference.loader import load_chat
+from mlzoo.inference.threads import using
+
+pytestmark = pytest.mark.torch
+
+CONTEXT = 96
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    lacking = native.offer(cache_directory(None, os.environ))
+    if lacking:
+        pytest.skip(f"no kernels of our own: {lacking}")
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 16, 37])
+def test_products_are_those_of_the_weights_on_their_grid(bits, rows):
+    steps = torch.randint(0, 1 << bits, (48, 96), generator=torch.Generator().manual_seed(1))
+    centred = (steps - (1 << (bits - 1))).bfloat16()
+    centred[:, 0::32], centred[:, 1::32] = -(1 << (bits - 1)) + bits // 8, (1 << (bits - 1)) - 1
+    x = numbers(rows, 96)
+    seen = linears.w4a16(centred, bits)(x).float()
+    expected = x.float() @ centred.float().T
+    assert float((seen - expected).norm() / expected.norm()) < 0.003  # the rounding of what comes out
+
+
+def test_a_number_that_is_far_greater_than_its_neighbours_does_not_drown_them():
+    weight = torch.randint(-8, 8, (16, 32), generator=torch.Generator().manual_seed(3)).bfloat16()
+    weight[:, 0], weight[:, 1], weight[:, 5] = -8, 7, 0
+    product, x = linears.w4a16(weight, 4), numbers(1, 32)
+    expected = x.float() @ weight.float().T
+    x[0, 5] = 1000
+    assert float((product(x).float() - expected).norm() / expected.norm()) < 0.02  # of 8 bits, 4 would be left
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_row_has_the_same_bits_in_every_company_and_from_all_numbers_of_threads(bits):
+    product = linears.w4a16(numbers(64, 576), bits)
+    x = numbers(131, 576, seed=2)
+    whole = product(x)
+    for height in (1, 2, 3, 5, 8, 13, 16, 64):
+        assert torch.equal(product(x[3 : 3 + height]), whole[3 : 3 + height])
+    with using(1):
+        assert torch.equal(product(x), whole)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_stays_in_its_row(broken):
+    product = linears.w4a16(numbers(32, 64), 4)
+    x = numbers(3, 64)
+    expected = product(x)
+    x[1, 40] = broken
+    seen = product(x)
+    assert seen[1].isnan().all()
+    assert torch.equal(seen[[0, 2]], expected[[0, 2]])
+
+
+def test_nothing_and_next_to_nothing_make_nothing():
+    product = linears.w4a16(numbers(32, 64), 4)
+    assert not product(torch.zeros(2, 64, dtype=torch.bfloat16)).any()
+    assert product(torch.full((2, 64), 1e-35, dtype=torch.bfloat16)).isfinite().all()
+    assert not linears.w4a16(torch.zeros(32, 64, dtype=torch.bfloat16), 8)(numbers(2, 64)).any()
+
+
+def scene(rows, heads, key_heads, dim, extent):
+    query, keys, values = (
+        numbers(*shape, seed=seed)
+        for seed, shape in enumerate(
+            ((rows, heads, dim), (rows * CONTEXT, key_heads * dim), (rows * CONTEXT, key_heads * dim))
+        )
+    )
+    first_lines = torch.arange(rows).flip(0) * CONTEXT
+    seen = torch.rand(rows, extent, generator=torch.Generator().manual_seed(9)) < 0.7  # any rule a model may have
+    seen[:, 0] = True
+    return query, keys, values, first_lines, seen
+
+
+def attended(query, keys, values, first_lines, seen):
+    return torch.ops.mlzoo.slot_attention(query, keys, values, first_lines, seen, 0.2)
+
+
+@pytest.mark.parametrize(("heads", "key_heads", "dim"), [(9, 3, 64), (4, 4, 16), (8, 1, 128), (6, 3, 80)])
+@pytest.mark.parametrize("extent", [2, 16, 57, 96])
+def test_attention_is_that_of_the_library_over_what_each_row_sees(heads, key_heads, dim, extent):
+    query, keys, values, first_lines, seen = scene(3, heads, key_heads, dim, extent)
+    found = attended(query, keys, values, first_lines, seen).view(3, heads, dim)
+    lines = first_lines[:, None] + torch.arange(extent)
+    key, value = (
+        buffer[lines].view(3, extent, key_heads, dim).transpose(1, 2).repeat_interleave(heads // key_heads, 1).float()
+        for buffer in (keys, values)
+    )
+    mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[:, None, None]
+    expected = functional.scaled_dot_product_attention(query.float()[:, :, None], key, value, attn_mask=mask, scale=0.2)
+    assert torch.allclose(found.float(), expected[:, :, 0], atol=2e-2, rtol=1e-2)
+
+
+def test_what_a_row_does_not_see_need_not_be_a_number():
+    query, keys, values, first_lines, seen = scene(2, 4, 2, 32, 40)
+    expected = attended(query, keys, values, first_lines, seen)
+    hidden = first_lines[0] + int((~seen[0]).nonzero()[0])
+    keys[hidden], values[hidden] = float("nan"), float("inf")
+    assert torch.equal(attended(query, keys, values, first_lines, seen), expected)
+
+
+def test_a_broken_query_breaks_its_own_row_alone():
+    query, keys, values, first_lines, seen = scene(3, 4, 2, 32, 40)
+    expected = attended(query, keys, values, first_lines, seen)
+    query[1] = float("nan")
+    broken = attended(query, keys, values, first_lines, seen)
+    assert broken[1].isnan().all()
+    assert torch.equal(broken[[0, 2]], expected[[0, 2]])
+
+
+def test_attention_has_the_same_bits_in_every_company_however_far_others_see():
+    query, keys, values, first_lines, seen = scene(5, 9, 3, 64, 80)
+    seen[2, 33:] = False
+    whole = attended(query, keys, values, first_lines, seen)
+    alone = attended(query[2:3], keys, values, first_lines[2:3], seen[2:3, :48])
+    assert torch.equal(alone[0], whole[2])
+    with using(1):
+        assert torch.equal(attended(query, keys, values, first_lines, seen), whole)
+
+
+@pytest.fixture
+def another_process(monkeypatch):
+    """Have it look for the kernels as a process does that has none yet."""
+    monkeypatch.setattr(native._State, "library", None)
+    monkeypatch.setattr(native._State, "asked", None)
+
+
+@pytest.mark.usefixtures("another_process")
+def test_a_compiler_that_fails_leaves_torchs_kernels_and_says_why(tmp_path, monkeypatch):
+    failing = tmp_path / "compiler"
+    failing.write_text("#!/bin/sh\necho 'no such header' >&2\nexit 1\n")
+    failing.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("CXX", str(failing))
+    assert native.offer(tmp_path / "cache") == "the C++ compiler failed (no such header)"
+    assert not native.is_there()
+    assert list((tmp_path / "cache").iterdir()) == []
+    with pytest.raises(RuntimeError, match="no kernel"):
+        linears.w4a16(numbers(32, 64), 4)
+
+
+@pytest.mark.usefixtures("another_process")
+def test_without_a_compiler_what_was_compiled_earlier_is_not_looked_for_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert native.offer(tmp_path) == "this machine has no C++ compiler"
+
+
+@pytest.mark.usefixtures("another_process")
+def test_a_compiler_that_hangs_is_ended(tmp_path, monkeypatch):
+    hanging = tmp_path / "compiler"
+    hanging.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
+    hanging.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("CXX", str(hanging))
+    monkeypatch.setattr(native, "TIMEOUT_S", 0.2)
+    assert native.offer(tmp_path / "cache") == "the C++ compiler took too long"
+
+
+@pytest.mark.usefixtures("another_process")
+def test_a_library_that_is_damaged_is_said_and_not_used(tmp_path):
+    assert native.offer(tmp_path / "whole") == ""
+    (library,) = (tmp_path / "whole").iterdir()
+    native._State.library = native._State.asked = None
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / library.name).write_bytes(b"\x7fELF")
+    assert native.offer(tmp_path / "damaged").startswith("they cannot be loaded (")
+
+
+def test_a_model_says_whether_it_has_them_and_has_none_where_compiling_is_switched_off(tiny_directory, tmp_path):
+    order = load(tiny_directory, dtype="bfloat16")
+    assert "kernels of our own: at hand" in load_chat(order, CPU, cache=tmp_path).why
+    switched_off = load_chat(load(tiny_directory, dtype="bfloat16", compile="none"), CPU, cache=tmp_path)
+    assert "kernels of our own: none, switched off" in switched_off.why
+    assert not switched_off.decoder.kernels.own
