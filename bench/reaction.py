@@ -28,7 +28,7 @@ GAP_STEPS = 6  # allowed with them
 LOAD_MS = 1500.0  # allowed from a chat with an unloaded model to its first piece
 LOAD_ROUNDS = 3
 CANCELLED = -32800
-CHUNK = 128
+CHUNK = 64
 STEPS = 2  # within which a cancel is answered
 HEARD = 16  # pieces before something is done
 MID_PREFILL_S = 0.06  # after which a long prompt is being read, and far from read
@@ -143,7 +143,7 @@ def measure(rounds: int) -> list[Row]:
         compare(f"{gap}, compiled", "ms", values["gap"], f"a step of {DECODING} rows", steps, f"<= {GAP_STEPS}"),
         compare("cancel of an answer", "ms", values["cancel"], "a step of one row", ones, f"<= {STEPS}"),
         compare("cancel while the prompt is read", "ms", values["cancel prefill"],
-                f"reading {CHUNK} tokens, an eighth of such a prompt", chunks, "<= 1"),
+                f"reading {CHUNK} tokens, a chunk", chunks, "<= 1"),
         compare("chat with an unloaded model to its first token", "ms", values["load"], "what is allowed",
                 [LOAD_MS] * len(values["load"]), "<= 1"),
     ]  # fmt: skip

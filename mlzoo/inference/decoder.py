@@ -106,7 +106,7 @@ class SlotDecoder:
         slots: int,
         context: int,
         *,
-        chunk: int = 128,
+        chunk: int = 64,
         grain: int = 1,
         query_grain: int = 1,
         kernels: Kernels | None = None,
@@ -123,7 +123,7 @@ class SlotDecoder:
         self.cache.forward.query_grain = query_grain
         self.kernels = kernels
         self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
-        self.few_threads: int | None = None  # for steps of few rows; None: all (see ``mlzoo.inference.threads``)
+        self.few_threads: int | None = None  # for eager steps of few rows; None: all (see ``mlzoo.inference.threads``)
         self.any_threads = False  # whether no bit depends on how many threads compute
         self.graphs: Compiled | None = None  # of fast steps
         self._device = module.device
@@ -160,14 +160,20 @@ class SlotDecoder:
             self.cache.reserve(slot, position + 1)
         if self.kernels is not None:
             self.kernels.for_step(len(set(slots)), exact=exact)
+        eager = partial(self._eager, slots, tokens, positions, grain=self.grain if exact else 1)
+        if exact or self.graphs is None:
+            return eager()
+        family = "plain" if self.kernels is None else self.kernels.in_force.family
+        return self.graphs.decode(family, slots, tokens, positions, eager)
+
+    def _eager(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, grain: int
+    ) -> torch.Tensor:
+        """Decode step by step of Python, which a second thread waits for more than it helps where rows are few."""
         is_few = self.few_threads is not None and len(slots) <= threads.FEW_ROWS
         most = torch.get_num_threads()
         with threads.using(min(self.few_threads or most, most) if is_few else most):
-            eager = partial(self._decode, slots, tokens, positions, grain=self.grain if exact else 1)
-            if exact or self.graphs is None:
-                return eager()
-            family = "plain" if self.kernels is None else self.kernels.in_force.family
-            return self.graphs.decode(family, slots, tokens, positions, eager)
+            return self._decode(slots, tokens, positions, grain=grain)
 
     @torch.inference_mode()
     def forget(self, slot: int, start: int, stop: int) -> None:

@@ -154,9 +154,11 @@ class Graphs:
         graph, rows = self.all.get(family), Rows(slots, tokens, positions)
         self._decoded += len(rows.slots)
         self._seen = max(positions) + 1
+        if self.making is not None:
+            self._collect(self.making)
         if graph is None or graph.state == "refused" or self._seen > self._farthest:
             return eager()
-        if graph.state in ("wanted", "making"):
+        if graph.state == "wanted":
             self._make(graph)
         if graph.state == "there":
             return self._first(graph, rows, eager)
@@ -178,23 +180,22 @@ class Graphs:
             graph.state = "there"
 
     def _make(self, graph: Graph) -> None:
-        """Begin to make a graph, or see what became of it; at most one is made at a time."""
-        if self.making is None:
-            is_worth_it = self._decoded >= self._after_tokens
-            if is_worth_it and self._has_room():
-                try:
-                    step = step_of(self._decoder, graph.family)
-                    self.making = Making.begin(self._command, self._load, self._decoder.module, step, graph.library)
-                    graph.state = "making"
-                except (OSError, ValueError, KeyError) as error:
-                    self._refuse(graph, str(error))
-            return
-        if graph.state != "making":
-            return
-        ended = self.making.ended()
+        """Begin to make a graph, where it is worth it and none is being made."""
+        if self.making is None and self._decoded >= self._after_tokens and self._has_room():
+            try:
+                step = step_of(self._decoder, graph.family)
+                self.making = Making.begin(self._command, self._load, self._decoder.module, step, graph.library)
+                graph.state = "making"
+            except (OSError, ValueError, KeyError) as error:
+                self._refuse(graph, str(error))
+
+    def _collect(self, making: Making) -> None:
+        """See what became of the graph that is being made, whichever family's step it is that asks."""
+        ended = making.ended()
         if ended is None:
             return
         self.making = None
+        graph = next(graph for graph in self.all.values() if graph.state == "making")
         if ended:
             graph.failures += 1  # Somebody may have ended it, or memory or the disk was full: later loads try again.
             self._refuse(graph, ended)

@@ -34,7 +34,7 @@ EXPONENTS = 9  # Numbers of a probe are up to 2 to this apart from 1, so that th
 BLOCK = 256  # outputs of a probe's weights that differ; others repeat them, as far as the layer has any
 JOINED_UP_TO = 1024  # tokens of a prompt in which joined chunks are tried; kernels' blocks are half as long at most
 EXTENTS = (64, 576)  # tokens that probes attend to: within one block of a kernel, and beyond
-LENGTHS = (3, 37, 128, 256)  # tokens of prompts that are read with all numbers of threads
+LENGTHS = (3, 37, 64, 128, 256)  # tokens of prompts that are read with all numbers of threads
 COMPANIES = (1, 2, 3, 5, 8)  # rows that attend together, beside all but one
 
 
@@ -113,18 +113,22 @@ def query_grain(heads: Heads, rows: int, like: torch.Tensor) -> int | None:
 
 
 @torch.inference_mode()
-def joins_chunks(module: torch.nn.Module, chunk: int, heads: Heads, grain: int) -> bool:
-    """Return whether two chunks of a prompt may be read as one: whether each of its tokens then has the same result.
+def joins_chunks(module: torch.nn.Module, chunk: int, joined: int, heads: Heads, grain: int) -> bool:
+    """Return whether up to so many chunks of a prompt may be read as one: each of its tokens has the same result then.
 
-    Pairs begin at multiples of their length: from elsewhere a kernel may add up its blocks in another order.
+    They begin at multiples of all of them: from elsewhere a kernel may add up its blocks in another order.
     """
     like = next(module.parameters())
     for layer in _one_of_each_shape(module):
-        if not _rows_are_equal(*_probe(layer, like), like, range(chunk, 2 * chunk + 1, chunk)):
+        if not _rows_are_equal(*_probe(layer, like), like, range(chunk, joined * chunk + 1, chunk)):
             return False
-    stops = range(2 * chunk, JOINED_UP_TO + 1, 2 * chunk)
-    scenes = [scene for stop in stops for scene in _cancelling(heads, 1, 2 * chunk, stop, like, near=True)]
-    return all(_chunks_attend_equally(scene, chunk, grain) for scene in scenes)
+    starts = range(0, JOINED_UP_TO, joined * chunk)
+    stops = [(start, start + parts * chunk) for start in starts for parts in range(2, joined + 1)]
+    return all(
+        _chunks_attend_equally(scene, chunk, start, grain)
+        for start, stop in stops
+        for scene in _cancelling(heads, 1, stop - start, stop, like, near=True)
+    )
 
 
 @torch.inference_mode()
@@ -271,16 +275,15 @@ def _rows_attend_equally(scene: Scene, grain: int) -> bool:
     return all(torch.equal(scene.rows(part).attend(grain), together[part]) for part in parts)
 
 
-def _chunks_attend_equally(scene: Scene, chunk: int, grain: int) -> bool:
-    """Return whether a scene's last two chunks attend as one in the same way as one after the other."""
+def _chunks_attend_equally(scene: Scene, chunk: int, start: int, grain: int) -> bool:
+    """Return whether a scene's chunks from start on attend as one in the same way as one after the other."""
     stop = scene.key.shape[2]
-    start = stop - 2 * chunk
     hidden = torch.ones(stop, stop, dtype=torch.bool, device=scene.query.device).triu(1)[start:]
     mask = torch.zeros_like(hidden, dtype=scene.query.dtype)
     mask = mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)[None, None]
     whole = scene.attend(grain, mask)
     parts = []
-    for at in (0, chunk):
+    for at in range(0, stop - start, chunk):
         seen = start + at + chunk
         part = attrs.evolve(
             scene,

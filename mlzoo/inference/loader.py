@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from mlzoo.errors import ModelLoadFailed, OutOfMemory
 from mlzoo.inference import (
+    anatomy,
     captured,
     gate,
     gpu_int4,
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
     OnProgress = Callable[[str, int, int, str], None]  # stage, done, total, unit
 
-CHUNK = 128
+CHUNK = 64  # tokens of a prompt that are read while rows decode, before they have their turn
+JOINED = 4  # chunks that are read as one while none does
 MEMORY_SLACK = 1.1  # what loading needs, times the size of the weights
 
 
@@ -130,7 +132,7 @@ def load_chat(
     compiled = captured.offer(decoder, load) if is_gpu else graphs.offer(decoder, load, cache, subject)
     progress("check", 1, 1, "checks")
     module = found.module
-    ends, vocabulary = end_tokens(module, found.tokenizer), _vocabulary(module)
+    ends, vocabulary = end_tokens(module, found.tokenizer), anatomy.vocabulary(module)
     calls = tool_form(found.tokenizer)
     return ChatModel(
         name=load.model,
@@ -223,7 +225,7 @@ def _arrange(
     module = found.module
     reason = images.SEES if images.sees(load) else gate.objection(module)
     if reason is None:
-        difference = findings.ask("difference in slots", lambda: gate.disagreement(module, _vocabulary(module)))
+        difference = findings.ask("difference in slots", lambda: gate.disagreement(module, anatomy.vocabulary(module)))
         if difference > gate.tolerance(found.dtype):
             reason = f"its logits in slots differ by {difference:.2g}"
     if reason is not None:
@@ -234,9 +236,9 @@ def _arrange(
 def _slots(
     module: Any, load: Load, device: torch.device, findings: selftest.Findings, *, own_kernels: bool
 ) -> Arrangement:
-    token_bytes = _token_bytes(module)
+    token_bytes = anatomy.token_bytes(module)
     size = sizing.choose_size(load.slots, load.context, sizing.longest(module), token_bytes, memory.free_bytes(device))
-    heads, like = _heads(module), next(module.parameters())
+    heads, like = anatomy.heads(module), next(module.parameters())
     why = [f"slots: {size.slots} rows in one forward", size.why]
     chosen = _kernels(module, load, device, size.slots, findings, own=own_kernels)
     if chosen is None:
@@ -254,10 +256,10 @@ def _slots(
         why.append("a row's last bits may depend on its company: no padding helps on this machine")
     elif grain > 1:
         why.append(f"rows of exact requests padded to multiples of {grain}, so that no result depends on its company")
-    if _has_experts(module):
+    if anatomy.has_experts(module):
         why.append("a row's last bits may depend on its company: experts are computed over all rows that chose them")
     joins = heads is not None and findings.ask(
-        f"joins chunks of {CHUNK}", lambda: kernels.joins_chunks(module, CHUNK, heads, queries or 1)
+        f"joins {JOINED} chunks of {CHUNK}", lambda: kernels.joins_chunks(module, CHUNK, JOINED, heads, queries or 1)
     )
     decoder = SlotDecoder(
         module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
@@ -269,7 +271,9 @@ def _slots(
         )
         if decoder.any_threads:
             decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
-            why.append(f"{decoder.few_threads} threads for steps of up to {threads.FEW_ROWS} rows: enough to be fast")
+            why.append(
+                f"{decoder.few_threads} threads for eager steps of up to {threads.FEW_ROWS} rows: enough to be fast"
+            )
         else:
             why.append("always all threads: fewer would change last bits")
     rows_are = {
@@ -279,14 +283,14 @@ def _slots(
         "grains": [grain, queries],
         "families": None if chosen is None else [chosen.plan.many, chosen.plan.exact],
     }
-    is_exact = grain is not None and not _has_experts(module)
+    is_exact = grain is not None and not anatomy.has_experts(module)
     decoder.ahead = load.speculation and is_exact
     why.append(_speculation(load, decoder, is_exact=is_exact))
     prefix_bytes, prefix_why = sizing.choose_prefixes(size, token_bytes, memory.free_bytes(device))
     return Arrangement(
         decoder,
         [*why, prefix_why],
-        joined_chunks=2 if joins else 1,
+        joined_chunks=JOINED if joins else 1,
         prefix_bytes=prefix_bytes,
         rows=rows_are if is_exact else None,
     )
@@ -317,7 +321,7 @@ def _kernels(
             return None
         gpu_int4.expect(load.model, device, module.dtype)
     question = "difference of its kernels"
-    expected = None if findings.knows(question) else gate.sample_logits(module, _vocabulary(module))
+    expected = None if findings.knows(question) else gate.sample_logits(module, anatomy.vocabulary(module))
     replaced = linears.replace(module)
     chosen = plan.choose(module, replaced, rows, load.quantization, findings, own=own)
     # 4 bits that were asked for round as they do; what comes by itself must not.
@@ -337,7 +341,7 @@ def _difference(
     for family in families:
         chosen.in_force.family = family
         try:
-            seen = gate.sample_logits(module, _vocabulary(module))
+            seen = gate.sample_logits(module, anatomy.vocabulary(module))
         except (RuntimeError, AssertionError, AttributeError, TypeError):
             return gate.WORST  # Some models reach into their layers, or call them in an order of their own.
         worst = max(worst, gate.mean_difference(expected, seen))
@@ -351,10 +355,10 @@ def _serial(module: Any, load: Load, device: torch.device, findings: selftest.Fi
             break
         except (ValueError, ImportError):
             continue  # Not every architecture has it; eager is what it was loaded with.
-    token_bytes = _token_bytes(module)
+    token_bytes = anatomy.token_bytes(module)
     size = sizing.choose_size(1, load.context, sizing.longest(module), token_bytes, memory.free_bytes(device))
     reads = reason != images.SEES and findings.ask(
-        f"reads chunks of {gate.CHUNK}", lambda: gate.reads_in_chunks(module, _vocabulary(module))
+        f"reads chunks of {gate.CHUNK}", lambda: gate.reads_in_chunks(module, anatomy.vocabulary(module))
     )
     chunk = CHUNK if reads else None
     why = [f"serial, one request at a time: {reason}", size.why]
@@ -372,41 +376,3 @@ def _speculation(load: Load, decoder: SlotDecoder, *, is_exact: bool) -> str:
     few = range(1, speculation.SEQUENCES + 1)
     who = "all" if all(decoder.reads_ahead(n, exact=False) for n in few) else "exact"
     return f"speculation: for {who} requests, while up to {speculation.SEQUENCES} decode, by what their text repeats"
-
-
-def _has_experts(module: Any) -> bool:
-    """Return whether a model has experts, each of which computes the rows that chose it, as config or modules say."""
-    config = module.config.get_text_config(decoder=True)
-    by_config = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
-    return by_config or any("experts" in name.split(".") for name, _ in module.named_modules())
-
-
-def _heads(module: Any) -> kernels.Heads | None:
-    """Return what is known of a model's attention; None where that is not enough to try it."""
-    config = module.config.get_text_config(decoder=True)
-    queries = getattr(config, "num_attention_heads", None)
-    if not queries:
-        return None
-    return kernels.Heads(
-        queries,
-        keys=getattr(config, "num_key_value_heads", None) or queries,
-        dim=getattr(config, "head_dim", None) or config.hidden_size // queries,
-        softcap=getattr(config, "attn_logit_softcapping", None),
-        sinks=any(name.endswith("sinks") for name, _ in module.named_parameters()),
-    )
-
-
-def _token_bytes(module: Any) -> int:
-    """Return what one token takes in the cache, by the config's numbers."""
-    config = module.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_attention_heads", None) or 1
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * config.num_hidden_layers * key_heads * dim * module.dtype.itemsize)
-
-
-def _vocabulary(module: Any) -> int:
-    head = module.get_output_embeddings()
-    if isinstance(head, (torch.nn.Linear, linears.Linear)):
-        return head.out_features
-    return int(head.weight.shape[0]) if head is not None else int(module.config.get_text_config().vocab_size)

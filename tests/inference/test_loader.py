@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import ask, load, run, save_causal
 
 from mlzoo.errors import ModelLoadFailed, OutOfMemory
-from mlzoo.inference import gate, loader, memory, sizing
+from mlzoo.inference import gate, memory, sizing
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
@@ -125,7 +125,6 @@ def test_the_dtype_is_what_was_asked_for_or_what_the_processor_is_fast_at(monkey
 
 def test_remote_code_stays_off_unless_asked_for(tiny_directory):
     assert attrs.fields(type(load(tiny_directory))).trust_remote_code.default is False
-    assert loader.CHUNK == 128
 
 
 @pytest.mark.parametrize(("kind", "config"), [("mixtral", {}), ("aria_text", {"moe_num_experts": 4, "moe_topk": 2})])

@@ -187,7 +187,7 @@ def test_how_rows_are_computed_is_part_of_the_fingerprint(tiny_directory, monkey
         return load_chat(load(tiny_directory, digest="d" * 64), CPU).fingerprint
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # Also where there is one processor.
-    monkeypatch.setattr(plan, "able", lambda *_: ["plain"])  # The fastest of several is found by a clock.
+    monkeypatch.setattr(plan, "able", lambda *_, **__: ["plain"])  # The fastest of several is found by a clock.
     monkeypatch.setattr(kernels, "row_grain", lambda *_: 2)
     monkeypatch.setattr(kernels, "query_grain", lambda *_: 2)
     monkeypatch.setattr(kernels, "joins_chunks", lambda *_: False)
