@@ -77,7 +77,7 @@ def compiler() -> str | None:
 
 def _opened(directory: Path) -> str:
     """Load the library; return why that cannot be."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return "they are for Linux on x86-64"
     command = compiler()
     whole = [SOURCE.read_text(encoding="utf-8"), *OPTIONS, torch.__version__, command or "", *_processor()]
