@@ -1,7 +1,9 @@
 """A finished artifact, to where it is served by its name: a directory, a manifest in the store, an entry.
 
-Each is whole or not there: files are synced before anything names them, and each name is a rename. A kill in between
-leaves what was served before, or a model of which ``mlzoo models pull NAME`` only computes digests. Knows no training.
+Each is whole or not there: files are synced before anything names them, and each name is a rename. What is served
+changes in one moment, when the entry is renamed: a kill before it leaves what was served before, a kill after it what
+is new. Where ``--output`` is the directory that is served already, its manifest goes first: a kill then leaves no model
+of that name until the same command has ended, or ``mlzoo models pull NAME`` has computed digests. Knows no training.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from mlzoo.errors import ConfigError, StorageFailed
 from mlzoo.fit.checkpoints import replace, sync
 from mlzoo.fit.order import entry_path
 from mlzoo.store import digest, open_store
-from mlzoo.store.layout import MANIFEST_FORMAT
+from mlzoo.store.layout import MANIFEST_FORMAT, manifest_at
 from mlzoo.store.lock import exclusively
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from mlzoo.fit.order import Order
     from mlzoo.fit.settings import FitSettings
+    from mlzoo.store.layout import Store
 
 MEMORY_SLACK = 1.25  # of the weights, for what a forward takes
 LEAST_MEMORY_BYTES = 64 << 20
@@ -46,7 +49,11 @@ def install(order: Order, settings: FitSettings, artifact: Path) -> tuple[Path, 
             files = digest.of_files(artifact)
             listing = digest.of_listing(files)
             place = order.output or store.root / order.name / listing[:16]
-            _move(artifact, place, may_replace=order.output is None or order.replace)
+            if order.output is None and place.exists() and digest.of_files(place) == files:
+                shutil.rmtree(artifact)  # The same is there already.
+            else:
+                _take_away_what_is_served_from(place, store, order.name)
+                _move(artifact, place, may_replace=order.output is None or order.replace)
             size_bytes = sum(file.size_bytes for file in files)
             entry = _entry(settings, place, size_bytes)
             manifest = {
@@ -62,9 +69,12 @@ def install(order: Order, settings: FitSettings, artifact: Path) -> tuple[Path, 
                 "converted_by": None,
                 "files": [attrs.asdict(file) for file in files],
             }
-            replace(store.manifest(order.name), orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+            following = store.next_manifest(order.name)
+            replace(following, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
             head = f"# Made by `mlzoo fit` of {settings.data.path}; {place / 'README.md'} says how good it is.\n"
             replace(entry_path(order), (head + yaml.safe_dump(entry, sort_keys=False)).encode())
+            following.replace(store.manifest(order.name))
+            sync(following.parent)
             for old in store.manifest(order.name).parent.iterdir():
                 if old.is_dir() and old != place:
                     shutil.rmtree(old, ignore_errors=True)
@@ -84,6 +94,15 @@ def _entry(settings: FitSettings, place: Path, size_bytes: int) -> dict[str, Any
         "licence": licence,
         "memory_bytes": int(size_bytes * MEMORY_SLACK) + LEAST_MEMORY_BYTES,
     }
+
+
+def _take_away_what_is_served_from(place: Path, store: Store, name: str) -> None:
+    """Have a manifest say nothing any more of a directory whose files are about to become others."""
+    for manifest in (store.next_manifest(name), store.manifest(name)):
+        kept = manifest_at(manifest)
+        if kept is not None and manifest.parent / kept["path"] == place:
+            manifest.unlink()
+            sync(manifest.parent)
 
 
 def _move(artifact: Path, place: Path, *, may_replace: bool) -> None:

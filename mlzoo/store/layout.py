@@ -3,11 +3,13 @@
 ::
 
     <root>/<name>/manifest.json        a model is installed where this file is, and only there
+    <root>/<name>/manifest.next.json   the same for weights that the model's entry is about to name, or names already
     <root>/<name>/<digest>/...         its files, as a worker reads them
     <root>/.partial/<name>/...         what a pull is at, or left behind; never read by anything but the next pull
 
-The manifest is renamed into place last and removed first. Weights of a ``path:`` source stay where they are; their
-manifest points there.
+The manifest is renamed into place last and removed first; where another source takes over, its manifest is there before
+the entry names it, and takes the place of the other one after that: so one of the two fits the entry at all times.
+Weights of a ``path:`` source stay where they are; their manifest points there.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from mlzoo.errors import PullFailed
 from mlzoo.store.lock import exclusively
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mlzoo.config import Config, ModelEntry
 
 MANIFEST_FORMAT = 1
@@ -85,6 +89,10 @@ class Store:
         """Return where a model's manifest is, if it is."""
         return self.root / name / "manifest.json"
 
+    def next_manifest(self, name: str) -> Path:
+        """Return where the manifest is of what the entry of a model is about to name, if there is such a thing."""
+        return self.root / name / "manifest.next.json"
+
     def partial(self, name: str) -> Path:
         """Return where a model's pull works."""
         return self.root / ".partial" / name
@@ -94,8 +102,8 @@ class Store:
 
         A manifest for another source or other weights than the entry's counts as none: the configuration changed since.
         """
-        kept = self.read_manifest(entry.name)
-        if kept is None or kept["source"] != entry.source:
+        kept = next((kept for kept in self._manifests(entry.name) if kept["source"] == entry.source), None)
+        if kept is None:
             return None
         if entry.sha256 is not None and kept["source_sha256"] != entry.sha256:
             return None
@@ -114,19 +122,19 @@ class Store:
 
     def read_manifest(self, name: str) -> dict[str, Any] | None:
         """Return a model's manifest; None where there is none, or none that this version can read."""
-        try:
-            kept = orjson.loads(self.manifest(name).read_bytes())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(kept, dict) or kept.get("format") != MANIFEST_FORMAT or not kept.keys() >= MANIFEST_KEYS:
-            return None
-        return kept
+        return manifest_at(self.manifest(name))
+
+    def _manifests(self, name: str) -> Iterator[dict[str, Any]]:
+        for path in (self.manifest(name), self.next_manifest(name)):
+            kept = manifest_at(path)
+            if kept is not None:
+                yield kept
 
     def verify(self, installed: Installed) -> tuple[str, ...]:
         """Return what is wrong with the files of a model, a line each; reads all of them, which takes seconds."""
         from mlzoo.store import digest  # noqa: PLC0415 - hashing is no part of finding
 
-        kept = self.read_manifest(installed.name)
+        kept = next((kept for kept in self._manifests(installed.name) if kept["digest"] == installed.digest), None)
         if kept is None:
             return (f"{self.manifest(installed.name)} is gone or damaged",)
         return digest.differences(installed.path, [digest.FileDigest(**file) for file in kept["files"]])
@@ -161,6 +169,7 @@ class Store:
                 )
             freed_bytes = sum(map(_size_bytes, (self.root / entry.name, self.partial(entry.name))))
             self.manifest(entry.name).unlink(missing_ok=True)
+            self.next_manifest(entry.name).unlink(missing_ok=True)
             for directory in (self.root / entry.name, self.partial(entry.name)):
                 if directory.exists():
                     shutil.rmtree(directory)
@@ -169,6 +178,17 @@ class Store:
     def lock_path(self, name: str) -> Path:
         """Return the lock of whoever changes a model's files. It is never deleted, or two could hold it."""
         return self.root / ".locks" / f"{name}.lock"
+
+
+def manifest_at(path: Path) -> dict[str, Any] | None:
+    """Return what a manifest says; None where there is none, or none that this version can read."""
+    try:
+        kept = orjson.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(kept, dict) or kept.get("format") != MANIFEST_FORMAT or not kept.keys() >= MANIFEST_KEYS:
+        return None
+    return kept
 
 
 def _size_bytes(directory: Path) -> int:
