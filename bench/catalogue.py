@@ -158,7 +158,7 @@ BENCHMARKS = (
             "smollm2 in bfloat16, through the sidecar. Each turn belongs to a conversation that begins like no other: "
             "a first turn of about 1,000 tokens, its answer, and the second turn, sent as it is, or behind a history "
             "that differs from its first word on. Times are the host's, from the request's line to its first piece. "
-            "An exact request takes up only what was read in whole chunks of 128 tokens, so it reads the rest of a "
+            "An exact request takes up only what was read in whole chunks of 64 tokens, so it reads the rest of a "
             "chunk and the first answer again."
         ),
     ),
@@ -184,7 +184,7 @@ BENCHMARKS = (
         how=(
             "A Llama configuration (18 layers, width 2,048, 32,000 words), random weights, 64 tokens to a prompt of "
             "24, one stream. llama.cpp reads a GGUF file, Q4_1 with its head in Q8_0; ours has the same numbers as "
-            "safetensors, 4 bits where that costs nothing and its head in bfloat16. The bound is the memory that all "
+            "safetensors, 4 bits where that costs nothing, its head in 8. The bound is the memory that all "
             "cores together read in a second, by the bytes of that file that a token needs."
         ),
     ),
