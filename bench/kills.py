@@ -58,7 +58,6 @@ class Life:
 
     def __init__(self, log: Path, dtype: str) -> None:
         command = [sys.executable, "-m", "mlzoo", "serve", "--log", str(log), f"model.dtype={dtype}"]
-        command += ["model.compile=none"]  # A compiler beside it would have the kills wait for nothing.
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
