@@ -17,6 +17,7 @@ pytestmark = [
 
 SAMPLED = {"temperature": 0.8, "top_p": 0.95, "seed": 7, "max_tokens": 20, "determinism": "exact"}
 TELL = {"messages": user("Tell me about the sea, and about 魚."), **SAMPLED}
+WITH_OWN_KERNELS = "model.compile=auto"  # Steps are not compiled for exact requests: nothing goes on in the background.
 
 
 async def whole(client):
@@ -62,11 +63,11 @@ def test_a_sentence_goes_on_after_the_sidecar_was_killed(log):
         return client.pid
 
     pieces = []
-    with hosting(log) as host:
+    with hosting(log, WITH_OWN_KERNELS) as host:
         reference = host.run(whole)
         error = host.run(begin, pieces, sidecar)
         assert isinstance(error, SidecarDied)
-    with hosting(log) as host:
+    with hosting(log, WITH_OWN_KERNELS) as host:
         result = host.run(resume, pieces)
     check(result, pieces, reference)
     assert is_whole(log)
@@ -74,7 +75,7 @@ def test_a_sentence_goes_on_after_the_sidecar_was_killed(log):
 
 def test_a_sentence_goes_on_after_only_its_worker_was_killed(log):
     pieces = []
-    with hosting(log) as host:
+    with hosting(log, WITH_OWN_KERNELS) as host:
         reference = host.run(whole)
         error = host.run(begin, pieces, worker_pid)
         assert (error.code, error.data["resumable"]) == (1008, True)
