@@ -1,6 +1,6 @@
 """What a host may be told: what the log has, as durably as it was promised, and what a model said.
 
-Parts of I1, I4, I18 and I19.
+Parts of I1, I4, I6, I18 and I19.
 """
 
 from __future__ import annotations
@@ -89,6 +89,23 @@ def code_of(end: Record) -> int | None:
         return CANCELLED
     failure = end.data["data"].get("failure")
     return None if failure is None else int(failure["code"])
+
+
+def runs_twice(record: Record, evidence: Evidence) -> Iterator[str]:
+    """Yield where a key runs again, or leads to what was asked with other params. I6."""
+    data, log = record.data, evidence.log
+    fields = data["data"]
+    if data["type"] == "RequestAccepted" and fields.get("key"):
+        ran = [r.id for r in {**log.elders, **log.requests}.values() if r.key == fields["key"]]
+        if len(ran) > 1:
+            yield f"{fields['key']} runs as {ran}"
+    if data["type"] == "RequestAttached":
+        command = log.by_seq[data["group"][0]].data
+        target = log.requests.get(fields["target"])
+        if target is None or target.key != command["data"].get("key"):
+            yield f"{command['data'].get('key')} leads to a request of another key"
+        elif command["type"] == "Submit" and command["data"]["params_digest"] != target.params_digest:
+            yield f"{target.key} was taken with other params"
 
 
 def is_answer_recorded(message: JsonObject, evidence: Evidence) -> bool:

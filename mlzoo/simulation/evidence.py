@@ -20,6 +20,7 @@ from mlzoo.events.codec import CODEC
 from mlzoo.events.records import is_gone
 from mlzoo.simulation.disk import Inode, SimulatedDisk
 from mlzoo.simulation.histories import GROUPS, LOG
+from mlzoo.simulation.talks import Talks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 JsonObject = dict[str, Any]
 KEYS = str(LOG / "keys")
+COPIES = {"CarryConversation", "ForkConversation"}
 TRANSIENT = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TRANSIENT", False)}
 TERMINAL = {kind.__name__ for kind in get_args(ev.Event) if getattr(kind, "TERMINAL", False)}
 
@@ -72,6 +74,7 @@ class Request:
     params_digest: str = ""
     suspensions: list[Record] = attrs.field(factory=list)
     ephemeral: bool = False
+    conversation: str = ""
     elder: Request | None = None  # the same as it ended in an earlier life: its records may have gone since
 
 
@@ -105,6 +108,7 @@ class Log:
     last_at_ms: int = 0
     loads: int = 0
     elders: dict[str, Request] = attrs.field(factory=dict)  # with a key, and ended before this life
+    talks: Talks = attrs.field(factory=Talks)
 
     def request(self, name: str) -> Request:
         """Return what is known of a request."""
@@ -159,6 +163,7 @@ class Evidence:
     ephemeral: set[str] = attrs.field(factory=set)  # words that nobody may find on the disk, ever
     forgotten: set[str] = attrs.field(factory=set)  # words that nobody may find there any more
     forgets: Counter[str] = attrs.field(factory=Counter)  # words -> the calls that may have had them forgotten
+    deleted: set[str] = attrs.field(factory=set)  # names of conversations and personas that somebody wanted deleted
     calls: dict[str | int, str] = attrs.field(factory=dict)  # what each call says, or asks for, in all lives
     keyed: dict[str | int, JsonObject] = attrs.field(factory=dict)  # what each call with a key asks for
     build: int = 0  # of the workers: another one computes other bits
@@ -220,7 +225,10 @@ class Evidence:
 
     def may_be_gone(self, request: Request | None) -> bool:
         """Whether the text of a request may have gone because somebody wanted that."""
-        return request is not None and (request.ephemeral or self.forgets[self.calls.get(request.rpc or "", "")] > 0)
+        if request is None:
+            return False
+        was_wanted = self.forgets[self.calls.get(request.rpc or "", "")] > 0
+        return request.ephemeral or was_wanted or request.conversation in self.deleted
 
     def is_copied(self, request: Request) -> bool:
         """Whether a power cut would leave a copy of what became of a request, beside the records."""
@@ -268,11 +276,15 @@ def is_same_but_forgotten(kept: bytes, found: bytes, evidence: Evidence) -> bool
         record.pop("crc")
         record.pop("blobs", None)
     data = was["data"]
-    if was["type"] == "ReportStep" and all(isinstance(text, list) for text in texts):
+    if not evidence.deleted.isdisjoint({data.get("conversation"), data.get("persona")}):
+        return bool(was == now)
+    if was["type"] in {"ReportStep", *COPIES} and all(isinstance(text, list) for text in texts):
         names, pairs = [row["request"] for row in data["rows"]], list(zip(*texts, strict=True))
     else:
         names, pairs = [data.get("request"), data.get("target")], [texts]
-    may_be_gone = [evidence.may_be_gone(log.requests.get(name) or log.elders.get(name)) for name in names]
+    known = [log.requests.get(name) or log.elders.get(name) for name in names]
+    is_copy = was["type"] in COPIES  # Of what it holds, the records may have gone that say whose it was.
+    may_be_gone = [evidence.may_be_gone(request) or (is_copy and request is None) for request in known]
     if len(pairs) != len(names):
         may_be_gone = [any(may_be_gone)]
     return was == now and all(

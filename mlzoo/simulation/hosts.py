@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import orjson
 import trio
 
-from mlzoo.simulation import garbage, plans
+from mlzoo.simulation import actions, garbage, plans
 from mlzoo.simulation.evidence import is_of_key, saying
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Host:
     async def play(self) -> None:
         """Do everything that the plan says; then read on, wait for the answers, and leave."""
         for action in self._plan.actions:
-            if isinstance(action, plans.EndInput):
+            if isinstance(action, actions.EndInput):
                 self._end(in_mid_line=action.in_mid_line)
                 break
             await self._do(action)
@@ -70,43 +70,45 @@ class Host:
             self._heard.garbage += 1  # What stands before the end of input is a line.
         self._pipe.end_input()
 
-    async def _do(self, action: plans.Action) -> None:
+    async def _do(self, action: actions.Action) -> None:
         match action:
-            case plans.Ask():
+            case actions.Ask():
                 self._send(self._call(action))
-            case plans.Together():
+            case actions.Together():
                 self._send([self._call(ask) for ask in action.asks])
-            case plans.Cancel():
+            case actions.Cancel():
                 calls = self._generations
                 target = calls[-1 - action.back] if action.back < len(calls) else 999_999_999
-                ask = plans.Ask("cancel", {"request": target})
+                ask = actions.Ask("cancel", {"request": target})
                 self._send(self._message(ask) if action.notify else self._call(ask))
-            case plans.Forget():
+            case actions.Forget():
                 self._forget(action.back)
-            case plans.Say():
+            case actions.Fork():
+                self._fork(action)
+            case actions.Say():
                 self._heard.garbage += 1
                 self._pipe.feed(garbage.MENU[action.garbage] + b"\n")
-            case plans.Repeat():
+            case actions.Repeat():
                 if action.back < len(self._last):
-                    self._send(self._call(plans.Ask("ping"), self._last[-1 - action.back]))
-            case plans.Pause():
+                    self._send(self._call(actions.Ask("ping"), self._last[-1 - action.back]))
+            case actions.Pause():
                 await trio.sleep(action.for_s)
-            case plans.Settle():
+            case actions.Settle():
                 await self._settle()
-            case plans.Turns():
+            case actions.Turns():
                 for _ in range(action.count):
                     await trio.lowlevel.checkpoint()
-            case plans.Stop():
+            case actions.Stop():
                 self._stop_reading()
-            case plans.Take():
+            case actions.Take():
                 self._stop_reading()
                 self._pipe.take(action.size_bytes)
-            case plans.ReadOn():
+            case actions.ReadOn():
                 self._read_on()
-            case plans.CloseOutput():
+            case actions.CloseOutput():
                 self._heard.deaf = True
                 self._pipe.break_off()
-            case plans.EndInput():
+            case actions.EndInput():
                 return
             case _:
                 assert_never(action)
@@ -118,10 +120,23 @@ class Host:
         id_ = self._generations[-1 - back]
         for answer in self._heard.answers.get(id_, ()):
             if "id" in answer.get("result", {}):
-                call = self._call(plans.Ask("forget", {"request": answer["result"]["id"]}))
+                call = self._call(actions.Ask("forget", {"request": answer["result"]["id"]}))
                 self._heard.asked[call["id"]] = self._evidence.about_to_forget(self._heard.asked[id_]["words"])
                 self._send(call)
                 return
+
+    def _fork(self, action: actions.Fork) -> None:
+        """Fork a conversation at a place of which it was told; a host that was told of none knows none."""
+        for id_ in reversed(self._last):
+            if self._heard.asked[id_].get("talks") != action.conversation:
+                continue
+            for answer in self._heard.answers.get(id_, ()):
+                messages = answer.get("result", {}).get("messages", ())
+                if action.back < len(messages):
+                    at = messages[-1 - action.back]["log_seq"]
+                    params = {"conversation": action.conversation, "at": at, "into": action.into}
+                    self._send(self._call(actions.Ask("conversations.fork", params)))
+                    return
 
     def _stop_reading(self) -> None:
         self._pipe.reads = False
@@ -132,7 +147,7 @@ class Host:
             self._heard.reads_since_s = trio.current_time()
         self._pipe.read_on()
 
-    def _call(self, ask: plans.Ask, id_: int | None = None) -> dict[str, Any]:
+    def _call(self, ask: actions.Ask, id_: int | None = None) -> dict[str, Any]:
         heard = self._heard
         if id_ is None:
             id_ = next(self._ids)
@@ -159,6 +174,10 @@ class Host:
             self._evidence.calls[id_] = words
         elif ask.method == "forget" and "key" in ask.params:
             heard.asked[id_] = self._evidence.about_to_forget(saying(ask.params["key"]))
+        elif ask.method == "conversations.get":
+            heard.asked[id_] = {"talks": ask.params["conversation"]}
+        elif ask.method in {"conversations.delete", "personas.delete"}:
+            self._evidence.deleted |= set(ask.params.values())
         elif ask.method == "shutdown":
             self._evidence.shut_down = True
         elif ask.method == "events.subscribe":
@@ -169,7 +188,7 @@ class Host:
         """Return what is to be known of a call with a key: whether somebody had that forgotten before."""
         return {"comes_again": is_of_key(words) and words in self._evidence.forgotten}
 
-    def _message(self, ask: plans.Ask) -> dict[str, Any]:
+    def _message(self, ask: actions.Ask) -> dict[str, Any]:
         message: dict[str, Any] = {"jsonrpc": "2.0", "method": ask.method}
         return {**message, "params": ask.params} if ask.params else message
 

@@ -1,4 +1,4 @@
-"""What must hold at every moment of every story: I1 to I19, one function each.
+"""What must hold at every moment of every story: I1 to I20, one function each.
 
 Each is given what has just happened, and what is known so far (``evidence``), and yields what is wrong, one sentence
 each. A function sees only the steps that it names, since there are many. What an invariant cannot see while a story is
@@ -20,11 +20,13 @@ from mlzoo.simulation.answers import (
     is_shown_early,
     not_forgotten,
     not_the_first,
+    runs_twice,
     unanswered,
     wrong_text,
 )
 from mlzoo.simulation.evidence import TERMINAL, TRANSIENT, is_same_but_forgotten
 from mlzoo.simulation.steps import Emitted, Ended, Recorded, Recovered, Rewritten, Spawned, Step, Told
+from mlzoo.simulation.talks import folded_otherwise, told_otherwise
 
 if TYPE_CHECKING:
     from mlzoo.simulation.evidence import Evidence
@@ -178,19 +180,7 @@ def I5(step: Recorded | Told, evidence: Evidence) -> Iterator[str]:  # noqa: N80
 @sees(Recorded)
 def I6(step: Recorded, evidence: Evidence) -> Iterator[str]:  # noqa: N802
     """A key never runs twice; other params under the same key are refused."""
-    data, log = step.record.data, evidence.log
-    fields = data["data"]
-    if data["type"] == "RequestAccepted" and fields.get("key"):
-        ran = [r.id for r in {**log.elders, **log.requests}.values() if r.key == fields["key"]]
-        if len(ran) > 1:
-            yield f"{fields['key']} runs as {ran}"
-    if data["type"] == "RequestAttached":
-        command = log.by_seq[data["group"][0]].data
-        target = log.requests.get(fields["target"])
-        if target is None or target.key != command["data"].get("key"):
-            yield f"{command['data'].get('key')} leads to a request of another key"
-        elif command["type"] == "Submit" and command["data"]["params_digest"] != target.params_digest:
-            yield f"{target.key} was taken with other params"
+    yield from runs_twice(step.record, evidence)
 
 
 @sees(Recovered)
@@ -339,6 +329,15 @@ def I19(step: Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
     """A key that was forgotten stays bound and says nothing: who comes with it again hears that, and no text."""
     if "method" not in step.message:
         yield from not_forgotten(step.host, step.message, evidence)
+
+
+@sees(Recovered, Told)
+def I20(step: Recovered | Told, evidence: Evidence) -> Iterator[str]:  # noqa: N802
+    """A conversation is its turns that ended well, in their order: in every state, and whenever it is told."""
+    if isinstance(step, Recovered):
+        yield from () if step.state is None else folded_otherwise(evidence.log.talks, step.state)
+    elif "talks" in step.host.asked.get(step.message.get("id", ""), {}) and step.message.get("result"):
+        yield from told_otherwise(evidence.log.talks, step.message["result"])
 
 
 assert {"RequestStreamed"} <= TRANSIENT, "tokens wait for no sync"

@@ -152,6 +152,7 @@ def _note(log: Log, record: Record) -> None:
             request.key = fields.get("key", "")
             request.params_digest = fields.get("params_digest", "")
             request.ephemeral = fields.get("ephemeral", False)
+            request.conversation = fields.get("conversation", "")
             _named(log, request, fields)
         case "RequestStreamed":
             request = log.request(fields["request"])
@@ -172,9 +173,14 @@ def _note(log: Log, record: Record) -> None:
             request.terminals.append(record)
             request.ran_on, request.device = request.device, None
             request.cancelled = kind == "RequestCancelled"
+            is_turn = kind == "RequestCompleted" or (request.cancelled and bool(request.pieces))
+            if is_turn and request.conversation and not request.ephemeral:
+                log.talks.turn(request.conversation, request.id)
             _named(log, request, fields)
             if kind == "RequestAttached":  # What its caller hears is the story of the target.
                 log.by_rpc[fields["caller"]["rpc"]] = log.request(fields["target"])
+        case str(kind) if kind.startswith("Conversation"):
+            log.talks.note(kind, fields, log.by_seq[data["group"][0]].data)
         case _:
             return
 

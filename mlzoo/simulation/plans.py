@@ -12,6 +12,24 @@ from typing import Any, Literal
 import attrs
 
 from mlzoo.simulation import faults, garbage
+from mlzoo.simulation.actions import (
+    Action,
+    Ask,
+    Cancel,
+    CloseOutput,
+    EndInput,
+    Forget,
+    Fork,
+    Pause,
+    ReadOn,
+    Repeat,
+    Say,
+    Settle,
+    Stop,
+    Take,
+    Together,
+    Turns,
+)
 from mlzoo.simulation.machines import Machine
 
 Method = Literal["chat", "complete", "embed", "predict", "tokenize", "detokenize"]
@@ -19,118 +37,6 @@ CrashPoint = Literal["append", "fsync", "emit", "step"]
 CRASH_POINTS: tuple[CrashPoint, ...] = ("append", "fsync", "emit", "step")
 MACHINES: tuple[Machine, ...] = ("gpu", "two workers", "small")
 PAUSES_S = (0.0, 0.01, 0.05, 0.2, 0.7, 3.0)
-
-
-@attrs.frozen
-class Ask:
-    """Call a method; pieces is how many the answer has, where it has any. Under a key the prompt is the key's."""
-
-    method: str
-    params: dict[str, Any] = attrs.field(factory=dict)
-    pieces: int = 0
-    key: str = ""
-
-
-@attrs.frozen
-class Together:
-    """Call several in one batch."""
-
-    asks: tuple[Ask, ...]
-
-
-@attrs.frozen
-class Cancel:
-    """Cancel one of the generations so far, counted from the last, or a call that never was."""
-
-    back: int
-    notify: bool
-
-
-@attrs.frozen
-class Forget:
-    """Have one of the generations so far forgotten, counted from the last; only one that was answered has a name."""
-
-    back: int
-
-
-@attrs.frozen
-class Say:
-    """Send bytes that are no request: garbage by name."""
-
-    garbage: str
-
-
-@attrs.frozen
-class Repeat:
-    """Use the id of a call that may still be open."""
-
-    back: int
-
-
-@attrs.frozen
-class Pause:
-    """Do nothing."""
-
-    for_s: float
-
-
-@attrs.frozen
-class Settle:
-    """Read, and wait for the answers, as long as a patient host does."""
-
-
-@attrs.frozen
-class Turns:
-    """Let so many turns of the scheduler pass: what comes next comes at any checkpoint of anybody's."""
-
-    count: int
-
-
-@attrs.frozen
-class Stop:
-    """Stop reading."""
-
-
-@attrs.frozen
-class Take:
-    """Read so many bytes, and then again no more."""
-
-    size_bytes: int
-
-
-@attrs.frozen
-class ReadOn:
-    """Read whatever comes."""
-
-
-@attrs.frozen
-class CloseOutput:
-    """Close the reading end, and go on asking."""
-
-
-@attrs.frozen
-class EndInput:
-    """Close the writing end, perhaps in the middle of a line, without waiting for answers."""
-
-    in_mid_line: bool
-
-
-Action = (
-    Ask
-    | Together
-    | Cancel
-    | Forget
-    | Say
-    | Repeat
-    | Pause
-    | Settle
-    | Turns
-    | Stop
-    | Take
-    | ReadOn
-    | CloseOutput
-    | EndInput
-)
 
 
 @attrs.frozen
@@ -198,6 +104,8 @@ def draw(seed: int) -> StoryPlan:
     own = Random(f"{seed} forgotten")  # Draws of its own, so that a seed that found something still does.
     if own.random() < 0.1:
         lives = _coming_again(own, lives)
+    talks = Random(f"{seed} talks")  # by itself, so that all else is what it was
+    lives = tuple(_talking(talks, life) if talks.random() < 0.3 else life for life in lives)
     return StoryPlan(seed, lives, durability)
 
 
@@ -222,18 +130,8 @@ def _outliving(random: Random, life: LifePlan) -> LifePlan:
     keyed = _keyed(random, random.choice((0, 1, 2, 3)))
     again = random.choice((keyed, Ask("resume", {"key": keyed.key, "after": -1})))
     filling = [Ask("chat", {"model": "toy", "stream": True}, pieces=9) for _ in range(3)]
-    scene: tuple[Action, ...] = (
-        keyed,
-        Settle(),
-        *filling,
-        Settle(),
-        Pause(3.0),
-        *filling,
-        Settle(),
-        Pause(3.0),
-        again,
-        Settle(),
-    )
+    waiting: tuple[Action, ...] = (*filling, Settle(), Pause(3.0))
+    scene: tuple[Action, ...] = (keyed, Settle(), *waiting, *waiting, again, Settle())
     return attrs.evolve(_beginning_with(life, scene), small_segments=True, keep_s=0.4)
 
 
@@ -267,6 +165,38 @@ def _leaking(random: Random, life: LifePlan) -> LifePlan:
     first = attrs.evolve(life.hosts[0], actions=scene + life.hosts[0].actions)
     leak = FaultPlan("worker_leaks", 0.0)
     return attrs.evolve(life, hosts=(first, *life.hosts[1:]), faults=(*life.faults, leak), machine="small")
+
+
+def _talking(random: Random, life: LifePlan) -> LifePlan:
+    """Return a life whose first host talks in conversations, looks at them, forks one, and talks on."""
+    name, other = random.sample(TALKS, 2)
+    before, after = [tuple(_talk(random, name) for _ in range(random.randrange(1, 6))) for _ in range(2)]
+    look, look_again = [Ask("conversations.get", {"conversation": each}) for each in (name, other)]
+    fork = (look, Settle(), Fork(name, other, random.randrange(3)), _talk(random, other))
+    scene = (*before, Settle(), *fork, *after, Settle(), look, look_again)
+    return _beginning_with(life, scene)
+
+
+def _talk(random: Random, name: str) -> Action:
+    params: dict[str, Any] = {"model": "toy", "stream": random.random() < 0.7, "conversation": name}
+    params |= {"persona": "clerk"} if random.random() < 0.2 else {}
+    params |= {"retention": "ephemeral"} if random.random() < 0.1 else {}
+    actions: tuple[tuple[Action, int], ...] = (
+        (Settle(), 3),
+        (Fork(name, random.choice(TALKS), random.randrange(4)), 1),
+        (Cancel(0, notify=random.random() < 0.5), 2),
+        (Forget(0), 1),
+        (Ask("chat", params, pieces=random.choice((0, 1, 2, 5))), 12),
+        (Ask("conversations.get", {"conversation": name}), 4),
+        (Ask("conversations.delete", {"conversation": name}), 1),
+        (Ask("personas.put", {"name": "clerk", "system": "be brief", "greeting": "good day"}), 2),
+        (Ask(random.choice(("personas.get", "personas.delete")), {"name": "clerk"}), 1),
+        (Ask("conversations.list"), 1),
+    )
+    return random.choices([action for action, _ in actions], [weight for _, weight in actions])[0]
+
+
+TALKS = ("talk-0", "talk-1", "talk-2")
 
 
 def _host(random: Random) -> HostPlan:

@@ -9,7 +9,7 @@ from mlzoo.actors.ledger import Ledger
 from mlzoo.actors.outbox import Outbox
 from mlzoo.actors.watchdog import Watchdog
 from mlzoo.actors.worker import Worker
-from mlzoo.core import keys, routing, schedule
+from mlzoo.core import apply, keys, routing, schedule
 from mlzoo.core.state import State
 from mlzoo.events import closed, forgetting, framing, recovery
 from mlzoo.events import commands as cmd
@@ -17,6 +17,7 @@ from mlzoo.events import types as ev
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.durability import Durability
 from mlzoo.events.forgetting import Forgetter
+from mlzoo.events.history import HistoryReader
 from mlzoo.events.log import Log
 from mlzoo.events.records import is_terminal
 from mlzoo.events.writing import SegmentWriter
@@ -305,6 +306,25 @@ def a_route_goes_on_amid_an_answer(patch):
     patch.setattr(routing, "may_move_on", lambda request, failure: bool(request.chain))
 
 
+def turns_that_follow_are_not_counted(patch):
+    with_turn = apply.with_turn
+
+    def only_the_first(state, request, seq, at_ms, *, cancelled):
+        is_known = request.conversation in state.conversations
+        return state if is_known else with_turn(state, request, seq, at_ms, cancelled=cancelled)
+
+    patch.setattr(apply, "with_turn", only_the_first)
+
+
+def a_conversation_is_told_without_its_latest_turn(patch):
+    turns = HistoryReader.turns
+
+    def all_but_the_latest(self, history):
+        return (yield from turns(self, history))[:-1]
+
+    patch.setattr(HistoryReader, "turns", all_but_the_latest)
+
+
 APP_BUGS = {
     ephemeral_text_is_recorded: {"I17"},
     forgetting_forgets_nothing: {"I17"},
@@ -332,6 +352,8 @@ APP_BUGS = {
     malformed_lines_are_answered_twice: {"I13"},
     the_newline_comes_later: {"I14"},
     the_clock_is_that_on_the_wall: {"I16"},
+    turns_that_follow_are_not_counted: {"I20"},
+    a_conversation_is_told_without_its_latest_turn: {"I20"},
 }
 """The same for stories of the whole app."""
 

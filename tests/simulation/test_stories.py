@@ -15,7 +15,7 @@ from mlzoo.simulation.stories import tell, told
 
 LIVES = 1000
 SEEDS = 400  # within which each planted bug must be found
-NAMES = {f"I{number}" for number in range(1, 20)}
+NAMES = {f"I{number}" for number in range(1, 21)}
 ELSEWHERE = {"I15"}  # compares two tellings
 
 
