@@ -1,8 +1,7 @@
 """What the sidecar and a worker process say to each other: the only door between the two wings of the house.
 
 One frame is one JSON object on one line: ``{"type": <class name>, ...fields}``, in both directions of a socketpair.
-Frames are values without behaviour; this module knows neither trio nor torch. Both sides come from one installation,
-so frames carry no version.
+Frames are values without behaviour, nor version: both sides come from one installation. Knows neither trio nor torch.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import attrs
+
+from mlzoo.adapter_facts import AdapterFacts
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Doing = Literal["start", "load", "work", "idle"]
@@ -62,10 +63,9 @@ class Load:
     trust_remote_code: bool = False
     speculation: bool = True  # tokens that a text seems to repeat are read ahead; what is answered is the same
     digest: str = ""  # of the weights; empty: not known, so that nothing that was found out about them is remembered
-    zoo: dict[str, Any] | None = (
-        None  # of kind predict: backbone, head, pipeline, as configured; None: its artifact says
-    )
+    zoo: dict[str, Any] | None = None  # the parts of one that predicts, as configured; None: its artifact says
     answer_bytes: int = 16 * 1024 * 1024  # the longest line to a host: what surely makes a longer one is refused
+    adapters: dict[str, str] = attrs.field(factory=dict)  # name -> the directory in which peft has saved it
 
 
 @attrs.frozen(kw_only=True)
@@ -111,6 +111,7 @@ class Generate:
     tools: tuple[dict[str, Any], ...] = ()  # that the model may call, as OpenAI has them
     tool_choice: Any = None  # a word or an object, as OpenAI has it
     response_format: dict[str, Any] | None = None  # as OpenAI has it; None: any text
+    adapter: str = ""  # of the model's; empty: the model as it is
 
 
 @attrs.frozen(kw_only=True)
@@ -226,6 +227,7 @@ class Loaded:
     fingerprint: str = ""  # of all that an answer's bits depend on; empty: they may differ from one time to the next
     why: tuple[str, ...] = ()  # what was chosen and for what reason, for people
     labels: tuple[str, ...] = ()  # that a custom model tells apart
+    adapters: tuple[AdapterFacts, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -279,6 +279,8 @@ class RequestView:
             result["text"] = self.text
         if accepted.conversation:
             result["conversation"] = accepted.conversation
+        if accepted.adapter:
+            result["adapter"] = accepted.adapter
         if event.truncated:
             result["truncated"] = {"turns": event.truncated}
             if event.summarised:

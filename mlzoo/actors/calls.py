@@ -20,7 +20,6 @@ from mlzoo.actors.outcomes import Answer, Ask, Claim, Later
 from mlzoo.api.content import check_tools, embed_texts, stop_strings, told_messages
 from mlzoo.config.schema import LOCAL
 from mlzoo.events import commands as cmd
-from mlzoo.frames import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from mlzoo.api.personas import PersonaParams, PersonasPutParams
     from mlzoo.api.predict import PredictParams
     from mlzoo.api.resuming import ResumeParams
-    from mlzoo.config.schema import SamplingDefaults
     from mlzoo.events.commands import JsonObject
     from mlzoo.transport.jsonrpc import Call
 
@@ -119,10 +117,12 @@ class Calls:
             wanted,
             text,
             stream=params.stream,
-            sampling=_sampling(params, wanted.first.sampling, seed),
+            sampling=candidates.sampling_of(params, wanted.first.sampling, seed),
             chain=tuple(
                 cmd.Candidate(
-                    model=other.facts, sampling=_sampling(params, other.sampling, seed), refused=other.refused
+                    model=other.facts,
+                    sampling=candidates.sampling_of(params, other.sampling, seed),
+                    refused=other.refused,
                 )
                 for other in wanted.others
             ),
@@ -131,6 +131,7 @@ class Calls:
             conversation=conversation,
             persona=who.name,
             truncation=who.truncation if conversation else None,
+            adapter=params.adapter or "",
             key=params.key,
             determinism=params.determinism,
             ephemeral=params.retention == "ephemeral",
@@ -332,25 +333,6 @@ class Calls:
             return Answer({}, then=self._services.leave)
         request, caller = self._request(connection, call)
         return Ask(request, Order(cmd.Shutdown(request=request, caller=caller, reason="asked")))
-
-
-def _sampling(params: api.GenerationParams, defaults: SamplingDefaults, seed: int) -> Sampling:
-    """Return how to sample: as the request says, else as the model's entry does, else as OpenAI's API does."""
-
-    def pick(name: str, otherwise: float) -> Any:
-        asked, default = getattr(params, name), getattr(defaults, name)
-        return asked if asked is not None else default if default is not None else otherwise
-
-    return Sampling(
-        temperature=pick("temperature", 1.0),
-        top_k=pick("top_k", 0),
-        top_p=pick("top_p", 1.0),
-        min_p=pick("min_p", 0.0),
-        repetition_penalty=pick("repetition_penalty", 1.0),
-        seed=seed,
-        logprobs=params.logprobs,
-        top_logprobs=params.top_logprobs or 0,
-    )
 
 
 def _caller(connection: Peer, call: Call) -> cmd.Caller:

@@ -13,11 +13,12 @@ import attrs
 from mlzoo import errors
 from mlzoo.api.content import unsupported_features
 from mlzoo.api.forms import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat, TextFormat
-from mlzoo.api.inference import ChatParams, CompleteParams, ImagePart
+from mlzoo.api.inference import ChatParams, CompleteParams, GenerationParams, ImagePart
 from mlzoo.config.schema import LOCAL, Capability, ModelKind, SamplingDefaults
 from mlzoo.core.state import device_of
 from mlzoo.errors import Failure
 from mlzoo.events import commands as cmd
+from mlzoo.frames import Sampling
 from mlzoo.providers.protocol import how_to_authenticate
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def _judged(services: Services, entry: ModelEntry, method: str, params: Any, *, 
     installed: Installed | None = None
     try:
         _refuse_kind(services, entry, method)
+        _refuse_adapter(entry, getattr(params, "adapter", None))
         if entry.provider == LOCAL:
             _refuse_unserved(entry, unsupported_features(params))
             installed = installed_weights(services, entry)
@@ -116,6 +118,19 @@ def _refuse_kind(services: Services, entry: ModelEntry, method: str) -> None:
         there = f"name one that is: {', '.join(able)}" if able else "no model is configured that is"
         message = f"Model {entry.name} is for {entry.kind}, not for {method}; {there}."
         raise errors.Unsupported(message, feature=method, model=entry.name)
+
+
+def _refuse_adapter(entry: ModelEntry, adapter: str | None) -> None:
+    if adapter is None or adapter in entry.adapters:
+        return
+    if entry.adapters:
+        expected = f"one of {', '.join(entry.adapters)}"
+        meant = errors.nearest(adapter, entry.adapters)
+        message = f"adapter: model {entry.name} has no such adapter, expected {expected}{meant}"
+        raise errors.InvalidParams(message, path="adapter", expected=expected)
+    why = "has none: name them under adapters in its entry" if entry.provider == LOCAL else "is answered elsewhere"
+    message = f"Model {entry.name} {why}, or leave adapter out."
+    raise errors.Unsupported(message, feature="adapter", model=entry.name)
 
 
 def _refuse_unserved(entry: ModelEntry, unserved: list[str]) -> None:
@@ -156,13 +171,32 @@ def needs_of(params: Any) -> list[Capability]:
     """Return what a model must be capable of for a request, beside text."""
     messages = getattr(params, "messages", None) or ()
     tools = any(m.role == "tool" or m.tool_calls or m.tool_call_id is not None for m in messages)
-    vision = any(isinstance(part, ImagePart) for message in messages for part in message.content)
+    vision = any(isinstance(part, ImagePart) for message in messages for part in message.content or ())
     json = False
     if isinstance(params, ChatParams):
         tools = tools or bool(params.tools)
         json = isinstance(params.response_format, JsonObjectFormat | JsonSchemaFormat)
     needs: dict[Capability, bool] = {"tools": tools, "json": json, "vision": vision}
     return [need for need, is_needed in needs.items() if is_needed]
+
+
+def sampling_of(params: GenerationParams, defaults: SamplingDefaults, seed: int) -> Sampling:
+    """Return how to sample: as the request says, else as the model's entry does, else as OpenAI's API does."""
+
+    def pick(name: str, otherwise: float) -> Any:
+        asked, default = getattr(params, name), getattr(defaults, name)
+        return asked if asked is not None else default if default is not None else otherwise
+
+    return Sampling(
+        temperature=pick("temperature", 1.0),
+        top_k=pick("top_k", 0),
+        top_p=pick("top_p", 1.0),
+        min_p=pick("min_p", 0.0),
+        repetition_penalty=pick("repetition_penalty", 1.0),
+        seed=seed,
+        logprobs=params.logprobs,
+        top_logprobs=params.top_logprobs or 0,
+    )
 
 
 def _refuse_length(entry: ModelEntry, params: Any) -> None:
@@ -177,7 +211,7 @@ def _refuse_length(entry: ModelEntry, params: Any) -> None:
 
 
 def _text_of(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(getattr(part, "text", "") for part in content)
+    return content if isinstance(content, str) else "".join(getattr(part, "text", "") for part in content or ())
 
 
 def installed_weights(services: Services, entry: ModelEntry) -> Installed:
@@ -188,8 +222,10 @@ def installed_weights(services: Services, entry: ModelEntry) -> Installed:
     """
     installed = services.store.find(entry)
     if installed is None:
+        is_bare = services.store.find(attrs.evolve(entry, adapters={})) is not None
+        what = f"An adapter of model {entry.name}" if is_bare else f"Model {entry.name}"
         raise errors.ModelNotInstalled(
-            f"Model {entry.name} is not installed; bring it with models.pull, or `mlzoo models pull {entry.name}`.",
+            f"{what} is not installed; bring it with models.pull, or `mlzoo models pull {entry.name}`.",
             model=entry.name,
             download_bytes=entry.download_bytes,
         )

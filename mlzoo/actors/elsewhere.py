@@ -99,6 +99,7 @@ def model(services: Services, entry: ModelEntry) -> JsonObject:
         "aliases": list(entry.aliases),
         "pinned": False,
         "replicas": [],
+        "adapters": [],
         "chosen": chosen,
         "why": [f"provider {entry.provider} answers; capabilities: {', '.join(entry.capabilities) or 'text alone'}"],
     }

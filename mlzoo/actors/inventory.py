@@ -18,6 +18,7 @@ from mlzoo.events.commands import DeviceFacts, ModelFacts
 
 if TYPE_CHECKING:
     from mlzoo.actors.services import Services
+    from mlzoo.adapter_facts import AdapterFacts
     from mlzoo.config import Config, ModelEntry
     from mlzoo.devices import Device
     from mlzoo.events.commands import JsonObject
@@ -57,6 +58,8 @@ def model(services: Services, name: str) -> JsonObject:
         "chosen": {},
         "why": [],
     }
+    loaded = {} if state is None or state.phase != "ready" else {facts.name: facts for facts in state.adapters}
+    info["adapters"] = [_adapter(name, source, loaded.get(name)) for name, source in entry.adapters.items()]
     if state is not None and state.phase == "ready":
         info["chosen"] = {
             "dtype": state.dtype,
@@ -69,6 +72,20 @@ def model(services: Services, name: str) -> JsonObject:
             info["chosen"]["labels"] = list(state.labels)
         info["why"] = list(state.why)
     return info
+
+
+def _adapter(name: str, source: str, facts: AdapterFacts | None) -> JsonObject:
+    if facts is None:
+        return {"name": name, "source": source}
+    return {
+        "name": name,
+        "source": source,
+        "digest": facts.digest,
+        "rank": facts.rank,
+        "targets": list(facts.targets),
+        "bytes": facts.size_bytes,
+        "exact": bool(facts.fingerprint),
+    }
 
 
 def _summary(services: Services, entry: ModelEntry) -> JsonObject:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FEATURES = (
     *("stream", "keys", "logprobs", "deadline", "priority", "cancel", "progress", "events", "forget"),
-    *("conversations", "personas", "response_format", "tools", "vision"),
+    *("conversations", "personas", "response_format", "tools", "vision", "adapters"),
 )
 PROBLEM = frozenset({"reason", "remedy", "path", "segment", "offset", "log_seq"})
 PHASES = ("queued", "running", "suspended")

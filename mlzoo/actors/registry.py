@@ -149,6 +149,7 @@ class Registry:
             digest=installed.digest,
             zoo=entry.zoo(),
             answer_bytes=self._config.limits.line_bytes,
+            adapters={adapter.name: str(adapter.path) for adapter in installed.adapters},
         )
         self._workers[message.device].tell_nowait(Send(message.epoch, load))
 

@@ -146,6 +146,7 @@ class Reports:
             peak_bytes=frame.peak_bytes,
             why=frame.why,
             labels=frame.labels,
+            adapters=frame.adapters,
         )
 
     async def _hear_outputs(self, frame: frames.Predicted) -> None:

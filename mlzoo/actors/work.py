@@ -53,6 +53,7 @@ def frame_of(submit: cmd.Submit, text: Any, rerouted: str = "") -> ToWorker:
                 tools=tuple(params.get("tools") or ()),
                 tool_choice=params.get("tool_choice"),
                 response_format=params.get("response_format"),
+                adapter=submit.adapter,
             )
         case "embed":
             texts, batch = tuple(text["texts"]), submit.priority == "batch"

@@ -86,8 +86,8 @@ def _refusal(expected: str, path: str) -> InvalidParams:
 
 def _content(message: Message) -> str | list[dict[str, Any]]:
     """Return what a message holds: its text, or its parts where there is an image among them."""
-    if isinstance(message.content, str):
-        return message.content
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
     if any(isinstance(part, ImagePart) for part in message.content):
         return [_part(part) for part in message.content]
     return "\n".join(part.text for part in message.content if isinstance(part, TextPart))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import attrs
 
 INTEGER_MAX = 2**53  # Beyond it a reader that keeps numbers as doubles sees another one.
+NOT_NULL = "a string or a list"  # where null has a meaning beside certain neighbours alone
 NAME_LENGTH = 256  # Names come back in answers and in the log, so they have an end.
 
 
@@ -89,6 +90,9 @@ def checked(instance: Any, attribute: attrs.Attribute[Any], value: object) -> No
         expected = f"exactly one of {other} and {attribute.name}"
         raise InvalidParams(f"expected {expected}", path=attribute.name, expected=expected)
     if value is None:
+        allows = attribute.metadata.get("null_where")
+        if allows is not None and not getattr(instance, allows):
+            raise InvalidParams(f"expected {NOT_NULL}, got null", path=attribute.name, expected=NOT_NULL)
         return
     needs = attribute.metadata["needs"]
     if needs is not None and not getattr(instance, needs):

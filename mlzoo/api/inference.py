@@ -66,9 +66,14 @@ class Message:
     """One turn of a conversation."""
 
     role: Role = attrs.field(metadata=about("Who speaks."))
-    content: str | tuple[TextPart | ImagePart, ...] = attrs.field(
+    content: str | tuple[TextPart | ImagePart, ...] | None = attrs.field(
         validator=checked,
-        metadata=about("Text, or parts, which are joined by newlines.", min_items=1, max_items=MESSAGES_MAX),
+        metadata=about(
+            "Text, or parts, joined by newlines. Beside tool_calls of the assistant null is taken for no text.",
+            min_items=1,
+            max_items=MESSAGES_MAX,
+        )
+        | {"null_where": "is_call"},
     )
     tool_calls: tuple[WrittenCall, ...] | None = attrs.field(
         default=None, metadata=about("The calls that the assistant made in this turn.")
@@ -76,6 +81,11 @@ class Message:
     tool_call_id: str | None = attrs.field(
         default=None, validator=checked, metadata=naming("The call that this turn of role tool answers.")
     )
+
+    @property
+    def is_call(self) -> bool:
+        """Whether this is a turn of the assistant that calls tools, and may say nothing."""
+        return self.role == "assistant" and bool(self.tool_calls)
 
 
 _MESSAGES = about("The turns so far, oldest first.", min_items=1, max_items=MESSAGES_MAX)
@@ -155,6 +165,11 @@ class GenerationParams:
         default=None,
         validator=checked,
         metadata=naming("Who answers; without it the model's own provider."),
+    )
+    adapter: str | None = attrs.field(
+        default=None,
+        validator=checked,
+        metadata=naming("Adapter of the model, by its name in the model's entry; without it the model as it is."),
     )
 
 
@@ -332,6 +347,7 @@ class GenerationResult:
     conversation: str | None = None
     truncated: Truncated | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    adapter: str | None = None
 
 
 @attrs.frozen(kw_only=True)

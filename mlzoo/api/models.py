@@ -114,6 +114,19 @@ class Replica:
 
 
 @attrs.frozen(kw_only=True)
+class Adapter:
+    """What requests may have beside a model; more than its name and source is known once the model is loaded."""
+
+    name: str
+    source: str = attrs.field(metadata=about("Where it comes from."))
+    digest: str | None = attrs.field(default=None, metadata=about("SHA-256 of what was loaded."))
+    rank: int | None = attrs.field(default=None, metadata=about("Of the layer that has the greatest."))
+    targets: tuple[str, ...] | None = attrs.field(default=None, metadata=about("The kinds of layers that it changes."))
+    bytes: int | None = attrs.field(default=None, metadata=about("Memory that it holds, a part of the model's."))
+    exact: bool | None = attrs.field(default=None, metadata=about("Whether exact requests may have it."))
+
+
+@attrs.frozen(kw_only=True)
 class ModelsInfoResult(ModelSummary):
     """All about one model."""
 
@@ -128,6 +141,7 @@ class ModelsInfoResult(ModelSummary):
     replicas: tuple[Replica, ...] = attrs.field(
         default=(), metadata=about("Each that there is on a device, or about to be.")
     )
+    adapters: tuple[Adapter, ...] = attrs.field(default=(), metadata=about("Those of its entry."))
 
 
 @attrs.frozen(kw_only=True)

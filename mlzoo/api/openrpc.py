@@ -190,7 +190,8 @@ class Schemas:
         return schema
 
     def _field(self, field: attrs.Attribute[Any], hint: Any) -> Schema:
-        if field.default is None:  # It may be absent; that null is taken for that is a kindness, not the contract.
+        # A field may be absent, or empty; that null is taken for that is a kindness, not the contract.
+        if field.default is None or "null_where" in field.metadata:
             hint = _without_null(hint)
         schema = self.of(hint)
         extra: Schema = dict(field.metadata.get("bounds", {}))

@@ -6,6 +6,7 @@ which does not hold; all else is refused with the file and the place in it. Only
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from mlzoo.config.origins import Origins
+
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # It names a directory, too.
 
 
 class _LeadsToBroken(ConfigError):
@@ -166,6 +169,8 @@ def fault_of(
             return "kind", "expected chat or embed: no provider predicts"
         if entry.source:
             return "source", f"expected none: provider {entry.provider} answers, and nothing is brought here"
+        if entry.adapters:
+            return "adapters", f"expected none: provider {entry.provider} answers, and has what it has"
         return None
     if not entry.source:
         return "source", "this setting is missing"
@@ -173,6 +178,19 @@ def fault_of(
         parse(entry.source)
     except ConfigError as error:
         return "source", str(error.data["expected"])
+    return _fault_of_adapters(entry)
+
+
+def _fault_of_adapters(entry: ModelEntry) -> tuple[str, str] | None:
+    if entry.adapters and entry.kind != "chat":
+        return "adapters", "expected none: this setting is for kind: chat alone"
+    for name, source in entry.adapters.items():
+        if not _ADAPTER_NAME.fullmatch(name):
+            return f"adapters.{name}", "expected a name of letters, digits, dots, hyphens and underscores"
+        try:
+            parse(source)
+        except ConfigError as error:
+            return f"adapters.{name}", str(error.data["expected"])
     return None
 
 

@@ -213,6 +213,8 @@ class ModelEntry(_Compared):
     files: tuple[str, ...] = ()
     """Patterns of the files that are taken from a hub; empty: weights, configuration and tokenizer."""
     aliases: tuple[str, ...] = ()
+    adapters: Mapping[str, str] = attrs.field(factory=dict)
+    """Of kind chat: name -> source, as above, of a directory in which peft has saved a LoRA adapter."""
     dtype: Dtype = "auto"
     quantization: Quantization = "auto"
     """4-bit weights: auto where they lose nothing by it, none, or int4 wherever the device can."""
@@ -236,6 +238,10 @@ class ModelEntry(_Compared):
     memory_bytes: int = attrs.field(default=0, validator=ge(0))
     """Memory of the loaded model with its caches, on its device."""
     sampling: SamplingDefaults = attrs.field(factory=SamplingDefaults)
+
+    def adapter(self, name: str) -> ModelEntry:
+        """Return an adapter as a store knows it: weights of their own, from their own source."""
+        return ModelEntry(name=name, kind=self.kind, source=self.adapters[name])
 
     def zoo(self) -> dict[str, Any] | None:
         """Return what a custom model is made of; None where that is left to its artifact."""

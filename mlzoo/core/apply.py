@@ -11,7 +11,7 @@ import attrs
 
 from mlzoo.core import providers
 from mlzoo.core.history import conversation_changes, persona_changes, summarised, with_turn
-from mlzoo.core.replicas import key_of, replica_at, with_prefixes
+from mlzoo.core.replicas import fingerprint_of, key_of, replica_at, with_prefixes
 from mlzoo.core.state import FitState, ModelState, RequestState, State, WorkerState, name_of_replica
 from mlzoo.core.streams import Counts, counted
 from mlzoo.events import conversations as talk
@@ -213,6 +213,7 @@ def _request_goes_on(
                 conversation=event.conversation,
                 persona=event.persona,
                 chain=event.chain,
+                adapter=event.adapter,
             )
         case ev.RequestDispatched():
             request = _dispatched(state, event, at_ms)
@@ -247,7 +248,7 @@ def _dispatched(state: State, event: ev.RequestDispatched, at_ms: int) -> Reques
         device=event.device,
         started_at_ms=was.started_at_ms or at_ms,
         history=event.history,
-        fingerprint=model.fingerprint if begins and model is not None else was.fingerprint,
+        fingerprint=fingerprint_of(model, was.adapter) if begins and model is not None else was.fingerprint,
         resumed=was.resumed if was.resumed == "prefill" or begins else event.resume,
     )
 
@@ -374,6 +375,7 @@ def _model_changes(
                 batching=event.batching,
                 why=event.why,
                 labels=event.labels,
+                adapters=event.adapters,
                 fingerprint=event.fingerprint,
             )
         case ev.ModelFailed():

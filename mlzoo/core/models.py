@@ -170,6 +170,7 @@ def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
             peak_bytes=command.peak_bytes,
             why=command.why,
             labels=command.labels,
+            adapters=command.adapters,
         )
     )
 

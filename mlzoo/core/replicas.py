@@ -62,11 +62,18 @@ def pick(state: State, request: RequestState, free: list[ModelState]) -> ModelSt
     if len(free) == 1:
         return free[0]
     if request.determinism == "exact" and request.fingerprint:
-        free = [m for m in free if m.fingerprint == request.fingerprint] or free
+        free = [m for m in free if fingerprint_of(m, request.adapter) == request.fingerprint] or free
     load = {m.replica: outstanding_tokens(state, m) for m in free}
     least = min(load.values())
     near = [m for m in free if load[m.replica] <= least + AFFINITY_TOKENS and _shared(request, m)]
     return min(near or free, key=lambda m: (-_shared(request, m) if near else 0, load[m.replica], m.replica))
+
+
+def fingerprint_of(model: ModelState, adapter: str) -> str:
+    """Return what the bits of an answer depend on: of a model as it is, or with an adapter; empty: on its company."""
+    if not adapter:
+        return model.fingerprint
+    return next((facts.fingerprint for facts in model.adapters if facts.name == adapter), "")
 
 
 def outstanding_tokens(state: State, model: ModelState) -> int:

@@ -62,6 +62,7 @@ def submit(draft: Draft, command: cmd.Submit) -> None:
             conversation=command.conversation,
             persona=command.persona,
             chain=command.chain,
+            adapter=command.adapter,
         )
     )
     if command.unfit is not None:

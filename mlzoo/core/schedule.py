@@ -13,7 +13,7 @@ from mlzoo import errors
 from mlzoo.core import breaker, requests
 from mlzoo.core.history import history_of
 from mlzoo.core.recycling import keeps_memory, kept_bytes
-from mlzoo.core.replicas import ALIVE, ON_THE_WAY, free_slots, pick, replicas_of
+from mlzoo.core.replicas import ALIVE, ON_THE_WAY, fingerprint_of, free_slots, pick, replicas_of
 from mlzoo.core.state import (
     device_of,
     drain_is_over,
@@ -149,7 +149,8 @@ def _serve(draft: Draft, ready: list[ModelState], others: set[ModelPhase], waiti
     is_needed = False
     for request in waiting:
         there = [model for model in ready if request.require_device in {None, model.device}]
-        able = [model for model in there if request.determinism != "exact" or model.fingerprint]
+        exact = request.determinism == "exact"
+        able = [model for model in there if not exact or fingerprint_of(model, request.adapter)]
         if not able or request.kind == "load":
             waits_on = not able and more_may_come and (not there or request.require_device is None)
             is_needed = is_needed or waits_on
@@ -178,7 +179,7 @@ def _answer_without_running(draft: Draft, request: RequestState, first: ModelSta
             reply["degraded"] = model.degraded
         draft.say(ev.RequestReplied(request=request.id, caller=request.caller, result=reply))
     else:
-        requests.give_up(draft, request, _inexact(name, device))
+        requests.give_up(draft, request, _inexact(name, device, request.adapter))
 
 
 def _resumption(request: RequestState, model: ModelState) -> ev.Resumption | None:
@@ -190,12 +191,14 @@ def _resumption(request: RequestState, model: ModelState) -> ev.Resumption | Non
     if request.completion_tokens == 0:
         return None
     may_be_exact = request.determinism == "exact" and request.resumed != "prefill"
-    return "exact" if may_be_exact and request.fingerprint == model.fingerprint else "prefill"
+    is_same = request.fingerprint == fingerprint_of(model, request.adapter)
+    return "exact" if may_be_exact and is_same else "prefill"
 
 
-def _inexact(name: str, device: str) -> Failure:
+def _inexact(name: str, device: str, adapter: str) -> Failure:
+    beside = f" with the adapter {adapter}" if adapter else ""
     return errors.Unsupported(
-        f"Model {name} on {device} does not compute the same in every company (models.info says why): "
+        f"Model {name} on {device}{beside} does not compute the same in every company (models.info says why): "
         'leave determinism out, or ask for "fast".',
         feature="determinism: exact",
         model=name,

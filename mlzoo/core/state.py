@@ -10,6 +10,7 @@ from typing import Literal
 
 import attrs
 
+from mlzoo.adapter_facts import AdapterFacts
 from mlzoo.errors import Failure
 from mlzoo.events import types as ev
 from mlzoo.events.commands import Bounds, Caller, Candidate, Determinism, DeviceFacts, KeyFacts, ModelFacts, Priority
@@ -59,6 +60,7 @@ class RequestState:
     truncated: int = 0
     chain: tuple[Candidate, ...] = ()  # who may answer in the place of the model, in this order
     is_rerouted: bool = False
+    adapter: str = ""  # of the model; empty: the model as it is
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +88,7 @@ class ModelState:
     measured_bytes: int = 0  # the most that it took when it was loaded last; 0: not known
     prefixes: tuple[str, ...] = ()  # beginnings of the latest requests that it had last, of all replicas
     labels: tuple[str, ...] = ()  # that a custom model tells apart
+    adapters: tuple[AdapterFacts, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

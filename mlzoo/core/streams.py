@@ -98,6 +98,7 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
             truncated=found.truncated,
             chain=was.chain,
             is_rerouted=was.is_rerouted,
+            adapter=was.adapter,
         )
     return State(
         bounds=state.bounds,

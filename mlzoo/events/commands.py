@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import attrs
 
+from mlzoo.adapter_facts import AdapterFacts
 from mlzoo.errors import Failure
 from mlzoo.events.conversations import ConversationCommand
 from mlzoo.events.facts import (
@@ -70,6 +71,7 @@ class Submit:
     truncation: Truncation | None = None  # of the conversation's history, where there is one
     chain: tuple[Candidate, ...] = ()  # who may answer in the place of the model, in this order, until a token has come
     unfit: Failure | None = None  # why the model cannot answer, where others may
+    adapter: str = ""  # of the model; empty: the model as it is
 
 
 @attrs.frozen(kw_only=True)
@@ -217,6 +219,7 @@ class ReportLoaded:
     fingerprint: str = ""  # of all that its numbers depend on: weights, kernels, threads, versions
     peak_bytes: int = 0  # the most that it took while it was loaded; 0: not known
     labels: tuple[str, ...] = ()  # that a custom model tells apart
+    adapters: tuple[AdapterFacts, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

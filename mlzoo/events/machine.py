@@ -9,6 +9,7 @@ from typing import Literal
 
 import attrs
 
+from mlzoo.adapter_facts import AdapterFacts
 from mlzoo.errors import Failure
 from mlzoo.events.commands import DeviceFacts, ModelFacts
 
@@ -47,6 +48,7 @@ class ModelReady:
     fingerprint: str = ""  # of all that its numbers depend on: weights, kernels, threads, versions
     peak_bytes: int = 0
     labels: tuple[str, ...] = ()
+    adapters: tuple[AdapterFacts, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -75,6 +75,7 @@ class RequestAccepted:
     conversation: str = ""
     persona: str = ""
     chain: tuple[Candidate, ...] = ()
+    adapter: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -6,6 +6,7 @@ one forward; ``SerialDecoder`` runs one row on the model's own cache, for archit
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,7 @@ from mlzoo.inference.transfer import given
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from mlzoo.inference.adapters import Adapters
     from mlzoo.inference.linears import Family
     from mlzoo.inference.plan import Kernels
 
@@ -28,6 +30,8 @@ EXTENT_GRAIN = 64  # Attention sees a multiple of this many tokens, so that shap
 
 class Decoder(Protocol):
     """What the engine asks of a model."""
+
+    adapters: Adapters | None  # that its rows can have
 
     @property
     def slots(self) -> int:
@@ -46,18 +50,30 @@ class Decoder(Protocol):
         """Rows that a forward has a multiple of, so that a row's bits do not depend on its company."""
 
     def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, images: Mapping[str, Any] = NO_IMAGES
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        start: int,
+        images: Mapping[str, Any] = NO_IMAGES,
+        *,
+        adapter: str = "",
     ) -> torch.Tensor:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``.
 
         images is what a model that sees is given beside the tokens, of a whole prompt.
         """
 
-    def reads_ahead(self, sequences: int, *, exact: bool) -> bool:
+    def reads_ahead(self, sequences: int, *, exact: bool, adapted: bool = False) -> bool:
         """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
 
     def decode(
-        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, exact: bool = False
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        *,
+        exact: bool = False,
+        adapters: Sequence[str] = (),
     ) -> torch.Tensor:
         """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``.
 
@@ -65,6 +81,7 @@ class Decoder(Protocol):
         each sees the tokens of those before it.
 
         With exact a row's bits depend on nothing but its own tokens; without, on how many decode together as well.
+        adapters is that of each row; none are given where none has one.
         """
 
     def forget(self, slot: int, start: int, stop: int) -> None:
@@ -126,11 +143,18 @@ class SlotDecoder:
         self.few_threads: int | None = None  # for eager steps of few rows; None: all (see ``mlzoo.inference.threads``)
         self.any_threads = False  # whether no bit depends on how many threads compute
         self.graphs: Compiled | None = None  # of fast steps
+        self.adapters: Adapters | None = None
         self._device = module.device
 
     @torch.inference_mode()
     def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, images: Mapping[str, Any] = NO_IMAGES
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        start: int,
+        images: Mapping[str, Any] = NO_IMAGES,
+        *,
+        adapter: str = "",
     ) -> torch.Tensor:
         """Read tokens into a slot from position start on; return the logits after the last one, ``[vocabulary]``."""
         assert not images, "what sees runs one request at a time"
@@ -140,20 +164,29 @@ class SlotDecoder:
         if self.kernels is not None:
             self.kernels.for_prompt()
         lines = (positions + slot * self.context).reshape(-1)
-        return self._forward(ids, positions, lines, self._runs([slot], [stop]), keep=1)[0, -1]
+        with _with_adapters(self.adapters, (adapter,) if adapter else ()):
+            return self._forward(ids, positions, lines, self._runs([slot], [stop]), keep=1)[0, -1]
 
-    def reads_ahead(self, sequences: int, *, exact: bool) -> bool:
+    def reads_ahead(self, sequences: int, *, exact: bool, adapted: bool = False) -> bool:
         """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
-        if exact or not self.ahead:
-            return bool(self.ahead)
+        if not self.ahead or (adapted and not (self.adapters and self.adapters.keeps_apart)):
+            return False
+        if exact:
+            return True
         plan = None if self.kernels is None else self.kernels.plan
         family = "plain" if plan is None else plan.decoding(sequences, exact=False)
         kernels_do = self.grain == 1 if plan is None else plan.keeps_apart(sequences)
-        return kernels_do and (self.graphs is None or self.graphs.keeps_apart(family))
+        return kernels_do and (adapted or self.graphs is None or self.graphs.keeps_apart(family))
 
     @torch.inference_mode()
     def decode(
-        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, exact: bool = False
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        *,
+        exact: bool = False,
+        adapters: Sequence[str] = (),
     ) -> torch.Tensor:
         """Read one token into each of some slots; return the logits after them, ``[rows, vocabulary]``."""
         for slot, position in zip(slots, positions, strict=True):
@@ -161,6 +194,9 @@ class SlotDecoder:
         if self.kernels is not None:
             self.kernels.for_step(len(set(slots)), exact=exact)
         eager = partial(self._eager, slots, tokens, positions, grain=self.grain if exact else 1)
+        if adapters:
+            with _with_adapters(self.adapters, adapters):
+                return eager()
         if exact or self.graphs is None:
             return eager()
         family = "plain" if self.kernels is None else self.kernels.in_force.family
@@ -236,6 +272,14 @@ def _joins(run: Run, slot: int) -> bool:
     return bool((slots == 1 and is_same) or (slots == rows and is_next))
 
 
+def _with_adapters(adapters: Adapters | None, rows: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+    """Have the rows of a forward have their adapters, where there are any."""
+    if not rows:
+        return contextlib.nullcontext()
+    assert adapters is not None, "whoever names an adapter knows that there is one"
+    return adapters.during(rows)
+
+
 def _say_nothing(*_: Any) -> None:
     """Stand in the place of a warning."""
 
@@ -248,20 +292,28 @@ class SerialDecoder:
 
     def __init__(self, module: Any, context: int, *, chunk: int | None = None) -> None:
         self.module, self.context, self.chunk = module, context, chunk
+        self.adapters: Adapters | None = None
         self._device = module.device
         self._ids = torch.zeros(1, 0, dtype=torch.long, device=self._device)
         self._state: dict[str, Any] = {}
 
     @torch.inference_mode()
     def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, images: Mapping[str, Any] = NO_IMAGES
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        start: int,
+        images: Mapping[str, Any] = NO_IMAGES,
+        *,
+        adapter: str = "",
     ) -> torch.Tensor:
         """Read tokens from position start on; return the logits after the last one, ``[vocabulary]``."""
         assert slot == 0
         if start == 0:
             self._ids, self._state = self._ids[:, :0], {"use_cache": True}
             self._state |= {name: self._placed(value) for name, value in images.items()}
-        return self._forward(tokens, first=start == 0)
+        with _with_adapters(self.adapters, (adapter,) if adapter else ()):
+            return self._forward(tokens, first=start == 0)
 
     def decode(
         self,
@@ -270,13 +322,14 @@ class SerialDecoder:
         positions: Sequence[int],
         *,
         exact: bool = False,  # noqa: ARG002 - one row alone is as exact as it gets
+        adapters: Sequence[str] = (),
     ) -> torch.Tensor:
         """Read one token; return the logits after it, ``[1, vocabulary]``."""
         assert list(slots) == [0]
         assert positions[0] == self._ids.shape[1]
-        return self.prefill(0, tokens, positions[0])[None]
+        return self.prefill(0, tokens, positions[0], adapter="".join(adapters))[None]
 
-    def reads_ahead(self, sequences: int, *, exact: bool) -> bool:  # noqa: ARG002 - the interface's
+    def reads_ahead(self, sequences: int, *, exact: bool, adapted: bool = False) -> bool:  # noqa: ARG002 - the interface's
         """Whether the slot may have several rows in a step: a cache that is a model's own takes nothing back."""
         return False
 

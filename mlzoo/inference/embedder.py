@@ -21,6 +21,7 @@ from transformers import AutoModel
 from mlzoo.errors import TooLarge
 from mlzoo.frames import Embed, Embedded, FromWorker
 from mlzoo.inference import memory
+from mlzoo.inference.arranging import refuse_int4
 from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.joined import Job, Joined
 from mlzoo.inference.loader import read, silent
@@ -65,6 +66,7 @@ def load_embed(load: Load, device: torch.device, progress: OnProgress = silent) 
         ModelLoadFailed: What is in the directory is no encoder, or its pooling is not known here.
         OutOfMemory: It does not fit on the device.
     """
+    refuse_int4(load, "embeddings are computed with whole ones")
     before = memory.used_bytes(device)
     if load.dtype == "auto":
         # Embeddings are kept, and compared with those of other programs: full precision is what those compute in.

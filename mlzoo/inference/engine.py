@@ -111,8 +111,14 @@ class BatchEngine:
         chunks = self._scheduler.next_chunks()
         if chunks:
             return [*refused, *(frame for chunk in chunks for frame in self._read(chunk))]
+        return [*refused, *(frame for rows in self._groups() for frame in self._decode(rows))]
+
+    def _groups(self) -> list[list[Place]]:
+        """Return the rows that decode as they share forwards: those without an adapter keep their compiled steps."""
         rows = self._scheduler.rows()
-        return [*refused, *self._decode(rows)] if rows else refused
+        plain = [place for place in rows if not self._running[place.request].frame.adapter]
+        adapted = [place for place in rows if self._running[place.request].frame.adapter]
+        return [group for group in (plain, adapted) if group]
 
     def _take_up(self) -> list[FromWorker]:
         """Have those wait for a slot whose forms are compiled; those whose forms are none fail alone."""
@@ -130,6 +136,7 @@ class BatchEngine:
         return refused
 
     def _begin(self, frame: Generate) -> Running:
+        self._model.adapters.expect(frame.adapter, frame.model)
         tools = tools_of(frame, self._model.tool_form)
         prompt, seen_images, cut = read_prompt(self._text, frame, self._decoder.context, tools)
         room = self._decoder.context - len(prompt)
@@ -164,7 +171,10 @@ class BatchEngine:
             running.look_ahead(0, 1)
         try:
             images = running.images if chunk.start == 0 else {}
-            logits = self._compute(lambda: self._decoder.prefill(chunk.slot, tokens, chunk.start, images))
+            adapter = running.frame.adapter
+            logits = self._compute(
+                lambda: self._decoder.prefill(chunk.slot, tokens, chunk.start, images, adapter=adapter)
+            )
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
         except (MemoryError, RuntimeError, IndexError, ValueError) as error:
@@ -179,18 +189,23 @@ class BatchEngine:
         """Decode a token for every row: the one that was chosen last, or the next of those from before.
 
         Where it costs little, what follows it from before, or may follow it by a guess, is decoded in the same step.
+        Either all rows have adapters, or none.
         """
         rows = [self._running[place.request] for place in places]
-        exact = any(row.frame.exact for row in rows)
-        spare = self._decoder.slots - len(rows) if self._decoder.reads_ahead(len(rows), exact=exact) else 0
+        exact, adapted = any(row.frame.exact for row in rows), bool(rows[0].frame.adapter)
+        reads_ahead = self._decoder.reads_ahead(len(rows), exact=exact, adapted=adapted)
+        spare = self._decoder.slots - len(rows) if reads_ahead else 0
         known = [_known(row, spare // len(rows)) for row in rows]
         self._guess(rows, known, spare)
         given = [(*tokens, *row.guessed) for row, tokens in zip(rows, known, strict=True)]
         slots = [row.slot for row, tokens in zip(rows, given, strict=True) for _ in tokens]
         positions = [row.next_place + n for row, tokens in zip(rows, given, strict=True) for n in range(len(tokens))]
+        adapters = [row.frame.adapter for row, tokens in zip(rows, given, strict=True) for _ in tokens if adapted]
         tokens = list(chain.from_iterable(given))
         try:
-            logits = self._compute(lambda: self._decoder.decode(slots, tokens, positions, exact=exact))
+            logits = self._compute(
+                lambda: self._decoder.decode(slots, tokens, positions, exact=exact, adapters=adapters)
+            )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -244,13 +259,15 @@ class BatchEngine:
         running = self._running[request]
         running.slot = slot
         if self._prefixes is not None:
-            running.restored = self._prefixes.restore(slot, running.to_read, exact=running.frame.exact)
+            owner = self._model.adapters.digest(running.frame.adapter)
+            running.restored = self._prefixes.restore(slot, running.to_read, exact=running.frame.exact, owner=owner)
         return running.restored.tokens
 
     def _keep(self, row: Running) -> None:
         """Keep what a row's slot holds for others, and for the next turn of its conversation; if it may be kept."""
         if self._prefixes is not None and not (row.frame.ephemeral or row.leaves_nothing):
-            self._prefixes.keep(row.slot, row.to_read, row.read, row.restored)
+            owner = self._model.adapters.digest(row.frame.adapter)
+            self._prefixes.keep(row.slot, row.to_read, row.read, row.restored, owner)
 
     def _advance(self, rows: Sequence[Running], logits: torch.Tensor) -> list[FromWorker]:
         """Choose each row's tokens and say what they brought; rows that end, leave.

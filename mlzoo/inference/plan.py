@@ -126,6 +126,10 @@ def choose(
             f"this machine has no kernel for 4-bit weights beside {like.dtype}; set quantization to none", reason="load"
         )
     if set(FEWER_BITS) & set(usable) and not mark_int4(layers, quantization, findings):
+        if quantization == "int4":
+            able_ones = sum(layer.takes_int4 for layer in layers)
+            told = f"only {able_ones} of its {len(layers)} linear layers have a shape that 4-bit weights can have"
+            raise ModelLoadFailed(f"{told}; set quantization to none, or leave it out", reason="load")
         usable = [family for family in usable if family not in FEWER_BITS]
     heights = sorted({min(height, rows) for height in HEIGHTS})
     is_timed = len(usable) > 1 and like.device.type == "cpu"  # Elsewhere nothing is chosen, and other clocks tell time.
@@ -137,7 +141,8 @@ def choose(
         for family in plan.families():
             layer.make(family)
         layer.keep(plan.families())
-    return Kernels(plan, replaced.in_force, tuple(_why(plan, took, heights, quantization)), own)
+    share = f"{sum(layer.takes_int4 for layer in layers)} of {len(layers)} linear layers"
+    return Kernels(plan, replaced.in_force, tuple(_why(plan, took, heights, quantization, share)), own)
 
 
 def fitting(able: Sequence[Family], took: Took, heights: Sequence[int], quantization: Quantization) -> Plan:
@@ -319,7 +324,9 @@ def _behind(family: Family, grain: int, plan: Plan, took: Took) -> float:
     return max(ratios, default=1.0)
 
 
-def _why(plan: Plan, took: Took, heights: Sequence[int], quantization: Quantization) -> Iterable[str]:
+def _why(plan: Plan, took: Took, heights: Sequence[int], quantization: Quantization, in_int4: str) -> Iterable[str]:
+    if quantization == "int4":
+        yield f"4 bits, as asked for: {in_int4} have them"
     if not took:
         yield f"linear layers: {plan.many}"
         return

@@ -15,6 +15,7 @@ import torch
 from mlzoo.errors import MlzooError, ModelLoadFailed, TooLarge
 from mlzoo.frames import Predict, Predicted
 from mlzoo.inference import memory, sizing, weights
+from mlzoo.inference.arranging import refuse_int4
 from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.joined import Job, Joined
 from mlzoo.inference.loader import expect_room, silent
@@ -57,6 +58,7 @@ def load_predict(load: Load, device: torch.device, progress: OnProgress = silent
         ConfigError: A part of it does not exist here, or an option does not hold.
         OutOfMemory: It does not fit on the device.
     """
+    refuse_int4(load, "custom models compute with whole ones")
     before = memory.used_bytes(device)
     directory = Path(load.path)
     said = spec_of(load.zoo) if load.zoo is not None else None

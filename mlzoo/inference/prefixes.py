@@ -39,6 +39,7 @@ class Block(Generic[Lines]):
     lines: Lines
     exact: bool
     parent: Block[Lines] | None
+    owner: str = ""
     children: dict[Key, Block[Lines]] = attrs.field(factory=dict)
 
 
@@ -51,7 +52,7 @@ class Prefixes(Generic[Lines]):
 
     def __init__(self, room: int) -> None:
         self.room = room  # blocks
-        self._roots: dict[Key, Block[Lines]] = {}
+        self._roots: dict[str, dict[Key, Block[Lines]]] = {}  # by their owners
         self._by_use: OrderedDict[int, Block[Lines]] = OrderedDict()  # the least recent first
 
     def __len__(self) -> int:
@@ -61,26 +62,30 @@ class Prefixes(Generic[Lines]):
         """Yield all blocks, the least recently used first."""
         return iter(self._by_use.values())
 
-    def find(self, tokens: Sequence[int]) -> list[Block[Lines]]:
-        """Return the blocks that some tokens begin with, from the first on; they are used by this."""
+    def find(self, tokens: Sequence[int], owner: str = "") -> list[Block[Lines]]:
+        """Return the blocks that some tokens begin with, from the first on; they are used by this.
+
+        Those of one owner alone are looked at: what has been computed in another way is another text.
+        """
         path: list[Block[Lines]] = []
         for key in _keys(tokens):
-            block = self._below(path[-1] if path else None).get(key)
+            block = self._below(path[-1] if path else None, owner).get(key)
             if block is None:
                 break
             path.append(block)
         self._touch(path)
         return path
 
-    def put(self, tokens: Sequence[int], exact: int, copy: Callable[[int, int], Lines]) -> None:
+    def put(self, tokens: Sequence[int], exact: int, copy: Callable[[int, int], Lines], owner: str = "") -> None:
         """Keep the whole blocks of some tokens, those of them that are not kept already.
 
         Args:
             tokens: From the beginning of a text on.
             exact: How many of them are exact.
             copy: Returns the lines from one token to another.
+            owner: Whose they are.
         """
-        path = self.find(tokens)
+        path = self.find(tokens, owner)
         try:
             for number, key in enumerate(_keys(tokens)):
                 start, stop = number * BLOCK, (number + 1) * BLOCK
@@ -88,7 +93,8 @@ class Prefixes(Generic[Lines]):
                     break  # It would push out its own beginning.
                 if number == len(path):
                     self._make_room(self.room - 1)
-                    path.append(self._add(path[-1] if path else None, key, copy(start, stop), exact=stop <= exact))
+                    block = Block(key, copy(start, stop), stop <= exact, path[-1] if path else None, owner)
+                    path.append(self._add(block))
                 elif stop <= exact and not path[number].exact:
                     path[number].lines, path[number].exact = copy(start, stop), True
         finally:
@@ -104,19 +110,18 @@ class Prefixes(Generic[Lines]):
         """Forget all blocks."""
         self._make_room(0)
 
-    def _add(self, parent: Block[Lines] | None, tokens: Key, lines: Lines, *, exact: bool) -> Block[Lines]:
-        block = Block(tokens, lines, exact, parent)
-        self._below(parent)[tokens] = block
+    def _add(self, block: Block[Lines]) -> Block[Lines]:
+        self._below(block.parent, block.owner)[block.tokens] = block
         self._by_use[id(block)] = block
         return block
 
     def _make_room(self, most: int) -> None:
         while len(self._by_use) > most:
             _, block = self._by_use.popitem(last=False)
-            del self._below(block.parent)[block.tokens]
+            del self._below(block.parent, block.owner)[block.tokens]
 
-    def _below(self, parent: Block[Lines] | None) -> dict[Key, Block[Lines]]:
-        return self._roots if parent is None else parent.children
+    def _below(self, parent: Block[Lines] | None, owner: str) -> dict[Key, Block[Lines]]:
+        return self._roots.setdefault(owner, {}) if parent is None else parent.children
 
     def _touch(self, path: Sequence[Block[Lines]]) -> None:
         for block in reversed(path):
@@ -153,12 +158,13 @@ class PrefixCache:
         """Return what the copies take."""
         return sum(block.lines.nbytes for block in self._prefixes)
 
-    def restore(self, slot: int, tokens: Sequence[int], *, exact: bool) -> Restored:
+    def restore(self, slot: int, tokens: Sequence[int], *, exact: bool, owner: str = "") -> Restored:
         """Write into a slot what is kept of the beginning of some tokens; one of them at least is left to be read.
 
-        With exact only what has the bits that reading would give, up to where a chunk would begin.
+        With exact only what has the bits that reading would give, up to where a chunk would begin. The owner is what
+        they are read with, beside the model: nothing of another's is taken.
         """
-        found = self._prefixes.find(tokens[:-1])
+        found = self._prefixes.find(tokens[:-1], owner)
         if exact:
             found = list(takewhile(lambda block: block.exact, found))
             found = found[: len(found) - len(found) % (self._chunk // BLOCK)]
@@ -174,7 +180,7 @@ class PrefixCache:
             return Restored()  # To be read, which fails alone where there is no memory for that either.
         return Restored(count, exact=all(block.exact for block in found) and count % self._chunk == 0)
 
-    def keep(self, slot: int, tokens: Sequence[int], read: int, restored: Restored) -> None:
+    def keep(self, slot: int, tokens: Sequence[int], read: int, restored: Restored, owner: str = "") -> None:
         """Keep what a slot holds.
 
         Args:
@@ -182,6 +188,7 @@ class PrefixCache:
             tokens: From the beginning of its text on.
             read: How many of them were read in chunks; the others were decoded.
             restored: What it had from the start.
+            owner: As in ``restore``.
         """
         if self._cache.lacks(len(tokens) * self._cache.line_bytes()):
             self.give_way()  # Nobody waits for a copy.
@@ -190,7 +197,7 @@ class PrefixCache:
             self._prefixes.room = self._room_bytes // (self._cache.line_bytes() * BLOCK)
         exact = read - read % self._chunk if restored.exact else 0
         try:
-            self._prefixes.put(tokens, exact, lambda start, stop: self._cache.copy_out(slot, start, stop))
+            self._prefixes.put(tokens, exact, lambda start, stop: self._cache.copy_out(slot, start, stop), owner)
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
                 raise

@@ -261,6 +261,7 @@ class ModelServer:
             batching=model.batching,
             fingerprint=model.fingerprint,
             why=model.why,
+            adapters=model.adapters.facts(model.fingerprint),
         )
 
     def _load_embed(self, frame: Load, progress: OnProgress) -> Loaded:

@@ -256,9 +256,16 @@ class _Facts:
         elif kind == "ReportLoaded":
             names = ("device", "dtype", "architecture", "batching", "fingerprint")
             facts: Line = {name: data[name] for name in names if name in data}
+            if data.get("adapters"):
+                facts["adapters"] = adapters_of(data)
             self.models.setdefault(data["model"], {}).update(facts)
         elif kind == "ReportWorkerUp":
             self.workers[data["device"]] = {"threads": data.get("threads"), "versions": data.get("versions")}
+
+
+def adapters_of(loaded: Line) -> dict[str, str]:
+    """Return the digest of each adapter that a model was loaded with."""
+    return {adapter["name"]: adapter["digest"] for adapter in loaded.get("adapters", ())}
 
 
 def part_of(request: str | None, connection: str | None, span: str | None, conversation: str | None = None) -> Part:

@@ -14,6 +14,7 @@ import attrs
 import orjson
 
 from mlzoo import frames
+from mlzoo.adapter_facts import AdapterFacts
 from mlzoo.devices import Device
 from mlzoo.simulation.memory_worker import SIGKILL, MemoryWorker
 from mlzoo.store import Installed, Store
@@ -87,6 +88,10 @@ def _ready(load: frames.Load, facts: Line) -> frames.Loaded:
         architecture=facts.get("architecture", ""),
         batching=facts.get("batching", "slots"),
         fingerprint=facts.get("fingerprint", ""),
+        adapters=tuple(
+            AdapterFacts(name=name, digest=digest, rank=1, targets=(), size_bytes=0, fingerprint=digest)
+            for name, digest in facts.get("adapters", {}).items()
+        ),
     )
 
 
@@ -111,8 +116,15 @@ def frame_of(report: Reported, vectors: Mapping[str, Any]) -> frames.FromWorker 
             return frames.Up(**data, wait_policy="passive")
         case "ReportLoaded":
             known: Line = {"dtype": "", "architecture": "", "batching": "slots"}
-            known |= {name: value for name, value in data.items() if name not in ("device", "why", "labels")}
-            return frames.Loaded(**known, why=tuple(data.get("why", ())), labels=tuple(data.get("labels", ())))
+            lists = ("why", "labels", "adapters")
+            known |= {name: value for name, value in data.items() if name not in ("device", *lists)}
+            adapters = [{**each, "targets": tuple(each["targets"])} for each in data.get("adapters", ())]
+            return frames.Loaded(
+                **known,
+                why=tuple(data.get("why", ())),
+                labels=tuple(data.get("labels", ())),
+                adapters=tuple(AdapterFacts(**each) for each in adapters),
+            )
         case "ReportLoadFailed":
             return _load_failed(data)
         case "ReportStep":

@@ -258,6 +258,7 @@ def config_for(found: Recording, config: Config) -> Config:
     models, defaults = dict(config.models), {"chat": config.defaults.chat, "embed": config.defaults.embed}
     own = {("host", line["host"], line.get("id")): line.get("params") for line in found.lines if "host" in line}
     providers, routes = dict(config.providers), dict(config.routes)
+    loaded, adapters = found.header.get("models", {}), dict[str, dict[str, None]]()
     for submit in submits:
         facts = submit["model"]
         params = own.get(("host", submit["caller"]["connection"], submit["caller"]["rpc"]))
@@ -277,8 +278,12 @@ def config_for(found: Recording, config: Config) -> Config:
         entry = models.get(facts["name"])
         if entry is None:
             entry = ModelEntry(name=facts["name"], kind=facts["kind"], source=f"path:/{facts['name']}")
+        adapters.setdefault(facts["name"], dict.fromkeys(loaded.get(facts["name"], {}).get("adapters", ())))
+        if submit.get("adapter") and not submit.get("refused"):
+            adapters[facts["name"]][submit["adapter"]] = None
         models[facts["name"]] = attrs.evolve(
             entry,
+            adapters={each: entry.adapters.get(each, f"path:/{each}") for each in adapters[facts["name"]]},
             kind=facts["kind"],
             slots=facts.get("slots", 1),
             replicas=facts.get("replicas", 1),

@@ -108,6 +108,8 @@ def _plain_message(message: Any) -> Any:
     if not isinstance(message, dict):
         return message
     plain = {name: value for name, value in message.items() if value is not None}
+    if message.get("content", "") is None:
+        plain["content"] = ""  # beside calls, where it means that nothing was said
     parts, calls = plain.get("content"), plain.get("tool_calls")
     if isinstance(parts, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
         plain["content"] = "\n".join([part["text"] for part in parts])

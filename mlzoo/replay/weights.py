@@ -154,6 +154,12 @@ class Checked:
             now = models.get(name)
             if now is None:
                 continue
+            had, has = was.get("adapters") or {}, {each["name"]: each["digest"] for each in now.get("adapters", ())}
+            notes += [
+                f"model {name} had the adapter {adapter} {_short(digest)} and has {_short(has.get(adapter))}"
+                for adapter, digest in had.items()
+                if has.get(adapter) != digest
+            ]
             names = [field for field in OF_A_MODEL if field in was and was[field] != now.get(field, "")]
             if names != ["fingerprint"]:
                 names = [field for field in names if field != "fingerprint"]  # It follows from the others.

@@ -6,6 +6,7 @@
     <root>/<name>/manifest.next.json   the same for weights that the model's entry is about to name, or names already
     <root>/<name>/<digest>/...         its files, as a worker reads them
     <root>/.partial/<name>/...         what a pull is at, or left behind; never read by anything but the next pull
+    <root>/.adapters/<name>/...        the adapters of a model, as in a store of their own
 
 The manifest is renamed into place last and removed first; where another source takes over, its manifest is there before
 the entry names it, and takes the place of the other one after that: so one of the two fits the entry at all times.
@@ -48,6 +49,8 @@ class Installed:
     size_bytes: int
     converted_by: str | None
     """Version of mlzoo that converted the weights; None where they are as the source has them."""
+    adapters: tuple[Installed, ...] = ()
+    """All that the configuration names."""
 
 
 @attrs.frozen(kw_only=True)
@@ -97,10 +100,15 @@ class Store:
         """Return where a model's pull works."""
         return self.root / ".partial" / name
 
+    def adapters_of(self, model: str) -> Store:
+        """Return where the adapters of a model are."""
+        return Store(self.root / ".adapters" / model)
+
     def find(self, entry: ModelEntry) -> Installed | None:
         """Return what is installed for an entry, or None. One small file is read; callable on the event loop.
 
         A manifest for another source or other weights than the entry's counts as none: the configuration changed since.
+        Where it names adapters, a small file is read for each of them as well, and all must be there.
         """
         kept = next((kept for kept in self._manifests(entry.name) if kept["source"] == entry.source), None)
         if kept is None:
@@ -110,6 +118,10 @@ class Store:
         path = self.root / entry.name / kept["path"]
         if not path.exists():
             return None
+        found = [self.adapters_of(entry.name).find(entry.adapter(name)) for name in entry.adapters]
+        adapters = tuple(adapter for adapter in found if adapter is not None)
+        if len(adapters) < len(found):
+            return None
         return Installed(
             name=entry.name,
             path=path,
@@ -118,6 +130,7 @@ class Store:
             source_sha256=kept["source_sha256"],
             size_bytes=kept["size_bytes"],
             converted_by=kept["converted_by"],
+            adapters=adapters,
         )
 
     def read_manifest(self, name: str) -> dict[str, Any] | None:
@@ -137,16 +150,19 @@ class Store:
         kept = next((kept for kept in self._manifests(installed.name) if kept["digest"] == installed.digest), None)
         if kept is None:
             return (f"{self.manifest(installed.name)} is gone or damaged",)
-        return digest.differences(installed.path, [digest.FileDigest(**file) for file in kept["files"]])
+        own = digest.differences(installed.path, [digest.FileDigest(**file) for file in kept["files"]])
+        adapters = self.adapters_of(installed.name)
+        return (*own, *(wrong for adapter in installed.adapters for wrong in adapters.verify(adapter)))
 
     def estimate(self, entry: ModelEntry) -> Estimate:
         """Return what an entry costs: what the configuration estimates, and what is known where it is installed."""
         installed = self.find(entry)
         disk_bytes = installed.size_bytes if installed else entry.disk_bytes
+        adapter_bytes = sum(adapter.size_bytes for adapter in installed.adapters) if installed else 0
         return Estimate(
             download_bytes=0 if installed else entry.download_bytes,
-            disk_bytes=disk_bytes,
-            memory_bytes=entry.memory_bytes or disk_bytes,
+            disk_bytes=disk_bytes + adapter_bytes,
+            memory_bytes=(entry.memory_bytes or disk_bytes) + adapter_bytes,
         )
 
     def remove(self, entry: ModelEntry) -> int:
@@ -158,7 +174,9 @@ class Store:
             PullFailed: The model is being pulled by some process just now (reason: busy).
             OSError: A file cannot be removed. The model is no longer installed even so.
         """
-        if not (self.root / entry.name).exists() and not self.partial(entry.name).exists():
+        adapters = self.adapters_of(entry.name).root
+        places = (self.root / entry.name, self.partial(entry.name), adapters)
+        if not any(place.exists() for place in places):
             return 0
         with exclusively(self.lock_path(entry.name), wait=False) as held:
             if not held:
@@ -167,10 +185,10 @@ class Store:
                     reason="busy",
                     model=entry.name,
                 )
-            freed_bytes = sum(map(_size_bytes, (self.root / entry.name, self.partial(entry.name))))
+            freed_bytes = sum(map(_size_bytes, places))
             self.manifest(entry.name).unlink(missing_ok=True)
             self.next_manifest(entry.name).unlink(missing_ok=True)
-            for directory in (self.root / entry.name, self.partial(entry.name)):
+            for directory in places:
                 if directory.exists():
                     shutil.rmtree(directory)
             return freed_bytes

@@ -27,7 +27,7 @@ from mlzoo.errors import ConfigError, PullFailed
 from mlzoo.store import children, digest, hub, wheel
 from mlzoo.store.layout import MANIFEST_FORMAT, Progress, Store
 from mlzoo.store.lock import exclusively
-from mlzoo.store.sources import check_kind, check_weights
+from mlzoo.store.sources import check_kind, check_weights, describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[Progress], None]
 
+ADAPTER = "adapter_config.json"
 _SPARE_BYTES = 16 << 20
 _TOLD_EVERY_S = 0.1
 
@@ -89,6 +90,16 @@ def pull(store: Store, entry: ModelEntry, on_progress: OnProgress, *, accept_lic
 
 
 def _pull_alone(store: Store, entry: ModelEntry, source: Wheel | Hub | Local, on_progress: OnProgress) -> None:
+    _bring(store, attrs.evolve(entry, adapters={}), source, on_progress)
+    for name in entry.adapters:
+        adapter = entry.adapter(name)
+        _bring(store.adapters_of(entry.name), adapter, parse(adapter.source), on_progress, expected=ADAPTER)
+
+
+def _bring(
+    store: Store, entry: ModelEntry, source: Wheel | Hub | Local, on_progress: OnProgress, expected: str = ""
+) -> None:
+    """Install what one source has, unless it is installed; where a file is expected in it, only with that."""
     if store.find(entry) is not None:
         return
     partial = store.partial(entry.name)
@@ -106,6 +117,9 @@ def _pull_alone(store: Store, entry: ModelEntry, source: Wheel | Hub | Local, on
                 fetched = source.path
             case _:
                 assert_never(source)
+        if expected and not (fetched / expected).is_file():
+            told = f"{describe(source)} holds no {expected}, and is no adapter as peft saves it"
+            raise PullFailed(f"{entry.name}: {told}", reason="source")
         _install(store, entry, fetched, work, on_progress)
     shutil.rmtree(partial, ignore_errors=True)
 

@@ -31,6 +31,33 @@ def test_parts_of_text_are_joined_by_newlines():
     )
 
 
+CALL = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+
+
+def test_null_beside_calls_of_the_assistant_is_no_text():
+    sent = {"messages": [{"role": "assistant", "content": None, "tool_calls": [CALL]}]}
+    [told] = told_messages(structure("chat", sent).messages)
+    assert (told["role"], told["content"], told["tool_calls"][0]["name"]) == ("assistant", "", "clock")
+    assert canonical("chat", sent) == {"messages": [told]}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant"},
+        {"role": "assistant", "tool_calls": []},
+        {"role": "assistant", "tool_calls": None},
+        {"role": "user", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c"},
+        {"role": "system"},
+    ],
+)
+def test_null_anywhere_else_is_refused(message):
+    with pytest.raises(InvalidParams) as refused:
+        structure("chat", {"messages": [{**message, "content": None}]})
+    assert (refused.value.data["path"], refused.value.data["expected"]) == ("messages[0].content", "a string or a list")
+
+
 def test_where_there_is_an_image_the_parts_are_told_one_by_one():
     text = {"type": "text", "text": "What is this?"}
     chat = structure("chat", {"messages": [{"role": "user", "content": [text, IMAGE]}]})

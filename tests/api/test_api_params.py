@@ -84,6 +84,7 @@ def test_a_chat_with_all_that_the_protocol_has():
         "retention": "ephemeral",
         "require_device": "cuda:0",
         "provider": "local",
+        "adapter": "a",
     }
     chat = structure("chat", everything)
     assert {field.name for field in attrs.fields(inference.ChatParams)} == set(everything)

@@ -203,3 +203,40 @@ def test_a_custom_model_is_parts_and_a_source(load, tmp_path):
     assert load().model("mine") == entry  # from the cache as from the files
     own_file(tmp_path, "model/other.yaml", MINE)
     assert load().model("other").zoo() is None
+
+
+# ------------------------------------------------------------------------------------------ adapters
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{TOY}adapters: {{a: /weights/a}}\n", "adapters.a: expected wheel:PACKAGE==VERSION/PATH, hub:"),
+        (f"{TOY}adapters: {{'../a': 'path:/a'}}\n", "adapters.../a: expected a name of letters, digits, dots, hyphens"),
+        (f"{TOY}adapters: {{1: 'path:/a'}}\n", "adapters"),
+        (f"{TOY}adapters: [a]\n", "adapters"),
+        (f"{TOY}adapters: {{a: 1}}\n", "adapters"),
+        (
+            TOY.replace("chat", "embed") + "adapters: {a: 'path:/a'}\n",
+            "adapters: expected none: this setting is for kind: chat",
+        ),
+    ],
+)
+def test_adapters_that_do_not_hold_break_their_model_alone(load, tmp_path, text, told):
+    file = own_file(tmp_path, "model/toy.yaml", text)
+    config = load()
+    assert config.broken["toy"].startswith(f"{file}: {told}")
+    assert "smollm2" in config.models
+
+
+def test_adapters_of_a_model_are_names_with_sources(load, tmp_path):
+    own_file(tmp_path, "model/toy.yaml", f"{TOY}adapters: {{poet: 'path:/weights/poet', clerk: 'hub:me/clerk'}}\n")
+    for _ in range(2):  # The second time it comes from the cache.
+        entry = load().models["toy"]
+        assert dict(entry.adapters) == {"poet": "path:/weights/poet", "clerk": "hub:me/clerk"}
+        assert (entry.adapter("poet").name, entry.adapter("poet").source) == ("poet", "path:/weights/poet")
+
+
+def test_a_model_that_is_answered_elsewhere_has_no_adapters_here(load, tmp_path):
+    own_file(tmp_path, "model/far.yaml", "kind: chat\nprovider: openai\nadapters: {a: 'path:/a'}\n")
+    assert "adapters: expected none: provider openai answers" in load().broken["far"]

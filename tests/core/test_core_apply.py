@@ -26,6 +26,7 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     of_replicas = {"max_tokens": 9, "prefixes": ("a",)}
     talk = {"conversation": "c", "persona": "p", "history": History(base_seq=1, from_seq=1), "truncated": 1}
     of_routes = {"chain": (cmd.Candidate(model=OTHER),), "is_rerouted": True}
+    talk |= {"adapter": "a"}
     lost = {"fingerprint": "f1", "losses": 2, "resumed": "prefill"}
     old = attrs.evolve(core.state.requests["r1"], **lost, **of_replicas, **of_routes, **talk)
     facts = cmd.KeyFacts(request="r0", params_digest="p0", accepted_seq=1, ended_seq=2, next_seq=3, ended_at_ms=4)

@@ -123,7 +123,7 @@ def check(prefixes: Prefixes) -> None:
             assert above.exact or not block.exact
             above = above.parent
         assert block.lines == tokens
-        assert prefixes._below(block.parent)[block.tokens] is block
+        assert prefixes._below(block.parent, block.owner)[block.tokens] is block
     assert all(block.parent is None or block.parent in seen for block in seen)
 
 

@@ -260,8 +260,8 @@ def test_a_guess_whose_numbers_overflow_leaves_nothing_behind(llama, monkeypatch
     decoder = llama.decoder
     decode, wrong = decoder.decode, []
 
-    def overflowing(slots, tokens, positions, *, exact=False):
-        logits = decode(slots, tokens, positions, exact=exact)
+    def overflowing(slots, tokens, positions, *, exact, adapters):
+        logits = decode(slots, tokens, positions, exact=exact, adapters=adapters)
         for row, (token, position) in enumerate(zip(tokens, positions, strict=True)):
             if answer[position - prompt] != token:
                 wrong.append(row)

@@ -87,14 +87,16 @@ class Scripted:
         self._script = [*model.text._tokenizer(text, add_special_tokens=False)["input_ids"], *model.end_tokens]
         self._vocabulary, self._read = model.vocabulary, 0
 
-    def prefill(self, _slot, tokens, start, _images):
+    def prefill(self, _slot, tokens, start, _images, *, adapter):
+        assert adapter == ""
         self._read = start + len(tokens)
         return self._logits(self._read)
 
-    def decode(self, _slots, _tokens, positions, *, exact=False):
+    def decode(self, _slots, _tokens, positions, *, exact, adapters):
+        assert list(adapters) == []
         return self._logits(positions[0] + 1)[None]
 
-    def reads_ahead(self, _sequences, *, exact):
+    def reads_ahead(self, _sequences, *, exact, adapted):
         return False
 
     def release(self, _slot, _tokens, *, dirty):

@@ -166,7 +166,7 @@ def load(directory: Path, **fields: Any) -> Load:
 
 def ask(request: str, prompt: str = "the quick", max_tokens: int | None = 12, **fields: Any) -> Generate:
     """A Generate frame; sampling fields and frame fields mixed."""
-    of_frame = {"messages", "stop", "exact", "batch", "ephemeral", "tools", "tool_choice", "response_format"}
+    of_frame = {"messages", "stop", "exact", "adapter", "batch", "ephemeral", "tools", "tool_choice", "response_format"}
     frame = {key: fields.pop(key) for key in of_frame & fields.keys()}
     plain = None if "messages" in frame else prompt
     return Generate(

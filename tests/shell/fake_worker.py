@@ -127,6 +127,7 @@ class FakeWorker:
                 batching="slots",
                 fingerprint=self._workshop.fingerprint,
                 why=("it is a toy",),
+                adapters=tuple(self._workshop.adapters),
             )
         )
 
@@ -200,6 +201,7 @@ class Workshop:
 
     def __init__(self):
         self.fingerprint = "toy"  # of all that the bits of an answer depend on
+        self.adapters = []  # that each model is said to have
         self.loads = "well"  # badly | to death | later
         self.answer = echo  # called with each piece of work; None: the test answers by hand
         self.deaf = False  # workers read nothing

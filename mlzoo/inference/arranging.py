@@ -1,0 +1,228 @@
+"""How a model is to run on this machine: rows in slots or one at a time, with which kernels, in how much memory.
+
+Knows a model's module and what was asked for; asks the self-tests, and says why it is as it is. Nothing of files,
+tokenizers or requests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+from mlzoo.errors import ModelLoadFailed
+from mlzoo.inference import (
+    anatomy,
+    gate,
+    gpu_int4,
+    images,
+    kernels,
+    linears,
+    memory,
+    plan,
+    selftest,
+    sizing,
+    speculation,
+    threads,
+)
+from mlzoo.inference.decoder import Decoder, SerialDecoder, SlotDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlzoo.frames import Load
+
+CHUNK = 64  # tokens of a prompt that are read while rows decode, before they have their turn
+JOINED = 4  # chunks that are read as one while none does
+
+
+@attrs.frozen(eq=False)
+class Arrangement:
+    """How a model is to run on this machine."""
+
+    decoder: Decoder
+    why: list[str]
+    joined_chunks: int = 1  # of a prompt that may be read as one
+    prefix_bytes: int = 0  # that copies of what was read before may take
+    rows: dict[str, Any] | None = None  # how they are computed; None: their bits depend on their company
+
+
+def arrange(
+    module: Any, load: Load, device: torch.device, findings: selftest.Findings, *, own_kernels: bool
+) -> Arrangement:
+    """Choose between slots and one row at a time.
+
+    Raises:
+        ModelLoadFailed: 4 bits were asked for, and cannot be had.
+        OutOfMemory: Not even one short row fits.
+    """
+    reason = images.SEES if images.sees(load) else gate.objection(module)
+    if reason is None:
+        difference = findings.ask("difference in slots", lambda: gate.disagreement(module, anatomy.vocabulary(module)))
+        if difference > gate.tolerance(module.dtype):
+            reason = f"its logits in slots differ by {difference:.2g}"
+    if reason is not None:
+        return _serial(module, load, device, findings, reason)
+    return _slots(module, load, device, findings, own_kernels=own_kernels)
+
+
+def _slots(
+    module: Any, load: Load, device: torch.device, findings: selftest.Findings, *, own_kernels: bool
+) -> Arrangement:
+    token_bytes = anatomy.token_bytes(module)
+    size = sizing.choose_size(load.slots, load.context, sizing.longest(module), token_bytes, memory.free_bytes(device))
+    heads, like = anatomy.heads(module), next(module.parameters())
+    why = [f"slots: {size.slots} rows in one forward", size.why]
+    chosen = _kernels(module, load, device, size.slots, findings, own=own_kernels)
+    if chosen is None:
+        grain = findings.ask(f"grain of {size.slots} rows", lambda: kernels.row_grain(module, size.slots))
+        why.append("linear layers: torch's own")
+    else:
+        grain = chosen.plan.grain if chosen.plan.exact is not None else None
+        why += chosen.why
+        chosen.for_prompt()
+    queries = heads and findings.ask(
+        f"grain of {size.slots} rows' queries", lambda: kernels.query_grain(heads, size.slots, like)
+    )
+    if grain is None or queries is None:
+        grain = None
+        why.append("a row's last bits may depend on its company: no padding helps on this machine")
+    elif grain > 1:
+        why.append(f"rows of exact requests padded to multiples of {grain}, so that no result depends on its company")
+    if anatomy.has_experts(module):
+        why.append("a row's last bits may depend on its company: experts are computed over all rows that chose them")
+    joins = heads is not None and findings.ask(
+        f"joins {JOINED} chunks of {CHUNK}", lambda: kernels.joins_chunks(module, CHUNK, JOINED, heads, queries or 1)
+    )
+    decoder = SlotDecoder(
+        module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
+    )
+    if device.type == "cpu" and torch.get_num_threads() > 1:
+        decoder.any_threads = heads is not None and findings.ask(
+            f"any number of threads for {size.slots} rows",
+            lambda: _takes_any_threads(module, chosen, heads, size.slots, queries or 1),
+        )
+        if decoder.any_threads:
+            decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
+            why.append(
+                f"{decoder.few_threads} threads for eager steps of up to {threads.FEW_ROWS} rows: enough to be fast"
+            )
+        else:
+            why.append("always all threads: fewer would change last bits")
+    rows_are = {
+        "context": decoder.context,
+        "chunk": decoder.chunk,
+        "joined": joins,
+        "grains": [grain, queries],
+        "families": None if chosen is None else [chosen.plan.many, chosen.plan.exact],
+    }
+    is_exact = grain is not None and not anatomy.has_experts(module)
+    decoder.ahead = load.speculation and is_exact
+    why.append(_speculation(load, decoder, is_exact=is_exact))
+    prefix_bytes, prefix_why = sizing.choose_prefixes(size, token_bytes, memory.free_bytes(device))
+    return Arrangement(
+        decoder,
+        [*why, prefix_why],
+        joined_chunks=JOINED if joins else 1,
+        prefix_bytes=prefix_bytes,
+        rows=rows_are if is_exact else None,
+    )
+
+
+def refuse_int4(load: Load, why: str) -> None:
+    """Refuse 4 bits where they were asked for, and cannot be had.
+
+    Raises:
+        ModelLoadFailed: They were.
+    """
+    if load.quantization == "int4":
+        message = f"{load.model} cannot have 4-bit weights: {why}; set quantization to none, or leave it out"
+        raise ModelLoadFailed(message, model=load.model, reason="load")
+
+
+def _takes_any_threads(module: Any, chosen: plan.Kernels | None, heads: kernels.Heads, rows: int, queries: int) -> bool:
+    """Whether no bit of an exact answer depends on how many threads compute it."""
+    if not kernels.attention_takes_any_threads(heads, rows, next(module.parameters()), queries):
+        return False
+    if chosen is None:
+        return kernels.layers_take_any_threads(module, rows)
+    chosen.for_step(1, exact=True)
+    decodes = kernels.layers_take_any_threads(module, rows)
+    chosen.for_prompt()
+    return decodes and kernels.layers_take_any_threads(module, rows)
+
+
+def _kernels(
+    module: Any, load: Load, device: torch.device, rows: int, findings: selftest.Findings, *, own: bool
+) -> plan.Kernels | None:
+    """Put other linear layers into a model, on a GPU where that was asked for; None where it keeps its own.
+
+    Raises:
+        ModelLoadFailed: 4 bits were asked for, and cannot be had.
+    """
+    if device.type != "cpu":
+        if load.quantization != "int4":
+            return None
+        gpu_int4.expect(load.model, device, module.dtype)
+    question = "difference of its kernels"
+    expected = None if findings.knows(question) else gate.sample_logits(module, anatomy.vocabulary(module))
+    replaced = linears.replace(module)
+    chosen = plan.choose(module, replaced, rows, load.quantization, findings, own=own)
+    families = chosen.plan.families()
+    difference = findings.ask(question, lambda: _difference(module, chosen, families, expected))
+    if load.quantization == "int4":  # Those that were asked for round as they do; what comes by itself must not.
+        if difference < gate.WORST:
+            return chosen
+        refuse_int4(load, "it reaches into its linear layers, which others cannot stand in for")
+    if difference <= gate.tolerance(module.dtype):
+        return chosen
+    replaced.undo()
+    return None
+
+
+def _difference(
+    module: Any, chosen: plan.Kernels, families: Sequence[linears.Family], expected: Sequence[torch.Tensor] | None
+) -> float:
+    """Return how far the logits of some families are, at worst, from those of torch's own layers."""
+    assert expected is not None
+    worst = 0.0
+    for family in families:
+        chosen.in_force.family = family
+        try:
+            seen = gate.sample_logits(module, anatomy.vocabulary(module))
+        except (RuntimeError, AssertionError, AttributeError, TypeError):
+            return gate.WORST  # Some models reach into their layers, or call them in an order of their own.
+        worst = max(worst, gate.mean_difference(expected, seen))
+    return worst
+
+
+def _serial(module: Any, load: Load, device: torch.device, findings: selftest.Findings, reason: str) -> Arrangement:
+    refuse_int4(load, f"it runs with its own layers, one request at a time: {reason}")
+    for implementation in ("sdpa", "eager"):
+        try:
+            module.set_attn_implementation(implementation)
+            break
+        except (ValueError, ImportError):
+            continue  # Not every architecture has it; eager is what it was loaded with.
+    token_bytes = anatomy.token_bytes(module)
+    size = sizing.choose_size(1, load.context, sizing.longest(module), token_bytes, memory.free_bytes(device))
+    reads = reason != images.SEES and findings.ask(
+        f"reads chunks of {gate.CHUNK}", lambda: gate.reads_in_chunks(module, anatomy.vocabulary(module))
+    )
+    chunk = CHUNK if reads else None
+    why = [f"serial, one request at a time: {reason}", size.why, "linear layers: torch's own, none in 4 bits"]
+    if chunk is None:
+        why.append("prompts are read whole: its cache does not take them in parts")
+    why.append("no prefix cache: what its own cache held cannot be taken up again")
+    return Arrangement(SerialDecoder(module, size.context, chunk=chunk), why)
+
+
+def _speculation(load: Load, decoder: SlotDecoder, *, is_exact: bool) -> str:
+    if not load.speculation:
+        return "no speculation: switched off"
+    if not is_exact or decoder.slots == 1:
+        return f"no speculation: {'one slot has one row' if is_exact else 'rows depend on each other'}"
+    few = range(1, speculation.SEQUENCES + 1)
+    who = "all" if all(decoder.reads_ahead(n, exact=False) for n in few) else "exact"
+    return f"speculation: for {who} requests, while up to {speculation.SEQUENCES} decode, by what their text repeats"
