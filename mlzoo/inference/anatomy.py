@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mlzoo.inference import linears
+from mlzoo.inference import linears, native
 from mlzoo.inference.kernels import Heads
 
 
@@ -33,6 +33,15 @@ def heads(module: Any) -> Heads | None:
         softcap=getattr(config, "attn_logit_softcapping", None),
         sinks=any(name.endswith("sinks") for name, _ in module.named_parameters()),
     )
+
+
+def attends_plainly(module: Any) -> bool:
+    """Return whether our own attention is one that a model can have: of usual scores, in heads of usual width."""
+    known, config = heads(module), module.config.get_text_config(decoder=True)
+    if known is None or known.softcap is not None or known.sinks:
+        return False
+    width = getattr(config, "v_head_dim", None) or known.dim
+    return known.dim == width and known.dim in native.DIMS and known.queries // known.keys <= native.MOST_GROUPS
 
 
 def token_bytes(module: Any) -> int:

@@ -98,6 +98,7 @@ def _slots(
     decoder = SlotDecoder(
         module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
     )
+    decoder.own_attention = own_kernels and anatomy.attends_plainly(module)
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.any_threads = heads is not None and findings.ask(
             f"any number of threads for {size.slots} rows",
@@ -165,7 +166,7 @@ def _kernels(
         if load.quantization != "int4":
             return None
         gpu_int4.expect(load.model, device, module.dtype)
-    question = "difference of its kernels"
+    question = f"difference of its kernels, for {rows} rows"
     expected = None if findings.knows(question) else gate.sample_logits(module, anatomy.vocabulary(module))
     replaced = linears.replace(module)
     chosen = plan.choose(module, replaced, rows, load.quantization, findings, own=own)

@@ -141,6 +141,9 @@ class SlotDecoder:
         self.kernels = kernels
         self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
         self.few_threads: int | None = None  # for eager steps of few rows; None: all (see ``mlzoo.inference.threads``)
+        self.own_attention = (
+            False  # whether compiled steps attend by our own kernel, which is the fastest at all lengths
+        )
         self.any_threads = False  # whether no bit depends on how many threads compute
         self.graphs: Compiled | None = None  # of fast steps
         self.adapters: Adapters | None = None

@@ -109,7 +109,7 @@ class Graphs:
         self._after_tokens, self._decoded = after_tokens, 0
         self._seen = 0  # by the row that saw farthest in the last step
         self.making: Making | None = None  # the compiler that runs now
-        self._farthest = decoder.context if decoder.kernels.own else FARTHEST
+        self._farthest = decoder.context if decoder.own_attention else FARTHEST
         families: tuple[Family, ...] = (*((plan.few,) if plan.few_rows else ()), plan.many)
         self.all = {family: Graph(family, directory / _name(decoder, family, subject)) for family in families}
         for graph in self.all.values():
@@ -132,7 +132,8 @@ class Graphs:
         graph = self.all.get(family)
         if graph is None or graph.state != "used":
             return True
-        return graph.apart and not self._farthest - BORDER <= self._seen < self._farthest
+        is_near = self._farthest < self._decoder.context and self._farthest - BORDER <= self._seen < self._farthest
+        return graph.apart and not is_near
 
     def decode(
         self,
@@ -334,12 +335,10 @@ def step_of(decoder: SlotDecoder, family: Family) -> tracing.Step:
 
 
 def _attention(decoder: SlotDecoder, family: Family) -> str:
-    kernels = decoder.kernels
-    if kernels is None:
-        return tracing.SUMS
-    if kernels.own:
+    if decoder.own_attention:
         return tracing.SLOTS
-    return tracing.SUMS if kernels.plan.few_rows and family == kernels.plan.few else tracing.LIBRARY
+    plan = None if decoder.kernels is None else decoder.kernels.plan
+    return tracing.LIBRARY if plan is not None and not (plan.few_rows and family == plan.few) else tracing.SUMS
 
 
 def buffers_of(decoder: SlotDecoder) -> dict[str, torch.Tensor]:

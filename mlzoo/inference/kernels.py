@@ -34,7 +34,7 @@ EXPONENTS = 9  # Numbers of a probe are up to 2 to this apart from 1, so that th
 BLOCK = 256  # outputs of a probe's weights that differ; others repeat them, as far as the layer has any
 JOINED_UP_TO = 1024  # tokens of a prompt in which joined chunks are tried; kernels' blocks are half as long at most
 EXTENTS = (64, 576)  # tokens that probes attend to: within one block of a kernel, and beyond
-LENGTHS = (3, 37, 64, 128, 256)  # tokens of prompts that are read with all numbers of threads
+LENGTHS = (3, 37, 64, 128, 192, 256)  # tokens of prompts that are read with all numbers of threads
 COMPANIES = (1, 2, 3, 5, 8)  # rows that attend together, beside all but one
 
 

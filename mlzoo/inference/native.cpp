@@ -17,7 +17,6 @@ int32_t aoti_torch_dtype_bfloat16(void);
 int32_t aoti_torch_device_type_cpu(void);
 }
 
-#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -279,14 +278,6 @@ void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t
 }
 
 }  // extern "C"
-#else
-extern "C" {
-int mlzoo_supported(void) { return 0; }
-void mlzoo_w4a16(const uint8_t*, int64_t, const uint16_t*, uint16_t*, int64_t, int64_t, int64_t) {}
-void mlzoo_attention(const uint16_t*, const uint16_t*, const uint16_t*, const int64_t*, const uint8_t*, uint16_t*,
-                     int64_t, int64_t, int64_t, int64_t, int64_t, double) {}
-}
-#endif
 
 // What compiled steps call; tensors are contiguous, as `native.py` sees to.
 extern "C" {

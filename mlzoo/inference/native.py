@@ -18,14 +18,17 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mlzoo import graph_notes
+
 SOURCE = Path(__file__).with_name("native.cpp")
 TIMEOUT_S = 120.0  # for the compiler, beside whatever else the machine does
-OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp", "-w")
+OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-fast-math", "-fPIC", "-shared", "-fopenmp", "-w")
 GROUP = 32  # weights, and numbers of a row, that share a step
 WIDTH = 16  # outputs that are computed together
 MOST_GROUPS = 8  # heads of queries that share keys, in slot_attention
@@ -51,7 +54,7 @@ def offer(directory: Path | None) -> str:
         directory: Where they are kept; None: nowhere, so that there are none.
     """
     if directory is None:
-        return "nothing is kept on this machine"
+        return "nothing is kept where this model is loaded"
     if _State.library is not None:
         return ""
     if _State.asked is None or _State.asked[0] != directory:
@@ -64,11 +67,6 @@ def is_there() -> bool:
     return _State.library is not None
 
 
-def digest() -> str:
-    """Return what stands for the kernels that this process has; nothing: it has none."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest() if is_there() else ""
-
-
 def compiler() -> str | None:
     """Return the C++ compiler that torch would use; None: there is none."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
@@ -79,33 +77,61 @@ def _opened(directory: Path) -> str:
     """Load the library; return why that cannot be."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return "they are for Linux on x86-64"
-    command = compiler()
-    whole = [SOURCE.read_text(encoding="utf-8"), *OPTIONS, torch.__version__, command or "", *_processor()]
-    place = directory / f"native-{hashlib.sha256(repr(whole).encode()).hexdigest()[:32]}.so"
     try:
-        if not place.exists():
-            if command is None:
-                return "this machine has no C++ compiler"
-            _compile(command, place)
+        processor = _processor()
+        if "avx512_vnni" not in processor:
+            return "this processor lacks AVX-512 with VNNI"
+        # Who compiled it changes no bit: a library is taken up where there is no compiler any more.
+        key = repr([SOURCE.read_text(encoding="utf-8"), *OPTIONS, torch.__version__, processor])
+        place = directory / f"native-{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
+        if not _is_whole(place):
+            why = _made(place)
+            if why:
+                return why
         library = ctypes.CDLL(str(place), mode=ctypes.RTLD_GLOBAL)  # Compiled steps look for its names.
         if not library.mlzoo_supported():
             return "this processor lacks AVX-512 with VNNI"
-    except subprocess.TimeoutExpired:
-        return "the C++ compiler took too long"
-    except subprocess.CalledProcessError as error:
-        return f"the C++ compiler failed ({(error.stderr or b'').decode(errors='replace').strip()[-200:]})"
     except (OSError, AttributeError) as error:
         return f"they cannot be loaded ({error})"
     _State.library = library
     return ""
 
 
-def _compile(command: str, place: Path) -> None:
-    """Compile into a place, whole or not at all."""
+def _is_whole(place: Path) -> bool:
+    """Whether a library is there as it was made: one that is cut ends the process that loads it."""
+    note = graph_notes.read(place.with_suffix(".made"))
+    return place.exists() and hashlib.sha256(place.read_bytes()).hexdigest() == note.get("sha256")
+
+
+def _made(place: Path) -> str:
+    """Make a library; return why that cannot be. A compiler that has failed three times in a row is not asked again."""
+    command, failures = compiler(), place.with_suffix(".failed")
+    if command is None:
+        return "this machine has no C++ compiler"
+    before = graph_notes.read(failures)
+    times = int(before.get("times", 0)) + 1
+    if times > graph_notes.TRIES:
+        return f"{before.get('why')} (remove {failures} to have it asked again)"
     place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_suffix(f".{os.getpid()}")
-    libraries = Path(torch.__file__).with_name("lib")
     try:
+        _compile(command, place)
+    except subprocess.TimeoutExpired:
+        why = "the C++ compiler took too long"
+    except subprocess.CalledProcessError as error:
+        why = f"the C++ compiler failed ({(error.stderr or b'').decode(errors='replace').strip()[-200:]})"
+    else:
+        failures.unlink(missing_ok=True)
+        return ""
+    graph_notes.write(failures, {"why": why, "times": times})
+    return why
+
+
+def _compile(command: str, place: Path) -> None:
+    """Compile into a place, whole or not at all: only what the note beside it describes is ever loaded."""
+    libraries = Path(torch.__file__).with_name("lib")
+    # By its name, what a process that was killed leaves is removed by later ones.
+    with tempfile.TemporaryDirectory(prefix=f"graph-{os.getpid()}-", dir=place.parent) as scratch:
+        beside = Path(scratch) / "native.so"
         subprocess.run(
             [command, *OPTIONS, "-o", str(beside), str(SOURCE), f"-L{libraries}", "-ltorch_cpu"],
             check=True,
@@ -114,15 +140,15 @@ def _compile(command: str, place: Path) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
+        digest = hashlib.sha256(beside.read_bytes()).hexdigest()
         beside.replace(place)
-    finally:
-        beside.unlink(missing_ok=True)
+    graph_notes.write(place.with_suffix(".made"), {"sha256": digest})
 
 
-def _processor() -> list[str]:
+def _processor() -> str:
     """Return what tells processors apart: a library that was made on another machine is another."""
     described = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
-    return [line for line in described.splitlines() if line.startswith(("model name", "flags"))]
+    return "\n".join(line for line in described.splitlines() if line.startswith(("model name", "flags")))
 
 
 def order(steps: torch.Tensor, size: torch.Tensor, least: torch.Tensor, bits: int) -> torch.Tensor:
@@ -148,6 +174,8 @@ def _w4a16(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     assert _State.library is not None
     x = x.contiguous()
     rows, inputs = x.shape
+    if x.dtype != torch.bfloat16 or inputs != ordered.shape[1] * GROUP:
+        raise RuntimeError(f"rows of {inputs} numbers of {x.dtype} are not what these weights are for")
     outputs = ordered.shape[0] * WIDTH
     out = x.new_empty(rows, outputs)
     bits = ordered.shape[2] // 64 - 1
@@ -166,6 +194,8 @@ def _slot_attention(
     scale: float,
 ) -> torch.Tensor:
     assert _State.library is not None
+    if any(tensor.dtype != torch.bfloat16 for tensor in (query, keys, values)):
+        raise RuntimeError("this kernel attends in bfloat16 alone")
     query, seen = query.contiguous(), seen.contiguous()
     rows, heads, dim = query.shape
     out = query.new_empty(rows, heads * dim)

@@ -83,7 +83,6 @@ class Kernels:
     plan: Plan
     in_force: InForce
     why: tuple[str, ...] = ()
-    own: bool = False  # whether kernels of our own may be taken
 
     def for_prompt(self) -> None:
         """Compute with what reads prompts."""
@@ -142,7 +141,7 @@ def choose(
             layer.make(family)
         layer.keep(plan.families())
     share = f"{sum(layer.takes_int4 for layer in layers)} of {len(layers)} linear layers"
-    return Kernels(plan, replaced.in_force, tuple(_why(plan, took, heights, quantization, share)), own)
+    return Kernels(plan, replaced.in_force, tuple(_why(plan, took, heights, quantization, share)))
 
 
 def fitting(able: Sequence[Family], took: Took, heights: Sequence[int], quantization: Quantization) -> Plan:

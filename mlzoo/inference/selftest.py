@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from mlzoo import __version__
-from mlzoo.inference import gpu_int4, native
+from mlzoo.inference import gpu_int4
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -124,7 +124,7 @@ def subject(load: Load, device: torch.device, dtype: torch.dtype, *, own_kernels
         "llguidance": llguidance.get_version(),  # And so is what a form allows.
         "torch": torch.__version__,
         "kernels": [torch.__config__.show(), torch.__config__.parallel_info()],
-        "kernels of our own": native.digest() if own_kernels else "",
+        "kernels of our own": own_kernels,
         "choices": {
             "float32 products": torch.get_float32_matmul_precision(),
             "oneDNN": torch.backends.mkldnn.enabled,

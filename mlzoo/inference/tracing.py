@@ -139,7 +139,8 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
         """
         keys, values = self._written(self.keys, key_states), self._written(self.values, value_states)
         dim = key_states.shape[-1]
-        if self.now.attention == SLOTS and dim in native.DIMS and values.shape == keys.shape:
+        fit = dim in native.DIMS and values.shape == keys.shape and {keys.dtype, values.dtype} == {torch.bfloat16}
+        if fit and self.now.attention == SLOTS:
             return keys, values
         return self.now.gathered(keys, dim), self.now.gathered(values, value_states.shape[-1])
 
@@ -192,14 +193,15 @@ def traced_attention(
     scale = dim**-0.5 if scaling is None else scaling
     is_usual = softcap is None and s_aux is None
     if key.dim() == 2:
-        if is_usual and attention_mask is not None and heads * dim // key.shape[1] <= native.MOST_GROUPS:
+        fits = heads * dim // key.shape[1] <= native.MOST_GROUPS and query.dtype == key.dtype
+        if fits and is_usual and attention_mask is not None:
             seen = attention_mask[:, 0, 0].contiguous()
             queries = query[:, :, 0].contiguous()
             out = torch.ops.mlzoo.slot_attention(queries, key, value, now.slots * now.context, seen, scale)
             return out.view(rows, 1, heads, dim), None
         key, value = now.gathered(key, dim), now.gathered(value, dim)
     groups = heads // key.shape[1]
-    if now.attention == LIBRARY and is_usual:
+    if now.attention != SUMS and is_usual:
         queries = query.view(rows, heads // groups, groups, dim)
         out = functional.scaled_dot_product_attention(queries, key, value, attn_mask=attention_mask, scale=scale)
         return out.reshape(rows, 1, heads, -1), None

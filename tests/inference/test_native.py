@@ -10,6 +10,7 @@ import torch
 from tiny_models import load
 from torch.nn import functional
 
+from mlzoo import graph_notes
 from mlzoo.config.loading import cache_directory
 from mlzoo.inference import linears, native
 from mlzoo.inference.loader import load_chat
@@ -148,43 +149,87 @@ def another_process(monkeypatch):
     monkeypatch.setattr(native._State, "asked", None)
 
 
+def compiler_that(tmp_path, monkeypatch, does):
+    """Have a script be the compiler."""
+    script = tmp_path / "compiler"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("CXX", str(script))
+
+
+def forget_the_library():
+    native._State.library = native._State.asked = None
+
+
 @pytest.mark.usefixtures("another_process")
-def test_a_compiler_that_fails_leaves_torchs_kernels_and_says_why(tmp_path, monkeypatch):
-    failing = tmp_path / "compiler"
-    failing.write_text("#!/bin/sh\necho 'no such header' >&2\nexit 1\n")
-    failing.chmod(stat.S_IRWXU)
-    monkeypatch.setenv("CXX", str(failing))
-    assert native.offer(tmp_path / "cache") == "the C++ compiler failed (no such header)"
+def test_a_compiler_that_fails_leaves_torchs_kernels_says_why_and_is_asked_three_times(tmp_path, monkeypatch):
+    compiler_that(tmp_path, monkeypatch, "echo 'no such header' >&2; exit 1")
+    for _ in range(graph_notes.TRIES):
+        forget_the_library()
+        assert native.offer(tmp_path / "cache") == "the C++ compiler failed (no such header)"
     assert not native.is_there()
-    assert list((tmp_path / "cache").iterdir()) == []
+    (note,) = (tmp_path / "cache").iterdir()
+    compiler_that(tmp_path, monkeypatch, "touch asked")
+    forget_the_library()
+    why = native.offer(tmp_path / "cache")
+    assert why == f"the C++ compiler failed (no such header) (remove {note} to have it asked again)"
     with pytest.raises(RuntimeError, match="no kernel"):
         linears.w4a16(numbers(32, 64), 4)
+    note.unlink()
+    monkeypatch.delenv("CXX")
+    forget_the_library()
+    assert native.offer(tmp_path / "cache") == ""
 
 
 @pytest.mark.usefixtures("another_process")
-def test_without_a_compiler_what_was_compiled_earlier_is_not_looked_for_under_its_name(tmp_path, monkeypatch):
+def test_without_a_compiler_what_was_compiled_earlier_is_taken_up(tmp_path, monkeypatch):
+    assert native.offer(tmp_path) == ""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert native.offer(tmp_path) == "this machine has no C++ compiler"
+    forget_the_library()
+    assert native.offer(tmp_path) == ""
+    forget_the_library()
+    assert native.offer(tmp_path / "elsewhere") == "this machine has no C++ compiler"
 
 
 @pytest.mark.usefixtures("another_process")
 def test_a_compiler_that_hangs_is_ended(tmp_path, monkeypatch):
-    hanging = tmp_path / "compiler"
-    hanging.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
-    hanging.chmod(stat.S_IRWXU)
-    monkeypatch.setenv("CXX", str(hanging))
+    compiler_that(tmp_path, monkeypatch, "exec tail -f /dev/null")
     monkeypatch.setattr(native, "TIMEOUT_S", 0.2)
     assert native.offer(tmp_path / "cache") == "the C++ compiler took too long"
 
 
 @pytest.mark.usefixtures("another_process")
-def test_a_library_that_is_damaged_is_said_and_not_used(tmp_path):
+@pytest.mark.parametrize("left", [0, 4096, 20_000])
+def test_a_library_that_is_cut_is_never_loaded_but_made_anew(tmp_path, monkeypatch, left):
     assert native.offer(tmp_path / "whole") == ""
-    (library,) = (tmp_path / "whole").iterdir()
-    native._State.library = native._State.asked = None
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / library.name).write_bytes(b"\x7fELF")
-    assert native.offer(tmp_path / "damaged").startswith("they cannot be loaded (")
+    (library,) = (tmp_path / "whole").glob("*.so")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in (tmp_path / "whole").iterdir():
+        (cut / path.name).write_bytes(path.read_bytes()[: left if path == library else None])
+    forget_the_library()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert native.offer(cut) == "this machine has no C++ compiler"
+    monkeypatch.delenv("CXX")
+    assert native.offer(tmp_path / "whole") == ""
+    forget_the_library()
+    assert native.offer(cut) == ""
+    assert len((cut / library.name).read_bytes()) > left
+
+
+@pytest.mark.usefixtures("another_process")
+def test_a_processor_without_the_instructions_is_asked_before_any_compiler(tmp_path, monkeypatch):
+    compiler_that(tmp_path, monkeypatch, "touch asked")
+    monkeypatch.setattr(native, "_processor", lambda: "flags : fpu avx2")
+    assert native.offer(tmp_path / "cache") == "this processor lacks AVX-512 with VNNI"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_numbers_of_another_kind_or_width_are_refused():
+    product = linears.w4a16(numbers(32, 64), 4)
+    for wrong in (numbers(2, 64).float(), numbers(2, 96)):
+        with pytest.raises(RuntimeError, match="are not what these weights are for"):
+            product(wrong)
 
 
 def test_a_model_says_whether_it_has_them_and_has_none_where_compiling_is_switched_off(tiny_directory, tmp_path):
@@ -192,4 +237,4 @@ def test_a_model_says_whether_it_has_them_and_has_none_where_compiling_is_switch
     assert "kernels of our own: at hand" in load_chat(order, CPU, cache=tmp_path).why
     switched_off = load_chat(load(tiny_directory, dtype="bfloat16", compile="none"), CPU, cache=tmp_path)
     assert "kernels of our own: none, switched off" in switched_off.why
-    assert not switched_off.decoder.kernels.own
+    assert not switched_off.decoder.own_attention
