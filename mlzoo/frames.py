@@ -57,7 +57,7 @@ class Load:
     kind: Literal["chat", "embed", "predict"]
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     quantization: Literal["auto", "none", "int4"] = "auto"  # auto: where the weights lose nothing by it
-    compile: Literal["auto", "none"] = "auto"  # whole decode steps: by a C++ compiler, on CUDA captured
+    compile: Literal["auto", "none"] = "auto"  # own kernels, whole steps; none: no compiler runs
     slots: int = 16  # rows that may decode together
     context: int = 0  # tokens of cache a row has; 0: what the model and a sensible bound allow
     trust_remote_code: bool = False

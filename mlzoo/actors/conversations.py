@@ -116,7 +116,7 @@ async def _fork(services: Services, params: ConversationsForkParams, into: str) 
         found, turns, summary = await _read(services, params.conversation)
         _refuse_ahead(services, params.at)
         kept = upto(turns, params.at)
-        if summary is not None and summary.ref.turns > len(kept):
+        if summary is not None and not _was_made(summary, params.at):
             summary = None
         command = ForkConversation(
             request=services.world.ids.new("req"),
@@ -158,7 +158,7 @@ def shown(name: str, at: int | None, persona: str, turns: Turns, summary: Summar
     """
     kept = turns if at is None else upto(turns, at)
     told: JsonObject = {"conversation": name, "messages": list(messages_of(kept))}
-    if summary is not None and (at is None or summary.ref.seq <= at):
+    if summary is not None and _was_made(summary, at):
         told["summary"] = {
             "content": summary.text,
             "turns": summary.ref.turns - summary.ref.left_out,
@@ -167,6 +167,11 @@ def shown(name: str, at: int | None, persona: str, turns: Turns, summary: Summar
             "request": summary.ref.request,
         }
     return told | {"persona": persona} if persona else told
+
+
+def _was_made(summary: Summary, at: int | None) -> bool:
+    """Whether there was this summary at a place, and so all turns that it stands for; None: as it is."""
+    return at is None or summary.ref.seq <= at
 
 
 def upto(turns: Turns, at: int) -> Turns:

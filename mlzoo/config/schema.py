@@ -219,8 +219,9 @@ class ModelEntry(_Compared):
     quantization: Quantization = "auto"
     """4-bit weights: auto where they lose nothing by it, none, or int4 wherever the device can."""
     compile: Compile = "auto"
-    """Whole decode steps: auto where there is a C++ compiler, in the background, once the model has worked a while; on
-    CUDA by capturing them."""
+    """What is made on this machine. auto: where there is a C++ compiler our own kernels, at the first load, and whole
+    decode steps, in the background, once the model has worked a while; on CUDA steps are captured. none: nothing of
+    all that, so that no compiler runs."""
     context: int = attrs.field(default=0, validator=ge(0))
     """Tokens a request may hold; 0: what the model and a sensible bound allow."""
     slots: int = attrs.field(default=16, validator=ge(1))

@@ -1,9 +1,11 @@
 """Which kernels a model computes with: measured once on this machine, by the number of sequences that decode.
 
 Knows families of linear layers (``linears``), a clock, and what was found at earlier loads; nothing of requests. One
-family is kept for prompts and for many rows; torch's 4 bits come beside it where they are faster and lose next to
-nothing, or alone where 4 bits were asked for. ``exact`` requests have one family for all their tokens, whatever
-the company: the one that is least behind at one row and at all, among those whose rows do not depend on each other.
+family is kept for prompts and for many rows, and beside it one of 4 bits for few rows, where that is faster. Where
+weights lose next to nothing by 4 bits, our own may do everything, torch's few rows only; where 4 bits were asked for,
+either may do everything, and no family of more bits does anything. ``exact`` requests have one family for all their
+tokens, whatever the company: the one that is least behind at one row and at all, among those whose rows do not depend
+on each other.
 """
 
 from __future__ import annotations
@@ -115,26 +117,29 @@ def choose(
         own: Whether kernels of our own may be taken.
 
     Raises:
-        ModelLoadFailed: 4 bits were asked for, and this machine has no kernel for them.
+        ModelLoadFailed: 4 bits were asked for, and at most half of the layers can have them, or this machine has no
+            kernel for them.
     """
     layers = replaced.layers
     like = next(module.parameters())
+    if quantization == "int4" and not mark_int4(layers, quantization, findings):
+        able_ones = sum(layer.takes_int4 for layer in layers)
+        told = f"only {able_ones} of its {len(layers)} linear layers have a shape that 4-bit weights can have"
+        raise ModelLoadFailed(f"{told}; set quantization to none, or leave it out", reason="load")
     usable = able(layers, like, quantization, findings, own=own)
-    if quantization == "int4" and not set(FEWER_BITS) & set(usable):
+    has_fewer_bits = bool(set(FEWER_BITS) & set(usable))
+    if quantization == "int4" and not has_fewer_bits:
         raise ModelLoadFailed(
             f"this machine has no kernel for 4-bit weights beside {like.dtype}; set quantization to none", reason="load"
         )
-    if set(FEWER_BITS) & set(usable) and not mark_int4(layers, quantization, findings):
-        if quantization == "int4":
-            able_ones = sum(layer.takes_int4 for layer in layers)
-            told = f"only {able_ones} of its {len(layers)} linear layers have a shape that 4-bit weights can have"
-            raise ModelLoadFailed(f"{told}; set quantization to none, or leave it out", reason="load")
+    if has_fewer_bits and not mark_int4(layers, quantization, findings):
         usable = [family for family in usable if family not in FEWER_BITS]
     heights = sorted({min(height, rows) for height in HEIGHTS})
     is_timed = len(usable) > 1 and like.device.type == "cpu"  # Elsewhere nothing is chosen, and other clocks tell time.
     took = _measure(replaced, like, usable, heights, findings, clock) if is_timed else {}
     plan = fitting(usable, took, heights, quantization)
-    candidates = dict.fromkeys(plan.families() if quantization == "int4" else (plan.many, *usable[-1:]))
+    beyond = () if quantization == "int4" else usable[-1:]
+    candidates = dict.fromkeys((*plan.families(), *beyond))
     plan = _with_exact(plan, candidates, module, replaced, rows, took, findings)
     for layer in layers:
         for family in plan.families():

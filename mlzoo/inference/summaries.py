@@ -167,8 +167,10 @@ class Summarising:
         self._engine.abandon(request)
 
     def forget(self) -> None:
-        """See ``BatchEngine``."""
+        """See ``BatchEngine``; requests that wait for a summary begin later, and are not kept either."""
         self._engine.forget()
+        for plan in self._plans.values():
+            plan.frame = attrs.evolve(plan.frame, ephemeral=True)
 
     def step(self) -> list[FromWorker]:
         """See ``BatchEngine``."""

@@ -87,9 +87,11 @@ def test_four_bits_of_embeddings_and_custom_models_are_refused(encoder, table):
         load_predict(load(table, kind="predict", quantization="int4"), CPU)
 
 
-def test_four_bits_are_refused_where_most_layers_cannot_have_them(tmp_path):
-    directory = save_causal(tmp_path, hidden_size=48, num_attention_heads=6)
-    with pytest.raises(ModelLoadFailed, match="only 2 of its 9 linear layers have a shape that 4-bit weights can have"):
+@pytest.mark.parametrize(("able", "intermediate_size"), [(2, 64), (0, 48)])
+def test_four_bits_are_refused_where_most_layers_cannot_have_them(able, intermediate_size, tmp_path):
+    directory = save_causal(tmp_path, hidden_size=48, num_attention_heads=6, intermediate_size=intermediate_size)
+    told = f"only {able} of its 9 linear layers have a shape that 4-bit weights can have; set quantization to none"
+    with pytest.raises(ModelLoadFailed, match=told):
         load_chat(load(directory, quantization="int4", dtype="bfloat16"), CPU)
 
 

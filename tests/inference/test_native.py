@@ -238,3 +238,4 @@ def test_a_model_says_whether_it_has_them_and_has_none_where_compiling_is_switch
     switched_off = load_chat(load(tiny_directory, dtype="bfloat16", compile="none"), CPU, cache=tmp_path)
     assert "kernels of our own: none, switched off" in switched_off.why
     assert not switched_off.decoder.own_attention
+    assert "no compiled graphs: switched off" in switched_off.why

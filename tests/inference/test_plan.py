@@ -103,8 +103,26 @@ def test_four_bits_can_be_asked_for_and_are_told(tmp_path):
 def test_four_bits_where_there_is_no_kernel_are_refused(monkeypatch):
     monkeypatch.setattr(plan, "able", lambda *_, **__: ["plain"])
     module = tiny_models.causal("llama")
-    with pytest.raises(ModelLoadFailed, match="set quantization to none"):
+    with pytest.raises(ModelLoadFailed, match=r"no kernel for 4-bit weights .* set quantization to none"):
         plan.choose(module, linears.replace(module), 4, "int4", Findings(None, {}))
+
+
+def test_what_decodes_few_rows_is_read_ahead_in_where_it_keeps_them_apart():
+    module = tiny_models.causal("llama", dtype=torch.bfloat16)
+    own = took(w4a16=(4, 4, 4, 4, 10, 50))
+    measured = {**MEASURED, **own}
+    replaced = linears.replace(module)
+    findings = Findings(None, {})
+    known = {f"computes {family}": True for family in ("packed", "int4", "w4a16")}
+    known |= {f"ms of {family} at {rows} rows": ms for (family, rows), ms in measured.items()}
+    known |= {f"grain of 16 rows in {family}": grain for family, grain in (("packed", 4), ("int4", 1), ("w4a16", None))}
+    known["layers that 4 bits cost nothing"] = "4" * len(replaced.layers)
+    for question, answer in known.items():
+        findings.ask(question, lambda answer=answer: answer)
+    chosen = plan.choose(module, replaced, 16, "auto", findings, own=True).plan
+    assert (chosen.many, chosen.few, chosen.few_rows) == ("packed", "int4", 4)
+    assert chosen.keeps_apart(4)
+    assert not chosen.keeps_apart(5)
 
 
 def test_layers_that_four_bits_would_harm_keep_all_of_theirs():

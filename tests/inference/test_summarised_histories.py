@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_long_histories import talk
-from tiny_models import load, run
+from tiny_models import Heard, load, run
 
 from mlzoo.frames import Prefilled, Stepped, Truncation, WorkFailed
 from mlzoo.inference.engine import BatchEngine
@@ -136,6 +136,22 @@ def test_what_is_abandoned_while_it_is_summarised_says_nothing_more(tiny):
     engine.abandon("r")
     while not engine.idle:
         assert engine.step() == []
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_what_is_forgotten_while_it_is_summarised_is_not_kept_of_the_answer_either(tiny, is_forgotten):
+    engine, heard = serving(tiny), Heard()
+    frame = summarised_talk(30)
+    plan = plan_of(tiny.text, frame, tiny.decoder.context)
+    heard.take(engine.submit(frame))
+    heard.take(engine.step())
+    if is_forgotten:
+        engine.forget()
+    while not engine.idle:
+        heard.take(engine.step())
+    summary, _, _ = made_of(heard)
+    again = run(engine, attrs.evolve(plan.turn(summary), request="again"))
+    assert (again.rows["again"][0].cached_tokens == 0) == is_forgotten
 
 
 def test_where_the_model_fails_over_a_summary_its_request_fails(tiny, monkeypatch):

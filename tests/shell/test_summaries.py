@@ -162,14 +162,16 @@ async def test_an_ephemeral_turn_leaves_no_summary(lives, autojump_clock):
         assert read(await next_turn(sidecar, "three")) == [*TWO, ("user", "three")]
 
 
-async def test_a_fork_has_the_summary_of_the_turns_that_it_has(lives, autojump_clock):
+async def test_a_fork_has_the_summary_that_there_was_at_its_place(lives, autojump_clock):
     async with lives.begin() as sidecar:
         await begin(sidecar, "one", "two")
         await summarised(sidecar, "three")
         places = [message["log_seq"] for message in (await get(sidecar))["messages"]]
-        for into, place in (("early", places[1]), ("late", places[5])):
+        for into, place in (("early", places[1]), ("before", places[3]), ("asked", places[4]), ("late", places[5])):
             await sidecar.host.call("conversations.fork", {"conversation": "talk", "at": place, "into": into})
-        assert "summary" not in await get(sidecar, "early")
+            assert (await get(sidecar, into)).get("summary") == (await get(sidecar, at=place)).get("summary")
+        for into in ("early", "before", "asked"):
+            assert "summary" not in await get(sidecar, into)
         assert (await get(sidecar, "late"))["summary"] == (await get(sidecar))["summary"]
         await sidecar.host.call("conversations.delete", {"conversation": "talk"})
         assert (await get(sidecar, "late"))["summary"]["content"] == WORD
