@@ -227,7 +227,7 @@ def test_a_broken_prompt_that_is_abandoned_half_read_leaves_nothing_behind(tiny,
     engine = BatchEngine(tiny)
     prefill = tiny.decoder.prefill
 
-    def poisoned(slot, tokens, start, _images):
+    def poisoned(slot, tokens, start, _images, **_adapter):
         logits = prefill(slot, tokens, start)
         with torch.inference_mode():
             for layer in tiny.decoder.cache.layers:

@@ -181,7 +181,7 @@ def test_a_row_whose_numbers_are_none_leaves_nothing(tiny, monkeypatch):
     decoder = type(tiny.decoder)
     prefill = decoder.prefill
 
-    def poisoned(self, slot, tokens, start, _images):
+    def poisoned(self, slot, tokens, start, _images, **_adapter):
         logits = prefill(self, slot, tokens, start)
         with torch.inference_mode():
             self.cache.layers[0].keys[slot * self.context] = math.nan
