@@ -32,6 +32,7 @@ Family = Literal["plain", "packed", "int4", "w4a16"]
 
 GROUP = 32  # weights that share a step and a least value
 STEPS = 15  # between the least and the greatest of a group, in 4 bits
+AT_ONCE = 4096  # outputs whose weights are turned into fewer bits: in between they take several times their memory
 HEAD_BITS = 8  # of the weights of logits, which 4 bits would change
 PACKED_FOR_ROWS = 16  # oneDNN orders weights for a height; this order serves smaller ones as well
 WIDTH_GRAIN = 16  # int4's kernel writes blocks of so many columns
@@ -105,7 +106,7 @@ class Linear(nn.Module):
     @property
     def kind(self) -> str:
         """What tells layers of one shape apart that are computed in different ways."""
-        return "int4" if self.takes_int4 else "packed"
+        return "int4" if self.takes_int4 else "head" if self.is_head else "packed"
 
     def _bits(self, family: Family) -> int:
         """Return how many bits a weight has in a family of few; 0: it has those that it was loaded with."""
@@ -235,6 +236,12 @@ def w4a16(weight: torch.Tensor, bits: int) -> Callable[[torch.Tensor], torch.Ten
     """
     if not native.is_there():
         raise RuntimeError("there is no kernel for weights in 4 bits and rows in 16")
+    parts = [_in_bits(part, bits) for part in weight.split(AT_ONCE)]
+    return partial(w4a16_product, torch.cat(parts))
+
+
+def _in_bits(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return some outputs' weights as our own kernel reads them."""
     groups = weight.float().view(weight.shape[0], -1, GROUP)
     least, greatest = torch.aminmax(groups, dim=-1)
     if bits == HEAD_BITS:  # Steps to both sides of 0: the grid of files in 8 bits.
@@ -245,7 +252,7 @@ def w4a16(weight: torch.Tensor, bits: int) -> Callable[[torch.Tensor], torch.Ten
     # What the kernel reads is what the steps are counted by.
     counted = groups.sub(least.float()[..., None]).div_(size.float().clamp_min(1e-8)[..., None])
     steps = counted.round_().clamp_(0, (1 << bits) - 1).to(torch.uint8).view(weight.shape)
-    return partial(w4a16_product, native.order(steps, size, least, bits))
+    return native.order(steps, size, least, bits)
 
 
 def w4a16_product(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
