@@ -46,6 +46,24 @@ async def test_a_stream_that_is_cancelled(replayed_sidecar):
         assert caught.value.data["partial"].startswith(said)
 
 
+@pytest.mark.mlzoo_recording(f"{RECORDINGS}/conversation.ndjson", overrides=SMALL)
+def test_a_conversation_with_a_persona(replayed_sidecar):
+    turn = {"conversation": "garden", "max_tokens": 12, "temperature": 0, "seed": 1}
+    with replayed_sidecar.connect() as sidecar:
+        sidecar.call("personas.put", {"name": "gardener", "system": "You are a gardener.", "greeting": "Good day."})
+        asked = {"messages": [{"role": "user", "content": "What grows in the shade?"}], "persona": "gardener"}
+        first = sidecar.call("chat", {**turn, **asked})
+        pieces, second = sidecar.stream("chat", {**turn, "messages": [{"role": "user", "content": "And in the sun?"}]})
+        assert "".join(piece["content"] for piece in pieces) == second["message"]["content"]
+        assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
+        shown = sidecar.call("conversations.get", {"conversation": "garden"})["messages"]
+        assert [message["role"] for message in shown] == ["assistant", *["user", "assistant"] * 2]
+        fork = {"conversation": "garden", "at": shown[2]["log_seq"], "into": "other"}
+        assert sidecar.call("conversations.fork", fork) == {"conversation": "other", "turns": 1}
+        left = sidecar.call("conversations.get", {"conversation": "other"})["messages"]
+        assert [message["content"] for message in left] == [message["content"] for message in shown[:3]]
+
+
 @pytest.mark.mlzoo_recording(f"{RECORDINGS}/embed.ndjson", overrides=SMALL)
 def test_an_embedding(replayed_sidecar):
     with replayed_sidecar.connect() as sidecar:

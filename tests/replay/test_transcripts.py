@@ -17,7 +17,7 @@ from mlzoo.replay.check import check
 from mlzoo.world import real_world
 
 REPLAY = Path(__file__).parent.parent.parent / "replay"
-SESSIONS = ("cancel", "chat", "embed")  # What was sent to be refused is not kept.
+SESSIONS = ("cancel", "chat", "conversation", "embed")  # What was sent to be refused is not kept.
 
 
 def play(path, *options, lines=None):
