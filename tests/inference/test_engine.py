@@ -170,11 +170,11 @@ def test_a_row_whose_logits_are_not_numbers_fails_alone_and_leaves_nothing_behin
     heard.take(engine.step())
     decode = tiny.decoder.decode
 
-    def poisoned(slots, tokens, positions, *, exact):
+    def poisoned(slots, tokens, positions, **how):
         with torch.inference_mode():
             for layer in tiny.decoder.cache.layers:
                 layer.values[:written] = math.nan  # slot 0
-        return decode(slots, tokens, positions, exact=exact)
+        return decode(slots, tokens, positions, **how)
 
     monkeypatch.setattr(tiny.decoder.__class__, "decode", lambda _self, *rest, **how: poisoned(*rest, **how))
     heard.take(engine.step())
@@ -206,7 +206,7 @@ def test_a_row_that_breaks_the_sampler_fails_alone(tiny, monkeypatch):
 def test_want_of_memory_fails_the_request_that_wanted_it(tiny, monkeypatch):
     decoder = tiny.decoder.__class__
     prefill, decode = decoder.prefill, decoder.decode
-    monkeypatch.setattr(decoder, "prefill", lambda *a: fail() if a[2][0] == hungry else prefill(*a))
+    monkeypatch.setattr(decoder, "prefill", lambda *a, **how: fail() if a[2][0] == hungry else prefill(*a, **how))
     hungry = tiny.text.encode("zzz")[0]
 
     def fail():
@@ -234,7 +234,7 @@ def test_a_broken_prompt_that_is_abandoned_half_read_leaves_nothing_behind(tiny,
                 layer.values[slot * tiny.decoder.context + start :][: len(tokens)] = math.nan
         return logits
 
-    monkeypatch.setattr(tiny.decoder.__class__, "prefill", lambda _self, *rest: poisoned(*rest))
+    monkeypatch.setattr(tiny.decoder.__class__, "prefill", lambda _self, *rest, **how: poisoned(*rest, **how))
     engine.submit(ask("bad", "one two three " * 30))
     engine.step()
     monkeypatch.undo()
@@ -278,7 +278,7 @@ def test_want_of_memory_does_not_take_more_of_it(tiny, monkeypatch):
     cleared = []
     monkeypatch.setattr(tiny.decoder.__class__, "forget", lambda _self, *where: cleared.append(where))
 
-    def fail(*_given):
+    def fail(*_given, **_how):
         raise MemoryError
 
     monkeypatch.setattr(tiny.decoder.__class__, "prefill", fail)
