@@ -93,7 +93,8 @@ def _findings(overrides: Sequence[str], config_dir: Path | None, log: Path | Non
             "configuration", "warning", f"not read: {', '.join(stray)}", f"models belong into {own / 'model'}"
         )
     providers_broken = {f"provider {name}": why for name, why in settings.broken_providers.items()}
-    for name, why in sorted({**settings.broken, **providers_broken}.items()):
+    personas_broken = {f"persona {name}": why for name, why in settings.broken_personas.items()}
+    for name, why in sorted({**settings.broken, **providers_broken, **personas_broken}.items()):
         yield Finding(name, "fault", f"its configuration does not hold: {why}", "correct that file, or remove it")
     yield from devices(settings.devices.cpu_workers)
     yield from store(settings)

@@ -7,6 +7,7 @@ kernel kills it (Linux), or a thread sees the parent gone. The end of the socket
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ SPINS = "100000"  # of GNU's OpenMP before a thread sleeps: some hundred microse
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 SYNCHRONIZE = 0x00100000  # Windows: the right to wait for a process
 FOREVER_MS = 0xFFFFFFFF
+TALKATIVE = ("torchao", "torch.utils._pytree")  # warn at each import of what concerns nobody who uses mlzoo
 
 
 def prepare(parent_pid: int, threads: int, wait_policy: str) -> None:
@@ -46,6 +48,8 @@ def prepare(parent_pid: int, threads: int, wait_policy: str) -> None:
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Whatever a library prints is for people; frames have a socket of their own.
     os.dup2(2, 1)
     sys.stdout = sys.stderr

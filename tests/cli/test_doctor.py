@@ -52,6 +52,22 @@ def test_a_provider_whose_file_does_not_hold_is_told_with_the_place(capsys, plac
     assert findings["provider openai"]["state"] == "ok"
 
 
+def test_a_persona_whose_file_does_not_hold_is_told_with_the_place(capsys, place, tmp_path):
+    personas = tmp_path / "configs" / "persona"
+    personas.mkdir(parents=True)
+    (personas / "ghost.yaml").write_text("model: smollm3\n")
+    (personas / "typo.yaml").write_text("truncation: {policy: burn}\n")
+    (personas / "sound.yaml").write_text("system: be brief\n")
+    status, findings = doctor(capsys, *place, "--config-dir", tmp_path / "configs")
+    assert status == 1
+    told = {name: findings[f"persona {name}"] for name in ("ghost", "typo")}
+    assert {found["state"] for found in told.values()} == {"fault"}
+    assert {found["remedy"] for found in told.values()} == {"correct that file, or remove it"}
+    assert f"{personas / 'ghost.yaml'}: model: no model is called 'smollm3'" in told["ghost"]["text"]
+    assert f"{personas / 'typo.yaml'}: truncation.policy: expected one of" in told["typo"]["text"]
+    assert "persona sound" not in findings
+
+
 def test_a_provider_is_told_to_be_in_use_once_it_has_its_key(capsys, place, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-not-to-be-shown")
