@@ -31,6 +31,7 @@ TASKS: dict[str, Task] = {
 """Kind of a head -> what it learns; a head of somebody else's is given the column as it is."""
 _TRUTHS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 _SHOWN = 40  # characters of a value in a message
+_NAMED = 8  # columns of a table, at most, that a message names all
 
 
 @attrs.frozen
@@ -180,6 +181,10 @@ def _table(data: DataFile, settings: DataSettings, spec: ZooSpec) -> tuple[dict[
     columns = {
         name: [_cell(data, name, kinds[name], row, cell) for row, cell in enumerate(cells[name])] for name in said
     }
+    for name, of in said.items():
+        may_be_missing = not isinstance(of, str) and dict(of).get("missing") == "fill"
+        if not may_be_missing and None in columns[name]:
+            raise _wrong(data, name, columns[name].index(None), _how_to_fill(name, kinds))
     part = Part(spec.pipeline.kind, {**spec.pipeline.options, "columns": dict(said)})
     return columns, attrs.evolve(spec, pipeline=part)
 
@@ -222,6 +227,16 @@ def _cell(data: DataFile, column: str, kind: str, row: int, cell: Any) -> Any:
             raise _wrong(data, column, row, f"expected true or false, got {_shown(cell)}")
         return truth
     return _label(cell)
+
+
+def _how_to_fill(column: str, kinds: dict[str, str]) -> str:
+    """Return what to do about an empty cell. Columns that are named are all that are learned from: so all are named."""
+    told = [f"{name}: {kind}" for name, kind in kinds.items()] if len(kinds) <= _NAMED else []
+    place = list(kinds).index(column) if told else 0
+    told[place : place + 1] = [f"{column}: {{type: {kinds[column]}, missing: fill}}"]
+    rest = "" if len(kinds) <= _NAMED else ", and there each other column with its type"
+    said = f"missing: fill allows that, as in 'model.pipeline.columns={{{', '.join(told)}}}'{rest}"
+    return f"the cell is empty: fill it in, take the row out, or say that it may be: {said}"
 
 
 def _wrong(data: DataFile, column: str, row: int, told: str) -> ConfigError:

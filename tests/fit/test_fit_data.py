@@ -1,7 +1,10 @@
 """Data files: what is read of them, and what is said of those that cannot be learned from, line and column included."""
 
+import attrs
+import orjson
 import pyarrow as pa
 import pytest
+import yaml
 from pyarrow import parquet
 from tables import write_csv
 
@@ -118,6 +121,49 @@ def test_the_columns_of_a_table_are_of_the_type_that_their_cells_are(data):
 def test_a_column_of_mixed_cells_is_told_with_the_first_that_stands_out(data, column, told):
     rows = [f"{cell},{label}" for cell, label in zip(column.split("\n"), "xyx", strict=True)]
     assert told in refusal(learned, data("a,label\n" + "\n".join(rows) + "\n"), TABLE, input=None)
+
+
+def empty(data, directory, name):
+    """Return a table whose third row has no number, in the format that the name says."""
+    rows = [{"a": None if n == 2 else float(n), "b": ("red", "blue")[n % 2], "label": "xy"[n % 2]} for n in range(6)]
+    if name.endswith(".parquet"):
+        parquet.write_table(pa.Table.from_pylist(rows), directory / name)
+        return files.read(DataSettings(path=str(directory / name)))
+    if name.endswith(".csv"):
+        return data(
+            "a,b,label\n" + "".join(f"{'' if r['a'] is None else r['a']},{r['b']},{r['label']}\n" for r in rows)
+        )
+    return data(b"".join(orjson.dumps(row) + b"\n" for row in rows), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("data.csv", "data.csv, line 4"), ("a.jsonl", "a.jsonl, line 3"), ("a.parquet", "a.parquet, row 3")],
+)
+def test_an_empty_cell_of_a_table_is_told_with_its_place_and_what_it_says_to_do_is_taken(data, tmp_path, name, place):
+    file = empty(data, tmp_path, name)
+    told = refusal(learned, file, TABLE, input=None)
+    assert f"{place}, column 'a': the cell is empty" in told
+    said = told.split("'model.pipeline.columns=")[1].removesuffix("'")
+    assert said == "{a: {type: number, missing: fill}, b: category}"
+    columns = {"columns": yaml.safe_load(said)}
+    found = learned(file, attrs.evolve(TABLE, pipeline=Part("tabular", columns)), input=None)
+    assert [row["a"] for row in found.inputs] == [0.0, 1.0, None, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize("kind", ["category", "truth"])
+def test_an_empty_cell_is_refused_in_columns_of_any_type(data, kind):
+    cells = {"category": ("red", "blue"), "truth": ("true", "false")}[kind]
+    content = f"a,label\n{cells[0]},x\n{cells[1]},y\n,x\n"
+    assert "line 4, column 'a': the cell is empty: fill it in" in refusal(learned, data(content), TABLE, input=None)
+
+
+def test_of_many_columns_the_one_with_an_empty_cell_is_named_alone(data):
+    names = [f"c{number}" for number in range(20)]
+    rows = [",".join(["1"] * 20 + [label]) for label in "xyx"] + [",".join(["1"] * 7 + [""] + ["1"] * 12 + ["y"])]
+    told = refusal(learned, data("\n".join([",".join([*names, "label"]), *rows]) + "\n"), TABLE, input=None)
+    assert "line 5, column 'c7'" in told
+    assert told.endswith("columns={c7: {type: number, missing: fill}}', and there each other column with its type")
 
 
 @pytest.mark.parametrize("cell", ["", "much", "nan", "inf"])
