@@ -45,14 +45,16 @@ def card(order: Order, outcome: Outcome, data: DataFile, split: Split, pictures:
 
 def _made_of(order: Order, outcome: Outcome) -> str:
     settings, spec = outcome.run.settings, outcome.learner.spec
-    base = "no base"
+    base, model = "no base", outcome.learner.model
     if settings.base is not None:
         entry = order.config.models.get(settings.base)
         base = f"`{settings.base}`" + (f", under {entry.licence.spdx}" if entry is not None else "")
+    weights = base if model.backbone.has_read_weights else "no base: its weights began at random"
+    files = f" (files of {base})" if settings.base is not None and model.pipeline.files() else ""
     rows = [
-        ("backbone", f"{spec.backbone.kind} ({base})"),
+        ("backbone", f"{spec.backbone.kind} ({weights})"),
         ("head", spec.head.kind),
-        ("pipeline", spec.pipeline.kind),
+        ("pipeline", f"{spec.pipeline.kind}{files}"),
         ("trained", settings.trained),
         ("licence", f"{settings.licence.spdx} {settings.licence.url}".rstrip()),
     ]

@@ -235,8 +235,8 @@ def _how_to_fill(column: str, kinds: dict[str, str]) -> str:
     place = list(kinds).index(column) if told else 0
     told[place : place + 1] = [f"{column}: {{type: {kinds[column]}, missing: fill}}"]
     rest = "" if len(kinds) <= _NAMED else ", and there each other column with its type"
-    said = f"missing: fill allows that, as in 'model.pipeline.columns={{{', '.join(told)}}}'{rest}"
-    return f"the cell is empty: fill it in, take the row out, or say that it may be: {said}"
+    said = f"missing: fill, as in 'model.pipeline.columns={{{', '.join(told)}}}'{rest}"
+    return f"the cell is empty: fill it in, take the row out, or allow it by {said}"
 
 
 def _wrong(data: DataFile, column: str, row: int, told: str) -> ConfigError:

@@ -124,6 +124,7 @@ def make(settings: FitSettings, samples: Samples, split: Split, directory: Path 
     except InvalidParams as error:
         raise ConfigError(f"data: {error.message} (rows are counted from 0)", **error.data) from error
     model = build(samples.spec, directory=directory, pipeline=pipeline).to(device)
+    _refuse_to_keep_what_has_learned_nothing(model, settings, samples.spec)
     learner = Learner(model, samples.spec, settings, device, examples, samples.targets)
     _choose_what_is_trained(learner)
     try:
@@ -131,6 +132,14 @@ def make(settings: FitSettings, samples: Samples, split: Split, directory: Path 
     except InvalidParams as error:
         raise ConfigError(f"data: {error.message} (rows are counted from 0)", **error.data) from error
     return learner
+
+
+def _refuse_to_keep_what_has_learned_nothing(model: ZooModel, settings: FitSettings, spec: ZooSpec) -> None:
+    if settings.trained == "all" or model.backbone.has_read_weights:
+        return
+    told = f"{settings.trained} leaves the backbone as it is, and {spec.backbone.kind} has read no weights of a base"
+    hint = "say trained=all (a class of your own that reads them sets has_read_weights)"
+    raise ConfigError(f"trained: {told}, so that it has learned nothing: {hint}", path="trained")
 
 
 def _device(name: str) -> torch.device:

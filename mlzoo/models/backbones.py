@@ -82,7 +82,9 @@ class Transformer(Backbone):
         missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
         if missing:
             raise ModelLoadFailed(f"the weights in {directory} lack {len(missing)} tensors, {missing[0]} for one")
-        return cls(options, encoder)
+        made = cls(options, encoder)
+        made.has_read_weights = True
+        return made
 
     def forward(self, batch: Batch) -> Features:
         """Return a vector of each token and, pooled, of each row."""

@@ -42,6 +42,7 @@ class Backbone(nn.Module):
     options: Any  # as they are in force: what was left to the model's files is found out
     width: int  # of the vectors that it makes
     has_tokens: bool = False  # whether it makes one of each token
+    has_read_weights: bool = False  # whether make has read its weights from files, as one says of itself that has
 
     @classmethod
     @abstractmethod
@@ -52,7 +53,8 @@ class Backbone(nn.Module):
             options: An instance of ``Options``.
             shapes: What the arrays of its pipeline look like.
             directory: Where files of the model are; None: there are none.
-            pretrained: Whether weights are read from the directory; if not, they come later, or by training.
+            pretrained: Whether weights are read from the directory; if not, they come later, or by training. Who reads
+                them sets ``has_read_weights``: without that, a backbone is not trained around (``trained: head``).
 
         Raises:
             ConfigError: The options do not fit the shapes, or the files.

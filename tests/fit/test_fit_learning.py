@@ -5,6 +5,7 @@ import orjson
 import pytest
 import torch
 
+from mlzoo import parts
 from mlzoo.errors import ConfigError
 from mlzoo.fit import checkpoints, files
 from mlzoo.fit.columns import samples
@@ -21,10 +22,18 @@ from mlzoo.fit.settings import (
 from mlzoo.fit.splitting import split
 from mlzoo.fit.training import Trainer, rate_at
 from mlzoo.models.artifact import load, save
+from mlzoo.models.features import Backbone, Features
 from mlzoo.models.zoo import tensors
 from mlzoo.parts import spec_of
 
 pytestmark = pytest.mark.torch
+
+
+@attrs.frozen
+class BagOptions:
+    says_so: bool = False
+
+
 WORDS = ("quick", "brown", "lazy", "system", "seven", "user")
 
 
@@ -46,8 +55,8 @@ def trainer(path, head, base=None, *, spec=None, **changes):
     defaults = {"optimiser": OptimiserSettings(lr=0.02), "epochs": 8, "batch_size": 16}
     settings = FitSettings(name="a", data=data, model=model, **{**defaults, **changes})
     found = samples(files.read(data), data, spec_of(model))
-    parts = split(files.read(data), data, found, settings.seed)
-    return Trainer(make(settings, found, parts, base), parts, found.task), parts
+    drawn = split(files.read(data), data, found, settings.seed)
+    return Trainer(make(settings, found, drawn, base), drawn, found.task), drawn
 
 
 def trained(made, epochs=8):
@@ -138,6 +147,48 @@ def test_a_head_alone_on_a_backbone_that_has_nothing_learned_is_refused(tmp_path
     parts = split(files.read(data), data, found, 0)
     with pytest.raises(ConfigError, match="trained=all"):
         make(FitSettings(name="a", data=data, model=model), found, parts, None)
+
+
+class Bag(Backbone):
+    """A class of somebody's own, which reads no weights until it is asked to say that it has."""
+
+    Options = BagOptions
+    reads = frozenset({"input_ids"})
+
+    def __init__(self, options):
+        super().__init__()
+        self.options, self.width = options, 4
+        self.has_read_weights = options.says_so
+        self.embedding = torch.nn.Embedding(1000, 4)
+
+    @classmethod
+    def make(cls, options, _shapes, _directory, *, pretrained):
+        del pretrained
+        return cls(options)
+
+    def forward(self, batch):
+        return Features(self.embedding(batch["input_ids"]).mean(1))
+
+
+@pytest.fixture
+def bag(monkeypatch):
+    """Add it to the backbones that there are."""
+    monkeypatch.setitem(parts._BUILT_IN["backbone"], "bag", f"{__name__}:Bag")
+
+
+def a_bag(**options):
+    return {"backbone": {"kind": "bag", **options}, "head": {"kind": "classification"}, "pipeline": {"kind": "text"}}
+
+
+@pytest.mark.parametrize("trained", ["head", "lora"])
+def test_a_backbone_that_read_no_weights_is_not_left_as_it_is_though_there_is_a_base(encoder, tmp_path, bag, trained):
+    path = texts(tmp_path)
+    with pytest.raises(ConfigError, match=r"bag has read no weights of a base.*say trained=all"):
+        trainer(path, "classification", encoder, spec=a_bag(), trained=trained)
+    whole, _ = trainer(path, "classification", encoder, spec=a_bag(), trained="all")
+    assert any(name.startswith("backbone.") for name in whole.learner.trained())
+    said, _ = trainer(path, "classification", encoder, spec=a_bag(says_so=True))
+    assert set(said.learner.trained()) == {"head.linear.weight", "head.linear.bias"}
 
 
 def test_layers_that_are_not_there_get_no_adapters(encoder, tmp_path):

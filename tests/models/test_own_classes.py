@@ -20,7 +20,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "own-models.md"
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Install a package with the class of the documentation, and one that cannot be imported."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    part = PAGE.read_text(encoding="utf-8").split("\n## Register your own class\n")[1]
+    (code,) = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
     place = tmp_path / "installed"
     about = place / "my_package-1.0.dist-info"
     about.mkdir(parents=True)
