@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "info", help="all that is known of a model", epilog="example: mlzoo models info smollm2 --verify"
     )
     info.add_argument("--verify", action="store_true", help="read every file again and compare its digest")
-    remove = commands.add_parser("remove", help="delete a model's files", epilog="example: mlzoo models remove smollm2")
+    remove = commands.add_parser(
+        "remove",
+        help="delete a model's files, and the entry of a model that mlzoo fit made",
+        epilog="example: mlzoo models remove smollm2",
+    )
     for command in (pull, info, remove):
         command.add_argument("name", metavar="NAME")
     for command in (listing, pull, info, remove):
@@ -69,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from mlzoo import config
+    from mlzoo.config.loading import own_directory
     from mlzoo.store import open_store
 
     settings = config.load(args.overrides, config_dir=args.config_dir)
@@ -83,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
         return _pull(store, entry, accept_license=args.accept_license, as_json=args.json)
     if args.models_command == "info":
         return _info(store, entry, verify=args.verify, as_json=args.json)
-    return _remove(store, entry, as_json=args.json)
+    return _remove(store, entry, own_directory(args.config_dir, os.environ), as_json=args.json)
 
 
 def _list(settings: Config, store: Store, *, as_json: bool) -> int:
@@ -163,14 +169,21 @@ def _info(store: Store, entry: ModelEntry, *, verify: bool, as_json: bool) -> in
     return 1 if wrong else 0
 
 
-def _remove(store: Store, entry: ModelEntry, *, as_json: bool) -> int:
+def _remove(store: Store, entry: ModelEntry, own_config: Path, *, as_json: bool) -> int:
     from mlzoo.cli.columns import size
+    from mlzoo.fit.entries import take_away
 
     freed_bytes = store.remove(entry)
+    taken = take_away(own_config, store, entry)
     if as_json:
-        _say({"removed": entry.name, "freed_bytes": freed_bytes})
-    else:
-        print(f"{entry.name}: {size(freed_bytes)} freed" if freed_bytes else f"{entry.name}: nothing was here")
+        _say({"removed": entry.name, "freed_bytes": freed_bytes, "entry": None if taken is None else str(taken)})
+        return 0
+    print(f"{entry.name}: {size(freed_bytes)} freed" if freed_bytes else f"{entry.name}: nothing was here")
+    if taken is not None:
+        print(f"{taken}, which mlzoo fit had made, is gone too: the name is free again")
+        kept = Path(entry.source.removeprefix("path:"))
+        if kept.exists():
+            print(f"{kept} stays, as --output had it there")
     return 0
 
 

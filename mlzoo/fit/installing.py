@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped] # It has no types.
 
 from mlzoo.errors import ConfigError, StorageFailed
 from mlzoo.fit.checkpoints import replace, sync
+from mlzoo.fit.entries import MADE_BY
 from mlzoo.fit.order import entry_path
 from mlzoo.store import digest, open_store
 from mlzoo.store.layout import MANIFEST_FORMAT, manifest_at
@@ -71,7 +72,7 @@ def install(order: Order, settings: FitSettings, artifact: Path) -> tuple[Path, 
             }
             following = store.next_manifest(order.name)
             replace(following, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-            head = f"# Made by `mlzoo fit` of {settings.data.path}; {place / 'README.md'} says how good it is.\n"
+            head = f"{MADE_BY}{settings.data.path}; {place / 'README.md'} says how good it is.\n"
             replace(entry_path(order), (head + yaml.safe_dump(entry, sort_keys=False)).encode())
             following.replace(store.manifest(order.name))
             sync(following.parent)

@@ -10,6 +10,7 @@ import attrs
 from mlzoo.config import Config
 from mlzoo.errors import ConfigError, ModelNotFound, ModelNotInstalled
 from mlzoo.fit.composing import Run
+from mlzoo.fit.entries import entry_file
 from mlzoo.parts import spec_of
 from mlzoo.store import open_store
 
@@ -117,7 +118,7 @@ def check(order: Order) -> None:
 
 def entry_path(order: Order) -> Path:
     """Return the file of the result's entry."""
-    return order.own_config / "model" / f"{order.name}.yaml"
+    return entry_file(order.own_config, order.name)
 
 
 def base_of(order: Order, name: str | None) -> tuple[Path | None, str]:

@@ -169,7 +169,8 @@ def _install(store: Store, entry: ModelEntry, fetched: Path, work: Path, on_prog
 def _weights(fetched: Path) -> Path:
     """Return the GGUF file to convert, or the directory of safetensors to take as it is."""
     if not fetched.exists():
-        raise PullFailed(f"{fetched} does not exist", reason="source")
+        told = "put the weights there, or change `source` in the model's entry (mlzoo fit --replace makes its own anew)"
+        raise PullFailed(f"{fetched} does not exist: {told}", reason="source")
     if fetched.is_file():
         check_weights([fetched.name], str(fetched))
         if fetched.suffix.lower() != ".gguf":

@@ -1,9 +1,12 @@
 """``mlzoo models`` and ``mlzoo devices``, as a person and as a program sees them."""
 
+import shutil
+
 import orjson
 import pytest
 
 from mlzoo.cli import main
+from mlzoo.fit.entries import MADE_BY
 
 HEADER = b'{"weight":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
 
@@ -74,6 +77,45 @@ def test_a_model_is_pulled_checked_and_removed(settings, capsys):
     assert "nothing was here" in capsys.readouterr().out
     assert main(["models", "info", "toy"]) == 0
     assert "`mlzoo models pull toy` installs it" in capsys.readouterr().out
+
+
+def test_a_fitted_model_is_removed_with_its_entry_and_the_name_is_free_again(settings, tmp_path, capsys):
+    mine = fitted(tmp_path)
+    assert main(["models", "pull", "toy"]) == 0
+    capsys.readouterr()
+    assert main(["models", "remove", "toy"]) == 0
+    told = capsys.readouterr().out
+    assert f"{mine}, which mlzoo fit had made, is gone too: the name is free again" in told
+    assert f"{settings} stays, as --output had it there" in told
+    assert not mine.exists()
+    assert settings.is_dir()
+    assert main(["models", "remove", "toy"]) == 2
+    assert "no model is called 'toy'" in capsys.readouterr().err
+
+
+def test_the_entry_of_a_fitted_model_whose_files_are_gone_is_removed_too_and_a_program_hears_of_it(
+    settings, tmp_path, capsys
+):
+    mine = fitted(tmp_path)
+    shutil.rmtree(settings)
+    assert main(["models", "pull", "toy"]) == 1
+    assert "mlzoo fit --replace makes its own anew" in capsys.readouterr().err
+    assert main(["models", "remove", "toy", "--json"]) == 0
+    assert lines(capsys) == [{"removed": "toy", "freed_bytes": 0, "entry": str(mine)}]
+    assert not mine.exists()
+
+
+def test_an_entry_that_a_user_wrote_stays(settings, tmp_path, capsys):
+    assert main(["models", "remove", "toy", "--json"]) == 0
+    assert lines(capsys)[0]["entry"] is None
+    assert (tmp_path / "config" / "model" / "toy.yaml").is_file()
+
+
+def fitted(directory):
+    """Have the entry say that `mlzoo fit` made it; return where it is."""
+    file = directory / "config" / "model" / "toy.yaml"
+    file.write_bytes(MADE_BY.encode() + b"toy.csv; its card says how good it is.\n" + file.read_bytes())
+    return file
 
 
 def test_a_model_whose_file_changed_does_not_hold(settings, capsys):
