@@ -247,4 +247,5 @@ def start_of(services: Services) -> Start:
         config_digest=hashlib.sha256(repr(services.config).encode()).hexdigest(),
         platform=platform.platform(),
         python=platform.python_version(),
+        time_ms=services.world.clock.wall_ms(),
     )

@@ -91,7 +91,7 @@ class Services:
         return State() if self.ledger is None else self.ledger.state
 
     def wall_ms(self, at_ms: int) -> int:
-        """Return the wall clock's time at a moment of the log's clock."""
+        """Return the wall clock's time at a moment of the log's clock since this sidecar started."""
         if self.ledger is None:
             return 0
         return self.world.clock.wall_ms() - (self.ledger.now_ms() - at_ms)

@@ -49,7 +49,11 @@ class Conversation:
     conversation: str
     turns: int
     bytes: int = attrs.field(metadata=about("Of text, about."))
-    created_ms: int = attrs.field(metadata=about("Wall clock, milliseconds since 1970, as the next."))
+    created_ms: int = attrs.field(
+        metadata=about(
+            "When its first turn was asked, or it was forked: wall clock, milliseconds since 1970, as the next."
+        )
+    )
     updated_ms: int
     log_seq: int = attrs.field(metadata=about("Where its latest turn ended."))
     running: bool = attrs.field(metadata=about("Whether a turn of it is under way."))

@@ -12,7 +12,7 @@ import attrs
 from mlzoo.core import providers
 from mlzoo.core.history import conversation_changes, persona_changes, summarised, with_turn
 from mlzoo.core.replicas import fingerprint_of, key_of, replica_at, with_prefixes
-from mlzoo.core.state import FitState, ModelState, RequestState, State, WorkerState, name_of_replica
+from mlzoo.core.state import FitState, ModelState, RequestState, State, WorkerState, name_of_replica, wall_ms
 from mlzoo.core.streams import Counts, counted
 from mlzoo.events import conversations as talk
 from mlzoo.events import types as ev
@@ -113,7 +113,9 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             return attrs.evolve(state, devices=event.devices)
         case ev.SidecarStarted():
             # Requests stay: the decision that starts a sidecar ends or continues each of them by an event of its own.
-            return attrs.evolve(state, bounds=event.bounds, **{name: getattr(NEW, name) for name in OF_A_LIFE})
+            ahead_ms = event.time_ms - at_ms if event.time_ms else None
+            of_a_life = {name: getattr(NEW, name) for name in OF_A_LIFE}
+            return attrs.evolve(state, bounds=event.bounds, wall_ahead_ms=ahead_ms, **of_a_life)
         case ev.DrainStarted():
             return attrs.evolve(state, drain_until_ms=event.until_ms)
         case ev.SidecarStopped():
@@ -203,6 +205,7 @@ def _request_goes_on(
                 size_bytes=event.size_bytes,
                 accepted_seq=seq,
                 accepted_at_ms=at_ms,
+                asked_ms=wall_ms(state, at_ms),
                 deadline_at_ms=event.deadline_at_ms,
                 key=event.key,
                 params_digest=event.params_digest,

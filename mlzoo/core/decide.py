@@ -119,7 +119,7 @@ def start(draft: Draft, command: cmd.Start) -> None:
     if draft.state.drain_until_ms is not None:
         drain_s = draft.state.bounds.drain_ms / 1000
         why = f"The sidecar was ended while this had {drain_s:g} s (limits.drain_s) to finish; send it again."
-    draft.say(ev.SidecarStarted(version=command.version, bounds=command.bounds))
+    draft.say(ev.SidecarStarted(version=command.version, bounds=command.bounds, time_ms=command.time_ms))
     for request in orphans:
         if request.phase != "suspended":
             requests.suspend(draft, request, "sidecar", requests.interrupted(request, why))

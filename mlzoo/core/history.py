@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import attrs
 
-from mlzoo.core.state import ConversationState, PersonaState
+from mlzoo.core.state import ConversationState, PersonaState, wall_ms
 from mlzoo.events import conversations as talk
 from mlzoo.events.facts import History, SummaryRef, TurnRef
 
@@ -58,6 +58,8 @@ def with_turn(state: State, request: RequestState, seq: int, at_ms: int, *, canc
         updated_at_ms=at_ms,
         updated_seq=seq,
         persona=request.persona or ("" if was is None else was.persona),
+        created_ms=request.asked_ms if was is None else was.created_ms,
+        updated_ms=wall_ms(state, at_ms),
     )
     return _is(state, request.conversation, now)
 
@@ -83,6 +85,8 @@ def conversation_changes(
                 updated_at_ms=at_ms,
                 updated_seq=seq,
                 persona=event.persona,
+                created_ms=wall_ms(state, at_ms),
+                updated_ms=wall_ms(state, at_ms),
             )
             return _is(state, event.conversation, fork)
         case talk.ConversationDropped():

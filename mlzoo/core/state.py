@@ -61,6 +61,7 @@ class RequestState:
     chain: tuple[Candidate, ...] = ()  # who may answer in the place of the model, in this order
     is_rerouted: bool = False
     adapter: str = ""  # of the model; empty: the model as it is
+    asked_ms: int = 0  # wall clock, when it was accepted; 0: not known
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +130,8 @@ class ConversationState:
     updated_at_ms: int
     updated_seq: int
     persona: str = ""
+    created_ms: int = 0  # wall clock, as the next; 0: not known, as an older version wrote it
+    updated_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -170,6 +173,12 @@ class State:
     conversations: dict[str, ConversationState] = attrs.field(factory=dict)
     providers: dict[str, ProviderState] = attrs.field(factory=dict)
     personas: dict[str, PersonaState] = attrs.field(factory=dict)  # that hosts described; configured ones are not here
+    wall_ahead_ms: int | None = None  # of the log's clock, when the sidecar started; None: it did not say
+
+
+def wall_ms(state: State, at_ms: int) -> int:
+    """Return the wall clock's time at a moment of the log's clock in this life, for people; 0 where it is not known."""
+    return 0 if state.wall_ahead_ms is None else state.wall_ahead_ms + at_ms
 
 
 def waits(request: RequestState) -> bool:

@@ -99,6 +99,7 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
             chain=was.chain,
             is_rerouted=was.is_rerouted,
             adapter=was.adapter,
+            asked_ms=was.asked_ms,
         )
     return State(
         bounds=state.bounds,
@@ -116,4 +117,5 @@ def counted(state: State, counts: dict[str, Counts]) -> State:
         conversations=state.conversations,
         providers=state.providers,
         personas=state.personas,
+        wall_ahead_ms=state.wall_ahead_ms,
     )

@@ -173,6 +173,7 @@ class Start:
     config_digest: str = ""
     platform: str = ""
     python: str = ""
+    time_ms: int = 0  # the wall clock's, for people: the log's clock stands still between two sidecars
 
 
 @attrs.frozen(kw_only=True)

@@ -244,6 +244,7 @@ class SidecarStarted:
 
     version: str
     bounds: Bounds
+    time_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -27,7 +27,7 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     talk = {"conversation": "c", "persona": "p", "history": History(base_seq=1, from_seq=1), "truncated": 1}
     of_routes = {"chain": (cmd.Candidate(model=OTHER),), "is_rerouted": True}
     talk |= {"adapter": "a"}
-    lost = {"fingerprint": "f1", "losses": 2, "resumed": "prefill"}
+    lost = {"asked_ms": 7, "fingerprint": "f1", "losses": 2, "resumed": "prefill"}
     old = attrs.evolve(core.state.requests["r1"], **lost, **of_replicas, **of_routes, **talk)
     facts = cmd.KeyFacts(request="r0", params_digest="p0", accepted_seq=1, ended_seq=2, next_seq=3, ended_at_ms=4)
     requests = {**core.state.requests, "r1": old}
@@ -35,7 +35,7 @@ def test_a_streamed_row_changes_its_counters_and_no_other_field_of_request_or_st
     fit = FitState(run="f1", name="m", falls=True, epochs=9, **numbers)
     failing = {"cloud": ProviderState(faults=2)}
     rest = {"keys": {"k0": facts}, "requests": requests, "providers": failing, "fit": fit}
-    was = attrs.evolve(core.state, storage_low=True, stopped=True, **rest)
+    was = attrs.evolve(core.state, wall_ahead_ms=5, storage_low=True, stopped=True, **rest)
     for holder in (was, was.requests["r1"]):
         defaults = {f.name: f.default for f in attrs.fields(type(holder)) if not isinstance(f.default, attrs.Factory)}
         like_new = [name for name, default in defaults.items() if getattr(holder, name) == default]

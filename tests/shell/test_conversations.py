@@ -1,5 +1,6 @@
 """Conversations over the wire: what a model reads of them and what hosts are told, across deaths of the sidecar."""
 
+import trio
 import trio.testing
 from test_recovery import killed
 
@@ -54,6 +55,23 @@ async def test_a_conversation_outlives_the_sidecar_and_each_message_keeps_its_pl
         assert await get(sidecar) == before
         await turn(sidecar, "three")
         assert told(await sidecar.worker()) == [[*TWO, ("user", "three")]]
+
+
+async def test_when_a_conversation_was_is_told_alike_after_a_night_without_the_sidecar(lives, autojump_clock):
+    async def times(sidecar):
+        found = (await sidecar.host.call("conversations.list"))["conversations"]
+        return {each["conversation"]: (each["created_ms"], each["updated_ms"]) for each in found}
+
+    async with lives.begin() as sidecar:
+        await turn(sidecar, "one")
+        before = await times(sidecar)
+        created_ms, updated_ms = before["talk"]
+        assert [message["time_ms"] for message in (await get(sidecar))["messages"]] == [created_ms, updated_ms]
+    await trio.sleep(8 * 3600)  # The log's clock stands still meanwhile.
+    async with lives.begin() as sidecar:
+        assert await times(sidecar) == before
+        await turn(sidecar, "two", "later")
+        assert (await times(sidecar))["later"][0] - updated_ms > 8 * 3_600_000 - 1
 
 
 async def test_new_gives_a_name_that_no_other_has(lives, autojump_clock):
