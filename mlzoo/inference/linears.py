@@ -236,7 +236,7 @@ def w4a16(weight: torch.Tensor, bits: int) -> Callable[[torch.Tensor], torch.Ten
     """
     if not native.is_there():
         raise RuntimeError("there is no kernel for weights in 4 bits and rows in 16")
-    parts = [_in_bits(part, bits) for part in weight.split(AT_ONCE)]
+    parts = [_in_bits(part, bits) for part in torch.split(weight, AT_ONCE)]
     return partial(w4a16_product, torch.cat(parts))
 
 
