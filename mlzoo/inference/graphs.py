@@ -110,7 +110,8 @@ class Graphs:
         self._seen = 0  # by the row that saw farthest in the last step
         self.making: Making | None = None  # the compiler that runs now
         self._farthest = decoder.context if decoder.own_attention else FARTHEST
-        families: tuple[Family, ...] = (*((plan.few,) if plan.few_rows else ()), plan.many)
+        few: tuple[Family, ...] = (plan.few,) if plan.few_rows else ()
+        families: tuple[Family, ...] = few if plan.few_rows >= decoder.slots else (*few, plan.many)
         self.all = {family: Graph(family, directory / _name(decoder, family, subject)) for family in families}
         for graph in self.all.values():
             self._look(graph)

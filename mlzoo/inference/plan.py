@@ -153,7 +153,10 @@ def fitting(able: Sequence[Family], took: Took, heights: Sequence[int], quantiza
     """Return the fastest plan for what was measured; which family is exact is not its business."""
     is_asked = quantization == "int4"
     whole = [family for family in able if (family in FEWER_BITS if is_asked else family != "int4")]
-    many = min(whole, key=lambda family: _cost(family, took, heights)) if took else whole[0]
+    cost = {family: _cost(family, took, heights) for family in whole} if took else {}
+    many = min(whole, key=lambda family: cost[family]) if cost else whole[0]
+    # One of few bits does all by itself where that costs next to nothing: a second one would take memory of its own.
+    many = next((one for one in whole if one in FEWER_BITS and cost and cost[one] * WORTH <= cost[many]), many)
     others = [family for family in FEWER_BITS if family in able and family != many]
     if not others:
         return Plan(many=many)

@@ -16,10 +16,11 @@ from tiny_models import load
 
 from mlzoo import graph_notes
 from mlzoo.errors import ModelLoadFailed
-from mlzoo.inference import gate, graphs, native
+from mlzoo.inference import gate, graphs, native, tracing
 from mlzoo.inference.graph_making import Making
 from mlzoo.inference.graphs import CHECKS, Graphs
 from mlzoo.inference.loader import load_chat
+from mlzoo.inference.plan import Plan
 from mlzoo.inference.tracing import Step
 
 pytestmark = pytest.mark.torch
@@ -147,6 +148,20 @@ def test_nothing_is_compiled_before_a_model_has_worked_a_while(decoder, loaded, 
     decoded(decoder)
     assert decoder.graphs.making is None
     assert "eager until then" in decoder.graphs.why()
+
+
+def test_a_family_that_no_step_has_gets_no_graph(decoder, loaded, tmp_path):
+    family = decoder.kernels.plan.many
+    for few_rows, expected in ((decoder.slots, {family}), (0, {family})):
+        plan = Plan(many=family, few=family, few_rows=few_rows)
+        decoder.kernels = attrs.evolve(decoder.kernels, plan=plan)
+        assert set(Graphs(decoder, loaded, tmp_path, {}).all) == expected
+    for layer in tracing.layers_of(decoder.module):
+        layer.products["int4"] = layer.products[family]
+    decoder.kernels = attrs.evolve(decoder.kernels, plan=Plan(many=family, few="int4", few_rows=decoder.slots))
+    assert set(Graphs(decoder, loaded, tmp_path, {}).all) == {"int4"}
+    decoder.kernels = attrs.evolve(decoder.kernels, plan=Plan(many=family, few="int4", few_rows=decoder.slots - 1))
+    assert set(Graphs(decoder, loaded, tmp_path, {}).all) == {"int4", family}
 
 
 def test_exact_steps_are_never_a_graph_s(decoder, loaded, tmp_path):
