@@ -26,7 +26,13 @@ def generate(engine, model, prompts, tokens):
     for number, prompt in enumerate(prompts):
         messages = tuple(prompt["messages"])
         engine.submit(
-            Generate(request=str(number), model=model, messages=messages, sampling=Sampling(temperature=0), max_tokens=tokens)
+            Generate(
+                request=str(number),
+                model=model,
+                messages=messages,
+                sampling=Sampling(temperature=0),
+                max_tokens=tokens,
+            )
         )
     while not engine.idle:
         for frame in engine.step():
