@@ -14,6 +14,7 @@ int32_t aoti_torch_get_sizes(Tensor, int64_t**);
 int32_t aoti_torch_get_strides(Tensor, int64_t**);
 int32_t aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, Tensor*);
 int32_t aoti_torch_dtype_bfloat16(void);
+int32_t aoti_torch_dtype_float32(void);
 int32_t aoti_torch_device_type_cpu(void);
 }
 
@@ -22,6 +23,7 @@ int32_t aoti_torch_device_type_cpu(void);
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma")))
@@ -33,7 +35,8 @@ constexpr float MOST_STEPS = 127 * 256;  // of a row's number, either way
 constexpr int64_t WIDTH = 16;  // outputs that are computed together
 constexpr int MOST_GROUPS = 8;  // heads of queries that share keys and values
 constexpr int MOST_PARTS = 8;   // of 16 numbers, that a head is wide
-constexpr int64_t SPAN = 64;  // of a head's width that is added up in registers
+constexpr int64_t SPAN = 32;  // of a head's width that is added up in registers
+constexpr int ROWS_TOGETHER = 4;  // of one slot, that read its keys and values together
 
 VNNI inline __m512 widened(const uint16_t* from) {
   __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
@@ -48,6 +51,13 @@ VNNI inline void store_narrowed(uint16_t* to, __m512 numbers) {
   rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(rounded));
 }
+
+VNNI inline void store(uint16_t* to, __m512 numbers) { store_narrowed(to, numbers); }
+VNNI inline void store(float* to, __m512 numbers) { _mm512_storeu_ps(to, numbers); }
+
+// Logits are weights in 8 bits, and not rounded: in 16 bits, the likeliest of them would often be equal.
+template <int BITS>
+using Out = std::conditional_t<BITS == 8, float, uint16_t>;
 
 // Rows in 16 bits, of each group of their own steps. A whole number is 256 times its high part and its low part, since
 // the processor multiplies 8 bits by 8: of each group, 32 high parts and then 32 low ones.
@@ -90,7 +100,7 @@ VNNI void in_16_bits(const uint16_t* row, int64_t groups, int8_t* numbers, float
 // Some rows of 16 outputs. A block of weights is a group's 32 inputs of 16 outputs: steps above the least, by fours of
 // inputs (with 4 bits, two fours share bytes), then the sizes of steps and the least weights in 16 bits.
 template <int ROWS, int BITS>
-VNNI inline void products(const uint8_t* weights, int64_t groups, Rows rows, uint16_t* out, int64_t outputs) {
+VNNI inline void products(const uint8_t* weights, int64_t groups, Rows rows, Out<BITS>* out, int64_t outputs) {
   constexpr int FOURS = GROUP / 4;
   const int64_t stride = groups * 2 * GROUP;
   __m512 added[ROWS];
@@ -130,11 +140,11 @@ VNNI inline void products(const uint8_t* weights, int64_t groups, Rows rows, uin
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r) store_narrowed(out + r * outputs, added[r]);
+  for (int r = 0; r < ROWS; ++r) store(out + r * outputs, added[r]);
 }
 
 template <int BITS>
-VNNI void columns(const uint8_t* weights, int64_t count, int64_t groups, Rows rows, uint16_t* out, int64_t outputs) {
+VNNI void columns(const uint8_t* weights, int64_t count, int64_t groups, Rows rows, Out<BITS>* out, int64_t outputs) {
   int64_t r = 0;
   auto from = [&](int64_t row) {
     return Rows{rows.numbers + row * groups * 2 * GROUP, rows.sizes + row * groups, rows.sums + row * groups};
@@ -163,70 +173,131 @@ struct Slots {
   int64_t heads, dim, line;
 };
 
-// One row's queries of the heads that share keys: GROUPS of them.
-template <int GROUPS>
-VNNI void attend(Slots slots, int64_t first_line, int64_t head, const uint16_t* query, const uint8_t* seen,
-                 int64_t extent, float scale, float* scores, uint16_t* out) {
-  const uint16_t* keys = slots.keys + first_line * slots.line + head * slots.dim;
-  const uint16_t* values = slots.values + first_line * slots.line + head * slots.dim;
-  const int64_t padded = (extent + 15) / 16 * 16;
-  __m512 most[GROUPS], wide[GROUPS][MOST_PARTS];
-  for (int g = 0; g < GROUPS; ++g) most[g] = _mm512_set1_ps(-INFINITY);
-  const int64_t parts = slots.dim / 16;
-  for (int g = 0; g < GROUPS; ++g)
-    for (int64_t p = 0; p < parts; ++p) wide[g][p] = widened(query + g * slots.dim + 16 * p);
-  for (int64_t t = 0; t < padded; ++t) {
-    if (t >= extent || !seen[t]) {
-      for (int g = 0; g < GROUPS; ++g) scores[g * padded + t] = -INFINITY;
-      continue;
-    }
-    __m512 sums[GROUPS];
-    for (int g = 0; g < GROUPS; ++g) sums[g] = _mm512_setzero_ps();
-    for (int64_t p = 0; p < parts; ++p) {
-      __m512 key = widened(keys + t * slots.line + 16 * p);
+// A query: one head of one row, of those that share keys and values.
+struct Query {
+  const uint16_t* numbers;  // [dim]
+  const uint8_t* seen;      // [extent]
+  uint16_t* out;            // [dim]
+  float* scores;            // [extent, padded to a multiple of 16]
+  float wide[MOST_PARTS * 16];
+  float share;
+};
+
+// Turns 16 keys' numbers, [16, 16] at `from`, into [16, 16] at `to` in 32 bits, where a line is a number of all keys.
+VNNI inline void turned(const uint16_t* from, int64_t line, int64_t count, float* to) {
+  __m512 rows[16], pairs[16];
+#pragma GCC unroll 16
+  for (int t = 0; t < 16; ++t) rows[t] = t < count ? widened(from + t * line) : _mm512_setzero_ps();
 #pragma GCC unroll 8
-      for (int g = 0; g < GROUPS; ++g) sums[g] = _mm512_fmadd_ps(wide[g][p], key, sums[g]);
-    }
-#pragma GCC unroll 8
-    for (int g = 0; g < GROUPS; ++g) scores[g * padded + t] = _mm512_reduce_add_ps(sums[g]) * scale;
+  for (int t = 0; t < 16; t += 2) {
+    pairs[t] = _mm512_unpacklo_ps(rows[t], rows[t + 1]);
+    pairs[t + 1] = _mm512_unpackhi_ps(rows[t], rows[t + 1]);
   }
-  float shares[GROUPS];
-  for (int g = 0; g < GROUPS; ++g) {
-    for (int64_t t = 0; t < padded; t += 16) most[g] = _mm512_max_ps(most[g], _mm512_loadu_ps(scores + g * padded + t));
-    const __m512 greatest = _mm512_set1_ps(_mm512_reduce_max_ps(most[g]));
-    __m512 total = _mm512_setzero_ps();
-    for (int64_t t = 0; t < padded; t += 16) {
-      __m512 score = _mm512_loadu_ps(scores + g * padded + t);
-      __mmask16 hidden = _mm512_cmp_ps_mask(score, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
-      __m512 weight = _mm512_mask_mov_ps(exponential(_mm512_sub_ps(score, greatest)), hidden, _mm512_setzero_ps());
-      _mm512_storeu_ps(scores + g * padded + t, weight);
-      total = _mm512_add_ps(total, weight);
-    }
-    shares[g] = 1.0f / _mm512_reduce_add_ps(total);
+#pragma GCC unroll 4
+  for (int t = 0; t < 16; t += 4) {
+    __m512d a = _mm512_castps_pd(pairs[t]), b = _mm512_castps_pd(pairs[t + 1]);
+    __m512d c = _mm512_castps_pd(pairs[t + 2]), d = _mm512_castps_pd(pairs[t + 3]);
+    rows[t] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    rows[t + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    rows[t + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    rows[t + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
   }
-  for (int64_t from = 0; from < slots.dim; from += SPAN) {
-    const int64_t width = std::min<int64_t>(SPAN, slots.dim - from) / 16;
-    __m512 sums[GROUPS][SPAN / 16];
-    for (int g = 0; g < GROUPS; ++g)
-      for (int64_t p = 0; p < SPAN / 16; ++p) sums[g][p] = _mm512_setzero_ps();
-    for (int64_t t = 0; t < extent; ++t) {
-      if (!seen[t]) continue;  // What lies there need not be a number.
-      for (int64_t p = 0; p < width; ++p) {
-        __m512 value = widened(values + t * slots.line + from + 16 * p);
-#pragma GCC unroll 8
-        for (int g = 0; g < GROUPS; ++g)
-          sums[g][p] = _mm512_fmadd_ps(_mm512_set1_ps(scores[g * padded + t]), value, sums[g][p]);
-      }
-    }
-    for (int g = 0; g < GROUPS; ++g)
-      for (int64_t p = 0; p < width; ++p)
-        store_narrowed(out + g * slots.dim + from + 16 * p, _mm512_mul_ps(sums[g][p], _mm512_set1_ps(shares[g])));
+#pragma GCC unroll 4
+  for (int n = 0; n < 4; ++n) {  // Numbers n, n + 4, n + 8 and n + 12 of all keys.
+    __m512 low = _mm512_shuffle_f32x4(rows[n], rows[4 + n], 0x88), high = _mm512_shuffle_f32x4(rows[8 + n], rows[12 + n], 0x88);
+    __m512 odd_low = _mm512_shuffle_f32x4(rows[n], rows[4 + n], 0xdd), odd_high = _mm512_shuffle_f32x4(rows[8 + n], rows[12 + n], 0xdd);
+    _mm512_storeu_ps(to + 16 * n, _mm512_shuffle_f32x4(low, high, 0x88));
+    _mm512_storeu_ps(to + 16 * (n + 8), _mm512_shuffle_f32x4(low, high, 0xdd));
+    _mm512_storeu_ps(to + 16 * (n + 4), _mm512_shuffle_f32x4(odd_low, odd_high, 0x88));
+    _mm512_storeu_ps(to + 16 * (n + 12), _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd));
   }
 }
 
-using Attend = void (*)(Slots, int64_t, int64_t, const uint16_t*, const uint8_t*, int64_t, float, float*, uint16_t*);
-constexpr Attend BY_GROUPS[MOST_GROUPS] = {attend<1>, attend<2>, attend<3>, attend<4>,
-                                           attend<5>, attend<6>, attend<7>, attend<8>};
+// Scores of 16 keys from t on: each is added up from its even and its odd numbers, in whatever company.
+template <int COUNT>
+VNNI inline void score(Query* queries, const float* keys, int64_t dim, int64_t t, __mmask16 there, float scale) {
+  __m512 even[COUNT], odd[COUNT];
+#pragma GCC unroll 8
+  for (int q = 0; q < COUNT; ++q) even[q] = odd[q] = _mm512_setzero_ps();
+  for (int64_t d = 0; d < dim; d += 2) {
+    const __m512 first = _mm512_loadu_ps(keys + 16 * d), second = _mm512_loadu_ps(keys + 16 * d + 16);
+#pragma GCC unroll 8
+    for (int q = 0; q < COUNT; ++q) {
+      even[q] = _mm512_fmadd_ps(_mm512_set1_ps(queries[q].wide[d]), first, even[q]);
+      odd[q] = _mm512_fmadd_ps(_mm512_set1_ps(queries[q].wide[d + 1]), second, odd[q]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int q = 0; q < COUNT; ++q) {
+    __m512 sum = _mm512_mul_ps(_mm512_add_ps(even[q], odd[q]), _mm512_set1_ps(scale));
+    __mmask16 seen = _mm_mask_test_epi8_mask(there, _mm_maskz_loadu_epi8(there, queries[q].seen + t), _mm_set1_epi8(-1));
+    _mm512_storeu_ps(queries[q].scores + t, _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, sum));
+  }
+}
+
+// Makes scores weights that are 0 at least; their sum is one over `share`.
+VNNI inline void weigh(Query& query, int64_t padded) {
+  __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+  for (int64_t t = 0; t < padded; t += 16) most = _mm512_max_ps(most, _mm512_loadu_ps(query.scores + t));
+  const __m512 greatest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+  for (int64_t t = 0; t < padded; t += 16) {
+    __m512 scores = _mm512_loadu_ps(query.scores + t);
+    __mmask16 hidden = _mm512_cmp_ps_mask(scores, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
+    __m512 weights = _mm512_mask_mov_ps(exponential(_mm512_sub_ps(scores, greatest)), hidden, _mm512_setzero_ps());
+    _mm512_storeu_ps(query.scores + t, weights);
+    total = _mm512_add_ps(total, weights);
+  }
+  query.share = 1.0f / _mm512_reduce_add_ps(total);
+}
+
+// Adds up what queries get of the values.
+template <int COUNT>
+VNNI inline void mix(Query* queries, const uint16_t* values, Slots slots, int64_t extent) {
+  for (int64_t from = 0; from < slots.dim; from += SPAN) {
+    const int parts = slots.dim - from >= SPAN ? 2 : 1;
+    __m512 sums[COUNT][2];
+#pragma GCC unroll 8
+    for (int q = 0; q < COUNT; ++q) sums[q][0] = sums[q][1] = _mm512_setzero_ps();
+    for (int64_t t = 0; t < extent; ++t) {
+      const uint16_t* line = values + t * slots.line + from;
+      const __m512 first = widened(line), second = parts == 2 ? widened(line + 16) : first;
+#pragma GCC unroll 8
+      for (int q = 0; q < COUNT; ++q) {
+        if (!queries[q].seen[t]) continue;  // What lies there need not be a number.
+        const __m512 weight = _mm512_set1_ps(queries[q].scores[t]);
+        sums[q][0] = _mm512_fmadd_ps(weight, first, sums[q][0]);
+        sums[q][1] = _mm512_fmadd_ps(weight, second, sums[q][1]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < COUNT; ++q)
+      for (int p = 0; p < parts; ++p)
+        store_narrowed(queries[q].out + from + 16 * p, _mm512_mul_ps(sums[q][p], _mm512_set1_ps(queries[q].share)));
+  }
+}
+
+using Score = void (*)(Query*, const float*, int64_t, int64_t, __mmask16, float);
+using Mix = void (*)(Query*, const uint16_t*, Slots, int64_t);
+constexpr Score SCORES[] = {score<1>, score<2>, score<3>, score<4>, score<5>, score<6>, score<7>, score<8>};
+constexpr Mix MIXES[] = {mix<1>, mix<2>, mix<3>, mix<4>, mix<5>, mix<6>, mix<7>, mix<8>};
+
+// Some rows of one slot, from the heads that share one head of keys and values.
+VNNI void attend(Slots slots, int64_t first_line, int64_t head, Query* queries, int count, int64_t extent, float scale) {
+  const uint16_t* keys = slots.keys + first_line * slots.line + head * slots.dim;
+  const uint16_t* values = slots.values + first_line * slots.line + head * slots.dim;
+  for (int q = 0; q < count; ++q)
+    for (int64_t p = 0; p < slots.dim; p += 16) _mm512_storeu_ps(queries[q].wide + p, widened(queries[q].numbers + p));
+  float block[MOST_PARTS * 16 * 16];
+  for (int64_t t = 0; t < extent; t += 16) {
+    const int64_t there = std::min<int64_t>(16, extent - t);
+    for (int64_t p = 0; p < slots.dim; p += 16) turned(keys + t * slots.line + p, slots.line, there, block + 16 * p);
+    for (int q = 0; q < count; q += MOST_GROUPS)
+      SCORES[std::min(MOST_GROUPS, count - q) - 1](queries + q, block, slots.dim, t, (1u << there) - 1, scale);
+  }
+  for (int q = 0; q < count; ++q) weigh(queries[q], (extent + 15) / 16 * 16);
+  for (int q = 0; q < count; q += MOST_GROUPS)
+    MIXES[std::min(MOST_GROUPS, count - q) - 1](queries + q, values, slots, extent);
+}
 
 }  // namespace
 
@@ -237,7 +308,7 @@ int mlzoo_supported(void) {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-void mlzoo_w4a16(const uint8_t* ordered, int64_t bits, const uint16_t* x, uint16_t* out, int64_t rows, int64_t inputs,
+void mlzoo_w4a16(const uint8_t* ordered, int64_t bits, const uint16_t* x, void* out, int64_t rows, int64_t inputs,
                 int64_t outputs) {
   const int64_t groups = inputs / GROUP, tiles = outputs / WIDTH, tile_bytes = groups * 64 * (bits + 1);
   static thread_local std::vector<int8_t> numbers;
@@ -252,9 +323,9 @@ void mlzoo_w4a16(const uint8_t* ordered, int64_t bits, const uint16_t* x, uint16
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tiles; ++t) {
       if (bits == 4)
-        columns<4>(ordered + t * tile_bytes, rows, groups, all, out + t * WIDTH, outputs);
+        columns<4>(ordered + t * tile_bytes, rows, groups, all, static_cast<uint16_t*>(out) + t * WIDTH, outputs);
       else
-        columns<8>(ordered + t * tile_bytes, rows, groups, all, out + t * WIDTH, outputs);
+        columns<8>(ordered + t * tile_bytes, rows, groups, all, static_cast<float*>(out) + t * WIDTH, outputs);
     }
   }
 }
@@ -264,15 +335,29 @@ void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t
                      int64_t extent, double scale) {
   const int64_t groups = heads / key_heads, padded = (extent + 15) / 16 * 16;
   const Slots slots{keys, values, key_heads, dim, key_heads * dim};
+  static thread_local std::vector<int64_t> starts;  // of rows that are taken together
+  starts.clear();
+  for (int64_t row = 0; row < rows; ++row)
+    if (!row || first_lines[row] != first_lines[row - 1] || row - starts.back() == ROWS_TOGETHER) starts.push_back(row);
+  const int64_t tiles = starts.size();
+  starts.push_back(rows);
+  const int64_t* borders = starts.data();
 #pragma omp parallel
   {
     static thread_local std::vector<float> scores;
-    scores.resize(groups * padded);
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < rows * key_heads; ++task) {
-      const int64_t row = task / key_heads, head = task % key_heads, place = (row * heads + head * groups) * dim;
-      BY_GROUPS[groups - 1](slots, first_lines[row], head, query + place, seen + row * extent, extent,
-                            static_cast<float>(scale), scores.data(), out + place);
+    scores.resize(ROWS_TOGETHER * groups * padded);
+    Query queries[ROWS_TOGETHER * MOST_GROUPS];
+#pragma omp for schedule(static, 1)
+    for (int64_t task = 0; task < tiles * key_heads; ++task) {
+      const int64_t tile = task / key_heads, head = task % key_heads;
+      int count = 0;
+      for (int64_t row = borders[tile]; row < borders[tile + 1]; ++row)
+        for (int64_t group = 0; group < groups; ++group, ++count) {
+          const int64_t place = (row * heads + head * groups + group) * dim;
+          queries[count].numbers = query + place, queries[count].out = out + place;
+          queries[count].seen = seen + row * extent, queries[count].scores = scores.data() + count * padded;
+        }
+      attend(slots, first_lines[borders[tile]], head, queries, count, extent, static_cast<float>(scale));
     }
   }
 }
@@ -282,9 +367,9 @@ void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t
 // What compiled steps call; tensors are contiguous, as `native.py` sees to.
 extern "C" {
 
-static int32_t made(int64_t rows, int64_t width, Tensor* out) {
+static int32_t made(int64_t rows, int64_t width, int32_t dtype, Tensor* out) {
   const int64_t sizes[] = {rows, width}, strides[] = {width, 1};
-  return aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_bfloat16(), aoti_torch_device_type_cpu(), 0, out);
+  return aoti_torch_empty_strided(2, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, out);
 }
 
 int32_t aoti_torch_cpu_w4a16(Tensor ordered, Tensor x, Tensor* out) {
@@ -292,9 +377,11 @@ int32_t aoti_torch_cpu_w4a16(Tensor ordered, Tensor x, Tensor* out) {
   int64_t *blocks, *sizes;
   if (aoti_torch_get_data_ptr(ordered, &weights) || aoti_torch_get_sizes(ordered, &blocks)) return 1;
   if (aoti_torch_get_data_ptr(x, &from) || aoti_torch_get_sizes(x, &sizes)) return 1;
-  if (made(sizes[0], blocks[0] * 16, out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
-  mlzoo_w4a16(static_cast<uint8_t*>(weights), blocks[2] / 64 - 1, static_cast<uint16_t*>(from),
-             static_cast<uint16_t*>(to), sizes[0], sizes[1], blocks[0] * 16);
+  const int64_t bits = blocks[2] / 64 - 1;
+  const int32_t dtype = bits == 8 ? aoti_torch_dtype_float32() : aoti_torch_dtype_bfloat16();
+  if (made(sizes[0], blocks[0] * 16, dtype, out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
+  mlzoo_w4a16(static_cast<uint8_t*>(weights), bits, static_cast<uint16_t*>(from), to, sizes[0], sizes[1],
+             blocks[0] * 16);
   return 0;
 }
 
@@ -307,7 +394,7 @@ int32_t aoti_torch_cpu_slot_attention(Tensor query, Tensor keys, Tensor values, 
   if (aoti_torch_get_data_ptr(values, &what) || aoti_torch_get_data_ptr(first_lines, &lines)) return 1;
   if (aoti_torch_get_data_ptr(seen, &mask) || aoti_torch_get_sizes(seen, &visible)) return 1;
   const int64_t rows = sizes[0], heads = sizes[1], dim = sizes[2];
-  if (made(rows, heads * dim, out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
+  if (made(rows, heads * dim, aoti_torch_dtype_bfloat16(), out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
   mlzoo_attention(static_cast<uint16_t*>(queries), static_cast<uint16_t*>(from), static_cast<uint16_t*>(what),
                   static_cast<int64_t*>(lines), static_cast<uint8_t*>(mask), static_cast<uint16_t*>(to), rows, heads,
                   buffer[1] / dim, dim, visible[1], scale);

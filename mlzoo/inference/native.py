@@ -31,6 +31,7 @@ TIMEOUT_S = 120.0  # for the compiler, beside whatever else the machine does
 OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-fast-math", "-fPIC", "-shared", "-fopenmp", "-w")
 GROUP = 32  # weights, and numbers of a row, that share a step
 WIDTH = 16  # outputs that are computed together
+LOGITS_BITS = 8  # of the weights of logits, whose products are not rounded to 16 bits
 MOST_GROUPS = 8  # heads of queries that share keys, in slot_attention
 DIMS = range(16, 129, 16)  # of a head, in slot_attention
 SHIMS = {  # what compiled steps call, by operator: torch's interface for those of others
@@ -176,9 +177,8 @@ def _w4a16(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     rows, inputs = x.shape
     if x.dtype != torch.bfloat16 or inputs != ordered.shape[1] * GROUP:
         raise RuntimeError(f"rows of {inputs} numbers of {x.dtype} are not what these weights are for")
-    outputs = ordered.shape[0] * WIDTH
-    out = x.new_empty(rows, outputs)
-    bits = ordered.shape[2] // 64 - 1
+    outputs, bits = ordered.shape[0] * WIDTH, ordered.shape[2] // 64 - 1
+    out = _w4a16_shape(ordered, x)
     _State.library.mlzoo_w4a16(
         *map(_pointer, (ordered,)), _long(bits), *map(_pointer, (x, out)), *map(_long, (rows, inputs, outputs))
     )
@@ -215,7 +215,8 @@ def _long(number: int) -> Any:
 
 
 def _w4a16_shape(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(x.shape[0], ordered.shape[0] * WIDTH)
+    is_logits = ordered.shape[2] // 64 - 1 == LOGITS_BITS
+    return x.new_empty(x.shape[0], ordered.shape[0] * WIDTH, dtype=torch.float32 if is_logits else x.dtype)
 
 
 def _slot_attention_shape(query: torch.Tensor, *_: Any) -> torch.Tensor:
