@@ -36,10 +36,13 @@ def requests_in(segment: bytes, conversation: str, upto_seq: int) -> tuple[set[s
     return requests, keys
 
 
+def has_summaries(segment: bytes) -> bool:
+    """Whether a segment tells of summaries."""
+    return _MADE in segment or _COPIED in segment
+
+
 def summaries_in(segment: bytes, request: str, known: frozenset[str]) -> frozenset[str]:
     """Return the summaries that were made of a turn, here or in an earlier segment, or of such a summary. Pure."""
-    if _MADE not in segment and _COPIED not in segment:
-        return known
     for lines in lines_of_groups(segment[framing.line_end(segment, 0) :].split(b"\n")[:-1]):
         for record in map(orjson.loads, (line for line in lines if _MADE in line or _COPIED in line)):
             data = record["data"]

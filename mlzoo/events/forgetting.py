@@ -23,11 +23,11 @@ import orjson
 import trio
 
 from mlzoo.events import framing
-from mlzoo.events.belonging import COPIES, requests_in, summaries_in
+from mlzoo.events.belonging import COPIES, has_summaries, requests_in, summaries_in
 from mlzoo.events.blobs import names_in
 from mlzoo.events.codec import CODEC, lines_of_groups
 from mlzoo.events.records import tombstone
-from mlzoo.events.segments import CUT
+from mlzoo.events.segments import CUT, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -293,7 +293,10 @@ class Forgetter:
             for first in self._segments.firsts:
                 await trio.lowlevel.checkpoint()
                 data = self._read(first)
-                found = target_in(data, request) if wanted.is_named(data) else None
+                if not wanted.is_named(data):
+                    continue
+                self._expect_whole(first, data)
+                found = target_in(data, request)
                 if found is not None:
                     return found
         return None
@@ -302,6 +305,7 @@ class Forgetter:
         """Forget an ended request and its key, or a dropped conversation, for good; return how many groups went.
 
         Raises:
+            LogUnusable: A file that speaks of it is damaged; what is forgotten by then is gone.
             StorageFailed: The disk would not, now or before; what is forgotten by then is gone.
         """
         async with self.lock:
@@ -328,7 +332,10 @@ class Forgetter:
                 made = frozenset[str]()
                 for first in self._segments.firsts:
                     await trio.lowlevel.checkpoint()
-                    made = summaries_in(self._read(first), target.request, made)
+                    data = self._read(first)
+                    if has_summaries(data):
+                        self._expect_whole(first, data)
+                        made = summaries_in(data, target.request, made)
                 return attrs.evolve(of_request(target), summaries=made)
             case TargetConversation():
                 return await self._of_conversation(target)
@@ -344,6 +351,7 @@ class Forgetter:
             await trio.lowlevel.checkpoint()
             data = self._read(first)
             if orjson.dumps(target.conversation) in data:
+                self._expect_whole(first, data)
                 some_requests, some_keys = requests_in(data, target.conversation, target.upto_seq)
                 requests |= some_requests
                 keys |= some_keys
@@ -375,6 +383,7 @@ class Forgetter:
         data = self._read(first)
         if not target.is_named(data):
             return 0
+        self._expect_whole(first, data)
         found = without(data, target)
         for name in found.blobs:
             self._blobs.remove(name)
@@ -395,3 +404,13 @@ class Forgetter:
         if first not in self._segments.sizes:
             return b""  # Retention was faster.
         return self._segments.disk.read(self._segments.path(first), 0, self._segments.sizes[first])
+
+    def _expect_whole(self, first: int, data: bytes) -> None:
+        """Refuse to forget in a segment that the disk has changed: records that are sealed anew would hide that.
+
+        Raises:
+            LogUnusable: It is damaged.
+        """
+        whole_bytes = framing.scan(data, first).whole_bytes
+        if whole_bytes < len(data):
+            raise damaged(self._segments.path(first), whole_bytes)

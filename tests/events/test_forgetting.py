@@ -6,7 +6,7 @@ import orjson
 import pytest
 from log_driver import DIRECTORY, append_end, bind, open_log, read_all, wait_synced
 
-from mlzoo.errors import Failure, NotFound
+from mlzoo.errors import Failure, LogUnusable, NotFound
 from mlzoo.events.commands import Caller, ModelFacts, ReportAnswer, ReportFailure, ReportStep, Resume, RowFacts, Submit
 from mlzoo.events.forgetting import Target, of_request, padded, without
 from mlzoo.events.records import is_gone
@@ -252,6 +252,20 @@ async def test_a_crash_at_any_step_leaves_each_segment_old_or_new(outcome, autoj
         await again.forgetter.forget(await again.forgetter.target_of("req-a"))  # As a host does that was not answered.
         assert SECRET.encode() not in bytes_of(crashed)
         await again.close()
+
+
+async def test_what_the_disk_has_changed_is_said_and_never_sealed_anew(world, disk, nursery):
+    log = await open_log(world, segment_bytes=2000)
+    bind(log)
+    await tell(log)
+    changed = next(file for names in disk.files.values() for file in names.values() if SECRET.encode() in file.data)
+    changed.settle(bytes(changed.data).replace(SECRET.encode(), b"Xyzzy", 1))
+    before = bytes_of(disk)
+    with pytest.raises(LogUnusable, match="not whole") as refused:
+        await log.forgetter.forget(Target("req-a", KEY))
+    assert refused.value.data["reason"] == "damaged"
+    assert b"Xyzzy" in bytes_of(disk)
+    assert before.count(b"Xyzzy") == 1
 
 
 def test_a_tombstone_is_as_long_as_what_it_stands_for():
