@@ -112,6 +112,7 @@ class Generate:
     tool_choice: Any = None  # a word or an object, as OpenAI has it
     response_format: dict[str, Any] | None = None  # as OpenAI has it; None: any text
     adapter: str = ""  # of the model's; empty: the model as it is
+    fingerprint: str = ""  # of the way in which an exact one has begun, of those that the model has; empty: its first
 
 
 @attrs.frozen(kw_only=True)
@@ -225,6 +226,7 @@ class Loaded:
     architecture: str
     batching: Literal["slots", "serial"]  # serial: one request at a time through transformers' own generate
     fingerprint: str = ""  # of all that an answer's bits depend on; empty: they may differ from one time to the next
+    fingerprints: tuple[str, ...] = ()  # of further ways in which it can go on with what has begun in one of them
     why: tuple[str, ...] = ()  # what was chosen and for what reason, for people
     labels: tuple[str, ...] = ()  # that a custom model tells apart
     adapters: tuple[AdapterFacts, ...] = ()

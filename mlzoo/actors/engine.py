@@ -230,7 +230,10 @@ class Engine:
         if request is not None:
             at_hand = begun if event.resume is None else None
             epoch = epoch_of(workers, event.device)
-            go_on = GoOn(epoch, request.id, request.accepted_seq, event.resume, event.history, at_hand, event.model)
+            begun_by = "" if event.resume is None else request.fingerprint
+            go_on = GoOn(
+                epoch, request.id, request.accepted_seq, event.resume, event.history, at_hand, event.model, begun_by
+            )
             self._workers[event.device].tell_nowait(go_on)
 
     def _send(self, workers: Mapping[str, WorkerState], device: str, frame: ToWorker) -> None:

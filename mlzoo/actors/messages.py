@@ -102,6 +102,7 @@ class GoOn:
     history: History | None = None
     begun: tuple[Submit, Any] | None = None
     model: str = ""  # where it was rerouted to another one
+    fingerprint: str = ""  # of the way in which it has begun
 
 
 WorkerMessage = Send | GoOn

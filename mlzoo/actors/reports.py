@@ -147,6 +147,7 @@ class Reports:
             why=frame.why,
             labels=frame.labels,
             adapters=frame.adapters,
+            fingerprints=frame.fingerprints,
         )
 
     async def _hear_outputs(self, frame: frames.Predicted) -> None:

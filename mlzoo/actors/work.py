@@ -122,7 +122,14 @@ async def frame_from(log: Log, message: GoOn) -> ToWorker:
     frame = await _behind_history(log, frame_of(*asked, message.model), asked[1], message.history)
     if message.resume is None or not isinstance(frame, Generate):
         return frame
-    return attrs.evolve(frame, resume=message.resume, tokens=tuple(tokens), said="".join(said), cut=cut)
+    return attrs.evolve(
+        frame,
+        resume=message.resume,
+        tokens=tuple(tokens),
+        said="".join(said),
+        cut=cut,
+        fingerprint=message.fingerprint,
+    )
 
 
 async def _behind_history(log: Log, frame: ToWorker, text: Any, history: History | None) -> ToWorker:

@@ -380,6 +380,7 @@ def _model_changes(
                 labels=event.labels,
                 adapters=event.adapters,
                 fingerprint=event.fingerprint,
+                fingerprints=event.fingerprints,
             )
         case ev.ModelFailed():
             return _model_is(

@@ -171,6 +171,7 @@ def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
             why=command.why,
             labels=command.labels,
             adapters=command.adapters,
+            fingerprints=command.fingerprints,
         )
     )
 

@@ -62,7 +62,7 @@ def pick(state: State, request: RequestState, free: list[ModelState]) -> ModelSt
     if len(free) == 1:
         return free[0]
     if request.determinism == "exact" and request.fingerprint:
-        free = [m for m in free if fingerprint_of(m, request.adapter) == request.fingerprint] or free
+        free = [m for m in free if goes_on(m, request)] or free
     load = {m.replica: outstanding_tokens(state, m) for m in free}
     least = min(load.values())
     near = [m for m in free if load[m.replica] <= least + AFFINITY_TOKENS and _shared(request, m)]
@@ -74,6 +74,12 @@ def fingerprint_of(model: ModelState, adapter: str) -> str:
     if not adapter:
         return model.fingerprint
     return next((facts.fingerprint for facts in model.adapters if facts.name == adapter), "")
+
+
+def goes_on(model: ModelState, request: RequestState) -> bool:
+    """Whether a model computes the same bits as the one on which a request has begun."""
+    own = fingerprint_of(model, request.adapter)
+    return request.fingerprint == own or (not request.adapter and request.fingerprint in model.fingerprints)
 
 
 def outstanding_tokens(state: State, model: ModelState) -> int:

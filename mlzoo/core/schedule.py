@@ -13,7 +13,7 @@ from mlzoo import errors
 from mlzoo.core import breaker, requests
 from mlzoo.core.history import history_of
 from mlzoo.core.recycling import keeps_memory, kept_bytes
-from mlzoo.core.replicas import ALIVE, ON_THE_WAY, fingerprint_of, free_slots, pick, replicas_of
+from mlzoo.core.replicas import ALIVE, ON_THE_WAY, fingerprint_of, free_slots, goes_on, pick, replicas_of
 from mlzoo.core.state import (
     device_of,
     drain_is_over,
@@ -191,8 +191,7 @@ def _resumption(request: RequestState, model: ModelState) -> ev.Resumption | Non
     if request.completion_tokens == 0:
         return None
     may_be_exact = request.determinism == "exact" and request.resumed != "prefill"
-    is_same = request.fingerprint == fingerprint_of(model, request.adapter)
-    return "exact" if may_be_exact and is_same else "prefill"
+    return "exact" if may_be_exact and goes_on(model, request) else "prefill"
 
 
 def _inexact(name: str, device: str, adapter: str) -> Failure:

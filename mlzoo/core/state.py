@@ -85,6 +85,7 @@ class ModelState:
     batching: str = ""
     why: tuple[str, ...] = ()
     fingerprint: str = ""
+    fingerprints: tuple[str, ...] = ()  # of further ways in which it goes on with what has begun in one of them
     replica: int = 0
     measured_bytes: int = 0  # the most that it took when it was loaded last; 0: not known
     prefixes: tuple[str, ...] = ()  # beginnings of the latest requests that it had last, of all replicas

@@ -221,6 +221,7 @@ class ReportLoaded:
     peak_bytes: int = 0  # the most that it took while it was loaded; 0: not known
     labels: tuple[str, ...] = ()  # that a custom model tells apart
     adapters: tuple[AdapterFacts, ...] = ()
+    fingerprints: tuple[str, ...] = ()  # of further ways in which it goes on with what has begun in one of them
 
 
 @attrs.frozen(kw_only=True)

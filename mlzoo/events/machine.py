@@ -49,6 +49,7 @@ class ModelReady:
     peak_bytes: int = 0
     labels: tuple[str, ...] = ()
     adapters: tuple[AdapterFacts, ...] = ()
+    fingerprints: tuple[str, ...] = ()  # of further ways in which it goes on with what has begun in one of them
 
 
 @attrs.frozen(kw_only=True)

@@ -26,7 +26,8 @@ from mlzoo.inference import (
     speculation,
     threads,
 )
-from mlzoo.inference.decoder import Decoder, SerialDecoder, SlotDecoder
+from mlzoo.inference.decoder import Decoder, SlotDecoder
+from mlzoo.inference.serial_decoder import SerialDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,13 +1,15 @@
 """A model as the engine sees it: prompts are read in chunks into slots, and rows of slots decode one token each.
 
 Knows models, caches and kernels; nothing of requests, sampling or text. Two kinds: ``SlotDecoder`` runs many rows in
-one forward; ``SerialDecoder`` runs one row on the model's own cache, for architectures that slots do not fit.
+one forward; ``SerialDecoder`` (``serial_decoder``) runs one row on the model's own cache, for architectures that slots
+do not fit.
 """
 
 from __future__ import annotations
 
 import contextlib
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -15,6 +17,7 @@ from transformers import PreTrainedModel
 
 from mlzoo.inference import attention, memory, threads
 from mlzoo.inference.cache import Run, SlotCache
+from mlzoo.inference.rows import Part, Rows, rows_of
 from mlzoo.inference.transfer import given
 
 if TYPE_CHECKING:
@@ -63,6 +66,20 @@ class Decoder(Protocol):
         images is what a model that sees is given beside the tokens, of a whole prompt.
         """
 
+    @property
+    def takes_any_rows(self) -> bool:
+        """Whether ``read`` is there, and whatever it or a fast step computes has the same bits in every company."""
+
+    @property
+    def steps_digest(self) -> str:
+        """What stands for all that such a step computes; empty where there is none."""
+
+    def read(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Read parts of some prompts, in one forward; return the logits after each, ``[parts, vocabulary]``.
+
+        Where ``takes_any_rows``. What a slot gets does not depend on how its prompt is cut into parts.
+        """
+
     def reads_ahead(self, sequences: int, *, exact: bool, adapted: bool = False) -> bool:
         """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
 
@@ -106,6 +123,15 @@ class Compiled(Protocol):
 
     def keeps_apart(self, family: Family) -> bool:
         """Whether a row of such a step is the same among any number of rows, if it is a compiled one."""
+
+    def takes_any_rows(self, family: Family) -> bool:
+        """Whether a step takes rows of prompts, too, and none is different for what is beside it."""
+
+    def digest(self, family: Family) -> str:
+        """Return what stands for the bits that such a step computes."""
+
+    def read(self, family: Family, rows: Rows, wanted: Sequence[int]) -> torch.Tensor:
+        """Return the logits of some rows of a step that takes any, ``[wanted, vocabulary]``."""
 
 
 class SlotDecoder:
@@ -167,8 +193,36 @@ class SlotDecoder:
         if self.kernels is not None:
             self.kernels.for_prompt()
         lines = (positions + slot * self.context).reshape(-1)
-        with _with_adapters(self.adapters, (adapter,) if adapter else ()):
+        with with_adapters(self.adapters, (adapter,) if adapter else ()):
             return self._forward(ids, positions, lines, self._runs([slot], [stop]), keep=1)[0, -1]
+
+    @property
+    def takes_any_rows(self) -> bool:
+        """Whether a compiled step computes everything, with the same bits for a row in every company."""
+        plan = None if self.kernels is None else self.kernels.plan
+        if plan is None or self.graphs is None or plan.few_rows or plan.many not in plan.apart:
+            return False
+        return self.graphs.takes_any_rows(plan.many)
+
+    @property
+    def steps_digest(self) -> str:
+        """What stands for all that such a step computes; empty where there is none."""
+        if not self.takes_any_rows:
+            return ""
+        assert self.graphs is not None
+        assert self.kernels is not None
+        return self.graphs.digest(self.kernels.plan.many)
+
+    @torch.inference_mode()
+    def read(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Read parts of some prompts, in one forward; return the logits after each, ``[parts, vocabulary]``."""
+        assert self.graphs is not None
+        assert self.kernels is not None
+        for part in parts:
+            self.cache.reserve(part.slot, part.start + len(part.tokens))
+        self.kernels.for_prompt()
+        ends = [*accumulate(len(part.tokens) for part in parts)]
+        return self.graphs.read(self.kernels.in_force.family, rows_of(parts), [end - 1 for end in ends])
 
     def reads_ahead(self, sequences: int, *, exact: bool, adapted: bool = False) -> bool:
         """Whether slots may have several rows in a step of so many sequences, without a change of any row's bits."""
@@ -198,7 +252,7 @@ class SlotDecoder:
             self.kernels.for_step(len(set(slots)), exact=exact)
         eager = partial(self._eager, slots, tokens, positions, grain=self.grain if exact else 1)
         if adapters:
-            with _with_adapters(self.adapters, adapters):
+            with with_adapters(self.adapters, adapters):
                 return eager()
         if exact or self.graphs is None:
             return eager()
@@ -275,7 +329,7 @@ def _joins(run: Run, slot: int) -> bool:
     return bool((slots == 1 and is_same) or (slots == rows and is_next))
 
 
-def _with_adapters(adapters: Adapters | None, rows: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+def with_adapters(adapters: Adapters | None, rows: Sequence[str]) -> contextlib.AbstractContextManager[None]:
     """Have the rows of a forward have their adapters, where there are any."""
     if not rows:
         return contextlib.nullcontext()
@@ -285,82 +339,3 @@ def _with_adapters(adapters: Adapters | None, rows: Sequence[str]) -> contextlib
 
 def _say_nothing(*_: Any) -> None:
     """Stand in the place of a warning."""
-
-
-class SerialDecoder:
-    """One row on the model's own cache, through the model's own way of preparing a step of ``generate``."""
-
-    slots = 1
-    grain = 1
-
-    def __init__(self, module: Any, context: int, *, chunk: int | None = None) -> None:
-        self.module, self.context, self.chunk = module, context, chunk
-        self.adapters: Adapters | None = None
-        self._device = module.device
-        self._ids = torch.zeros(1, 0, dtype=torch.long, device=self._device)
-        self._state: dict[str, Any] = {}
-
-    @torch.inference_mode()
-    def prefill(
-        self,
-        slot: int,
-        tokens: Sequence[int],
-        start: int,
-        images: Mapping[str, Any] = NO_IMAGES,
-        *,
-        adapter: str = "",
-    ) -> torch.Tensor:
-        """Read tokens from position start on; return the logits after the last one, ``[vocabulary]``."""
-        assert slot == 0
-        if start == 0:
-            self._ids, self._state = self._ids[:, :0], {"use_cache": True}
-            self._state |= {name: self._placed(value) for name, value in images.items()}
-        with _with_adapters(self.adapters, (adapter,) if adapter else ()):
-            return self._forward(tokens, first=start == 0)
-
-    def decode(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        *,
-        exact: bool = False,  # noqa: ARG002 - one row alone is as exact as it gets
-        adapters: Sequence[str] = (),
-    ) -> torch.Tensor:
-        """Read one token; return the logits after it, ``[1, vocabulary]``."""
-        assert list(slots) == [0]
-        assert positions[0] == self._ids.shape[1]
-        return self.prefill(0, tokens, positions[0], adapter="".join(adapters))[None]
-
-    def reads_ahead(self, sequences: int, *, exact: bool, adapted: bool = False) -> bool:  # noqa: ARG002 - the interface's
-        """Whether the slot may have several rows in a step: a cache that is a model's own takes nothing back."""
-        return False
-
-    def forget(self, slot: int, start: int, stop: int) -> None:
-        """Nothing is read ahead, so that nothing but the whole row is ever broken."""
-
-    def release(self, slot: int, tokens: int, *, dirty: bool) -> None:  # noqa: ARG002 - the interface's
-        """Drop the row's cache."""
-        assert slot == 0
-        self._ids, self._state = self._ids[:, :0], {}
-
-    def _placed(self, value: Any) -> Any:
-        """Return what a processor made where the model is, and as precise as that."""
-        if not isinstance(value, torch.Tensor):
-            return value
-        return value.to(self._device, self.module.dtype if value.is_floating_point() else value.dtype)
-
-    def _forward(self, tokens: Sequence[int], *, first: bool) -> torch.Tensor:
-        new = torch.tensor([tokens], device=self._device)
-        self._ids = torch.cat([self._ids, new], dim=1)
-        self._state["attention_mask"] = torch.ones_like(self._ids)
-        inputs = self.module.prepare_inputs_for_generation(
-            self._ids,
-            next_sequence_length=None if first else new.shape[1],
-            is_first_iteration=first,
-            **self._state,
-        )
-        outputs = self.module(**inputs, return_dict=True)
-        self._state = self.module._update_model_kwargs_for_generation(outputs, self._state)  # noqa: SLF001 - generate's own loop has no other way
-        logits: torch.Tensor = outputs.logits[0, -1]
-        return logits

@@ -14,27 +14,29 @@ import torch
 
 from mlzoo.errors import ContextLengthExceeded
 from mlzoo.frames import FromWorker, Generate, Prefilled, Replayed, Row, Stepped, TokenLogprob, WorkFailed
-from mlzoo.inference import speculation, threads
+from mlzoo.inference import speculation
 from mlzoo.inference.constraint import grammar_of
 from mlzoo.inference.decoder import SlotDecoder
 from mlzoo.inference.failing import broken
 from mlzoo.inference.history import read_prompt
 from mlzoo.inference.memory import is_out_of_memory
-from mlzoo.inference.prefixes import PrefixCache
+from mlzoo.inference.rows import Part, StepsLost
 from mlzoo.inference.running import Running, begin
-from mlzoo.inference.sampler import Choice, Draw, choose
+from mlzoo.inference.sampler import choose_each
 from mlzoo.inference.scheduler import Scheduler
+from mlzoo.inference.seats import Seats
 from mlzoo.inference.tool_calls import is_forced
 from mlzoo.inference.tool_forms import ToolForm, forced, tools_of
 from mlzoo.inference.transfer import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
 
     from mlzoo.frames import FinishReason
     from mlzoo.inference.constraint import Constraint
     from mlzoo.inference.loader import ChatModel
+    from mlzoo.inference.sampler import Choice
     from mlzoo.inference.scheduler import Chunk, Place
 
 COMPILING_S = 0.01  # for which a step waits at most where nothing is to be done until a form is compiled
@@ -48,7 +50,7 @@ class BatchEngine:
         self._model = model
         self._decoder, self._text = model.decoder, model.text
         self._scheduler = Scheduler(model.decoder.slots, model.decoder.chunk, model.joined_chunks, self._seat)
-        self._prefixes = _prefix_cache(model)
+        self._seats = Seats(model)
         self._running: dict[str, Running] = {}
         self._compiling: dict[str, Future[Constraint]] = {}  # forms of requests that do not wait for a slot yet
 
@@ -87,7 +89,7 @@ class BatchEngine:
             return [Stepped(rows=(row,))]
         self._running[frame.request] = running
         if running.grammar is None:
-            self._scheduler.add(frame.request, running.read, batch=frame.batch)
+            self._scheduler.add(frame.request, running.read, batch=frame.batch, free=running.free)
         else:
             self._compiling[frame.request] = self._model.constraints.compiled(running.grammar, running.tokens)
         return []
@@ -102,23 +104,36 @@ class BatchEngine:
         """Drop what is kept of earlier requests; those that run go on, and are not kept: a history may be in them."""
         for running in self._running.values():
             running.leaves_nothing = True
-        if self._prefixes is not None:
-            self._prefixes.clear()
+        self._seats.clear()
 
     def step(self) -> list[FromWorker]:
         """Read a chunk of a prompt (or some short prompts), or decode a token for every row; return what came of it."""
         refused = self._take_up()
         chunks = self._scheduler.next_chunks()
         if chunks:
-            return [*refused, *(frame for chunk in chunks for frame in self._read(chunk))]
+            free = [chunk for chunk in chunks if chunk.free]
+            apart = [[chunk] for chunk in chunks if not chunk.free]
+            return [*refused, *(frame for group in (free, *apart) if group for frame in self._read(group))]
         return [*refused, *(frame for rows in self._groups() for frame in self._decode(rows))]
 
     def _groups(self) -> list[list[Place]]:
-        """Return the rows that decode as they share forwards: those without an adapter keep their compiled steps."""
+        """Return the rows that decode as they share forwards.
+
+        Those without an adapter keep their compiled steps; and those whose forwards are all compiled have no others.
+        """
         rows = self._scheduler.rows()
-        plain = [place for place in rows if not self._running[place.request].frame.adapter]
         adapted = [place for place in rows if self._running[place.request].frame.adapter]
-        return [group for group in (plain, adapted) if group]
+        plain = [place for place in rows if not self._running[place.request].frame.adapter]
+        eager: list[Place] = []
+        if any(self._running[place.request].free for place in plain):
+            eager = [place for place in plain if self._is_eager(place)]
+            plain = [place for place in plain if not self._is_eager(place)]
+        return [group for group in (plain, eager, adapted) if group]
+
+    def _is_eager(self, place: Place) -> bool:
+        """Whether the bits of a row must be those of eager steps."""
+        running = self._running[place.request]
+        return running.frame.exact and not running.free
 
     def _take_up(self) -> list[FromWorker]:
         """Have those wait for a slot whose forms are compiled; those whose forms are none fail alone."""
@@ -132,7 +147,7 @@ class BatchEngine:
             except Exception as error:  # noqa: BLE001 - a form that breaks its library is one request's misfortune
                 refused.append(self._fail(request, error))
             else:
-                self._scheduler.add(request, running.read, batch=running.frame.batch)
+                self._scheduler.add(request, running.read, batch=running.frame.batch, free=running.free)
         return refused
 
     def _begin(self, frame: Generate) -> Running:
@@ -155,6 +170,7 @@ class BatchEngine:
         form = self._model.tool_form if tools and isinstance(self._model.tool_form, ToolForm) else None
         running = begin(frame, prompt, limit, self._text, seen, form)
         running.images, running.cut = seen_images, cut
+        running.free = self._is_free(frame) and not seen_images
         if form is not None and is_forced(frame):
             name = frame.tool_choice["function"]["name"] if isinstance(frame.tool_choice, dict) else None
             running.grammar = forced(form, tools, name)
@@ -162,28 +178,51 @@ class BatchEngine:
             running.grammar = grammar_of(frame.response_format)
         return running
 
-    def _read(self, chunk: Chunk) -> list[FromWorker]:
-        """Read a chunk of a prompt; where it is the last, choose the token that follows it."""
-        running = self._running[chunk.request]
-        to_read = running.to_read
-        tokens = to_read[chunk.start : chunk.stop]
-        if chunk.last and running.is_caught_up:
-            running.look_ahead(0, 1)
+    def _is_free(self, frame: Generate) -> bool:
+        """Whether all forwards of a request are steps that take any rows; of an exact one, as from its start on."""
+        own = self._model.free_fingerprint
+        as_begun = not frame.exact or (own != "" and frame.fingerprint in ("", own))
+        return self._decoder.takes_any_rows and not frame.adapter and as_begun
+
+    def _read(self, chunks: Sequence[Chunk]) -> list[FromWorker]:
+        """Read chunks of prompts in one forward; where one is its prompt's last, choose the token that follows it."""
+        rows = [self._running[chunk.request] for chunk in chunks]
+        for row, chunk in zip(rows, chunks, strict=True):
+            if chunk.last and row.is_caught_up:
+                row.look_ahead(0, 1)
         try:
-            images = running.images if chunk.start == 0 else {}
-            adapter = running.frame.adapter
-            logits = self._compute(
-                lambda: self._decoder.prefill(chunk.slot, tokens, chunk.start, images, adapter=adapter)
-            )
+            logits = self._seats.compute(lambda: self._prefill(rows, chunks))
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
         except (MemoryError, RuntimeError, IndexError, ValueError) as error:
-            return [self._fail(chunk.request, error)]
-        if not chunk.last:
-            return [Prefilled(request=chunk.request, done=chunk.stop, total=len(to_read))]
-        if not running.is_caught_up:
-            return [_replayed(running)]
-        return self._advance([running], logits[None])
+            if len(chunks) > 1:  # The one at fault fails alone.
+                return [frame for chunk in chunks for frame in self._read([chunk])]
+            return [self._fail(chunks[0].request, error)]
+        progress: list[FromWorker] = []
+        ready: list[int] = []
+        for place, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
+            if not chunk.last:
+                progress.append(Prefilled(request=chunk.request, done=chunk.stop, total=len(row.to_read)))
+            elif not row.is_caught_up:
+                progress.append(_replayed(row))
+            else:
+                ready.append(place)
+        if not ready:
+            return progress
+        return [*progress, *self._advance([rows[place] for place in ready], rows_of(logits, ready))]
+
+    def _prefill(self, rows: Sequence[Running], chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Return the logits after chunks that are free, or after one; ``[chunks, vocabulary]``."""
+        parts = [
+            Part(chunk.slot, row.to_read[chunk.start : chunk.stop], chunk.start)
+            for row, chunk in zip(rows, chunks, strict=True)
+        ]
+        if chunks[0].free:
+            return self._decoder.read(parts)
+        (part,) = parts
+        images = rows[0].images if part.start == 0 else {}
+        adapter = rows[0].frame.adapter
+        return self._decoder.prefill(part.slot, part.tokens, part.start, images, adapter=adapter)[None]
 
     def _decode(self, places: Sequence[Place]) -> list[FromWorker]:
         """Decode a token for every row: the one that was chosen last, or the next of those from before.
@@ -192,7 +231,7 @@ class BatchEngine:
         Either all rows have adapters, or none.
         """
         rows = [self._running[place.request] for place in places]
-        exact, adapted = any(row.frame.exact for row in rows), bool(rows[0].frame.adapter)
+        exact, adapted = any(map(self._is_eager, places)), bool(rows[0].frame.adapter)
         reads_ahead = self._decoder.reads_ahead(len(rows), exact=exact, adapted=adapted)
         spare = self._decoder.slots - len(rows) if reads_ahead else 0
         known = [_known(row, spare // len(rows)) for row in rows]
@@ -203,7 +242,7 @@ class BatchEngine:
         adapters = [row.frame.adapter for row, tokens in zip(rows, given, strict=True) for _ in tokens if adapted]
         tokens = list(chain.from_iterable(given))
         try:
-            logits = self._compute(
+            logits = self._seats.compute(
                 lambda: self._decoder.decode(slots, tokens, positions, exact=exact, adapters=adapters)
             )
         except (MemoryError, RuntimeError) as error:
@@ -212,6 +251,8 @@ class BatchEngine:
             # The youngest that decodes makes room; the others' step is done again, and writes what it wrote already.
             decoding = {place.request for place in places}
             return [self._fail([request for request in self._running if request in decoding][-1], error)]
+        if any(row.free for row in rows) and not self._decoder.takes_any_rows:
+            raise StepsLost("compiled steps that requests depend on do not run any more")
         return self._go_on(rows, known, logits)
 
     def _guess(self, rows: Sequence[Running], known: Sequence[Sequence[int]], spare: int) -> None:
@@ -243,31 +284,9 @@ class BatchEngine:
             return progress
         return [*progress, *self._advance(ready, rows_of(logits, wanted))]
 
-    def _compute(self, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Return a forward's logits. Where it lacks memory, what is kept of earlier prompts gives way first."""
-        while True:
-            try:
-                return forward()
-            except torch.AcceleratorError:
-                raise  # The device is in an unknown state: nothing that it computes can be trusted.
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self._prefixes is None or not self._prefixes.give_way():
-                    raise
-
     def _seat(self, request: str, slot: int) -> int:
-        """Put into a request's slot what is kept of its prompt; return how many tokens that is."""
-        running = self._running[request]
-        running.slot = slot
-        if self._prefixes is not None:
-            owner = self._model.adapters.digest(running.frame.adapter)
-            running.restored = self._prefixes.restore(slot, running.to_read, exact=running.frame.exact, owner=owner)
-        return running.restored.tokens
-
-    def _keep(self, row: Running) -> None:
-        """Keep what a row's slot holds for others, and for the next turn of its conversation; if it may be kept."""
-        if self._prefixes is not None and not (row.frame.ephemeral or row.leaves_nothing):
-            owner = self._model.adapters.digest(row.frame.adapter)
-            self._prefixes.keep(row.slot, row.to_read, row.read, row.restored, owner)
+        """Give a request a slot; return how many tokens of its prompt are in it from the start."""
+        return self._seats.take(self._running[request], slot)
 
     def _advance(self, rows: Sequence[Running], logits: torch.Tensor) -> list[FromWorker]:
         """Choose each row's tokens and say what they brought; rows that end, leave.
@@ -277,7 +296,7 @@ class BatchEngine:
             logits: After each row's last token and after each of its guesses, ``[tokens, vocabulary]``.
         """
         draws = [row.draws() for row in rows]
-        choices = iter(_choose(logits, list(chain.from_iterable(draws))))
+        choices = iter(choose_each(logits, list(chain.from_iterable(draws))))
         said: list[Row] = []
         failed: list[FromWorker] = []
         for row, mine in zip(rows, draws, strict=True):
@@ -312,7 +331,7 @@ class BatchEngine:
         """Add a token to a row; return the text that is certain now, and whether the row ends."""
         first = not row.tokens
         if not row.is_kept:  # Its logits are numbers, so its keys and values are.
-            self._keep(row)
+            self._seats.keep(row)
             row.is_kept = True
         ended = choice.token in self._model.end_tokens
         if ended:
@@ -328,7 +347,7 @@ class BatchEngine:
         if finish is not None:
             held_back, finish = row.finish(finish)
             content += held_back
-            self._keep(row)
+            self._seats.keep(row)
             self._remove(row.frame.request, dirty=False)
         return Row(
             request=row.frame.request,
@@ -360,13 +379,6 @@ class BatchEngine:
             self._decoder.release(place.slot, min(most, self._decoder.context), dirty=dirty or running.frame.ephemeral)
 
 
-def _prefix_cache(model: ChatModel) -> PrefixCache | None:
-    decoder = model.decoder
-    if not isinstance(decoder, SlotDecoder) or not model.prefix_bytes:
-        return None
-    return PrefixCache(decoder.cache, model.prefix_bytes, decoder.chunk, model.device)
-
-
 def _known(row: Running, spare: int) -> list[int]:
     """Return what a row decodes next of the tokens that it has, no more than up to where that is told."""
     return row.known(1 + min(spare, REPLAYED_AT_ONCE - 1 - row.decoded % REPLAYED_AT_ONCE))
@@ -374,20 +386,3 @@ def _known(row: Running, spare: int) -> list[int]:
 
 def _replayed(row: Running) -> Replayed:
     return Replayed(request=row.frame.request, done=row.decoded, total=len(row.tokens))
-
-
-def _choose(logits: torch.Tensor, draws: Sequence[Draw]) -> Sequence[Choice | Exception]:
-    """Choose for all rows at once; where that fails, for each alone, so that the one at fault fails alone."""
-    try:
-        # For few rows there is not work enough to wake other threads; their number changes no choice.
-        with threads.using(1 if len(draws) <= threads.FEW_ROWS else torch.get_num_threads()):
-            return choose(logits, draws)
-    except (RuntimeError, ValueError, IndexError, OverflowError):
-        return [_choose_one(logits[i : i + 1], draw) for i, draw in enumerate(draws)]
-
-
-def _choose_one(logits: torch.Tensor, draw: Draw) -> Choice | Exception:
-    try:
-        return choose(logits, [draw])[0]
-    except (RuntimeError, ValueError, IndexError, OverflowError) as error:
-        return error

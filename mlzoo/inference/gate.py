@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mlzoo.inference.decoder import SerialDecoder, SlotDecoder
+from mlzoo.inference.decoder import SlotDecoder
+from mlzoo.inference.serial_decoder import SerialDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

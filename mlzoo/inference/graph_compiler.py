@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from mlzoo.inference.tracing import Step
 
 LOOK_S = 1.0  # between two looks at the parent and the clock
-EXAMPLE_ROWS = 3  # Not 1, nor a number that the model might have somewhere: a compiler takes those to be fixed.
+EXAMPLE_ROWS, EXAMPLE_WANTED = (
+    3,
+    2,
+)  # Not 1, nor a number that the model might have somewhere: a compiler takes those to be fixed.
 EXAMPLE_EXTENT = 192
 MOST_NUMBERS = 4096  # of a constant of the compiler's own; they are few
 
@@ -82,12 +85,14 @@ def compiled(order: Order, scratch: str) -> tuple[str, dict[str, Any]]:
     step = cattrs.structure(order.step, Step)
     with torch.no_grad():
         traced = build(order, step)
-        rows, extent = Dim("rows", min=1, max=step.slots), Dim("extent", min=2, max=step.context)
-        width, seen = min(EXAMPLE_ROWS, step.slots), min(EXAMPLE_EXTENT, step.context - 1)
-        whole = torch.zeros(width, 1, dtype=torch.long)
-        given = (whole, whole.clone(), whole[:, 0].clone(), torch.zeros(seen, dtype=torch.uint8))
-        by_row = {0: rows} if step.slots > 1 else None
-        program = export(traced, given, dynamic_shapes=(by_row, by_row, by_row, {0: extent}), strict=False)
+        rows, wanted = Dim("rows", min=1, max=step.rows), Dim("wanted", min=1, max=step.rows)
+        extent, seen = Dim("extent", min=2, max=step.context), min(EXAMPLE_EXTENT, step.context - 1)
+        whole = torch.zeros(min(EXAMPLE_ROWS, step.rows), 1, dtype=torch.long)
+        which = torch.arange(min(EXAMPLE_WANTED, step.rows))
+        given = (whole, whole.clone(), whole[:, 0].clone(), torch.zeros(seen, dtype=torch.uint8), which)
+        by_row, by_wanted = ({0: rows}, {0: wanted}) if step.rows > 1 else (None, None)
+        shapes = (by_row, by_row, by_row, {0: extent}, by_wanted)
+        program = export(traced, given, dynamic_shapes=shapes, strict=False)
         options = {
             "aot_inductor.output_path": str(Path(scratch) / "step.so"),
             "aot_inductor.package_constants_in_so": False,  # The worker has the weights.

@@ -29,12 +29,13 @@ from mlzoo.inference import (
 from mlzoo.inference.adapters import Adapters
 from mlzoo.inference.arranging import CHUNK, arrange
 from mlzoo.inference.constraint import Constraints
-from mlzoo.inference.decoder import Decoder, SerialDecoder, SlotDecoder
+from mlzoo.inference.decoder import Decoder, SlotDecoder
+from mlzoo.inference.serial_decoder import SerialDecoder
 from mlzoo.inference.text import Text, end_tokens
 from mlzoo.inference.tool_forms import ToolForm, tool_form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mlzoo.frames import Load
 
@@ -60,9 +61,15 @@ class ChatModel:
     joined_chunks: int  # chunks of a prompt that may be read as one
     prefix_bytes: int  # that copies of what was read before may take
     memory_bytes: int
-    fingerprint: str  # of all that an answer's bits depend on; empty: they depend on more than can be told
+    fingerprint: str  # of all that an answer's bits depend on in eager steps; empty: on more than can be told
+    free_fingerprint: str  # the same, in steps that take any rows; empty: there were none when it was loaded
     why: tuple[str, ...]
     adapters: Adapters
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of the ways in which exact requests are computed, the one in which they begin first."""
+        return tuple(found for found in (self.free_fingerprint, self.fingerprint) if found)
 
     @property
     def batching(self) -> Literal["slots", "serial"]:
@@ -123,6 +130,7 @@ def load_chat(
     compiled = captured.offer(decoder, load) if is_gpu else graphs.offer(decoder, load, cache, subject)
     progress("check", 1, 1, "checks")
     module = found.module
+    eager, free = _fingerprints(load, decoder, subject, arranged.rows)
     ends, vocabulary = end_tokens(module, found.tokenizer), anatomy.vocabulary(module)
     calls = tool_form(found.tokenizer)
     return ChatModel(
@@ -139,7 +147,8 @@ def load_chat(
         joined_chunks=arranged.joined_chunks,
         prefix_bytes=arranged.prefix_bytes,
         memory_bytes=max(memory.used_bytes(device) - before, 0),
-        fingerprint=selftest.fingerprint(subject, arranged.rows) if load.digest and arranged.rows is not None else "",
+        fingerprint=eager,
+        free_fingerprint=free,
         why=(
             found.why,
             *arranged.why,
@@ -150,6 +159,16 @@ def load_chat(
         ),
         adapters=known,
     )
+
+
+def _fingerprints(
+    load: Load, decoder: Decoder, subject: Mapping[str, Any], rows: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    """Return what the bits of exact answers depend on: in eager steps, and in those that take any rows."""
+    if not load.digest or rows is None:
+        return "", ""
+    eager, steps = selftest.fingerprint(subject, rows), decoder.steps_digest
+    return eager, selftest.fingerprint(subject, {**rows, "steps": steps}) if steps else ""
 
 
 def read(load: Load, device: torch.device, kind: Any, progress: OnProgress, attention: str = "eager") -> Weights:

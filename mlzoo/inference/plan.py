@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 import time
 from functools import cache, partial
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import TYPE_CHECKING, Literal
 
 import attrs
 import torch
 
 from mlzoo.errors import ModelLoadFailed
-from mlzoo.inference import kernels, linears
+from mlzoo.inference import kernels, linears, threads
 from mlzoo.inference.linears import Family, InForce
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ HEIGHTS = (1, 2, 4, 8, 16)  # rows at which families are measured
 PROMPT = 128  # and tokens of a prompt
 PROMPTS_SHARE = 1 / 6  # chunks that are read for each step of many rows, where answers are as long as prompts
 WORTH = 0.95  # of the other's time, at most, that a second family must take to be kept
+WHOLE = 0.75  # of the other's, at most, that one of few bits may cost to do all: one compiled step is worth as much
 FREE = 0.005  # of a layer's norm: the error of 4 bits that is none, since the weights lay on such a grid
 SAMPLE_BYTES = 64 * 1024 * 1024  # of layers that are measured: more than caches hold
 ROUNDING = 0.05  # of a product's norm at most: what a kernel in 16 bits may differ; 0.01 is usual
@@ -155,8 +156,9 @@ def fitting(able: Sequence[Family], took: Took, heights: Sequence[int], quantiza
     whole = [family for family in able if (family in FEWER_BITS if is_asked else family != "int4")]
     cost = {family: _cost(family, took, heights) for family in whole} if took else {}
     many = min(whole, key=lambda family: cost[family]) if cost else whole[0]
-    # One of few bits does all by itself where that costs next to nothing: a second one would take memory of its own.
-    many = next((one for one in whole if one in FEWER_BITS and cost and cost[one] * WORTH <= cost[many]), many)
+    # One of few bits does all by itself where that costs little: a second one would take memory of its own, and the
+    # rows of ours do not depend on each other, so that one compiled step computes prompts and answers together.
+    many = next((one for one in whole if one in FEWER_BITS and cost and cost[one] * WHOLE <= cost[many]), many)
     others = [family for family in FEWER_BITS if family in able and family != many]
     if not others:
         return Plan(many=many)
@@ -260,15 +262,18 @@ def _rounds(
     tried: Sequence[tuple[Family, int]],
     clock: Callable[[], float],
 ) -> Took:
-    """Measure everybody in turns, so that a neighbour's busy moment is nobody's alone; the fastest of each counts."""
+    """Measure everybody in turns, so that a neighbour's busy moment is nobody's alone; the fastest of each counts.
+
+    With one thread: others would be waited for at each layer, beside a busy neighbour fifty times as long as they work.
+    """
     took = dict.fromkeys(tried, math.inf)
     widths = {layer.in_features for layer in sample}
     inputs = {height: {width: torch.randn(height, width).to(like) for width in widths} for _, height in tried}
     for layer in sample:
         for family, _ in tried:
             layer.make(family)
-    for _ in range(ROUNDS):
-        for family, height in tried:
+    with threads.using(1):
+        for _, (family, height) in product(range(ROUNDS), tried):
             replaced.in_force.family = family
             took[family, height] = min(took[family, height], _pass_s(sample, inputs[height], clock) * 1e3)
     return smoothed(took)

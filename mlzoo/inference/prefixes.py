@@ -158,14 +158,17 @@ class PrefixCache:
         """Return what the copies take."""
         return sum(block.lines.nbytes for block in self._prefixes)
 
-    def restore(self, slot: int, tokens: Sequence[int], *, exact: bool, owner: str = "") -> Restored:
+    def restore(
+        self, slot: int, tokens: Sequence[int], *, exact: bool, owner: str = "", free: bool = False
+    ) -> Restored:
         """Write into a slot what is kept of the beginning of some tokens; one of them at least is left to be read.
 
         With exact only what has the bits that reading would give, up to where a chunk would begin. The owner is what
-        they are read with, beside the model: nothing of another's is taken.
+        they are read with, beside the model: nothing of another's is taken. Where it does not matter how a prompt is
+        cut, it is free, and all is exact.
         """
         found = self._prefixes.find(tokens[:-1], owner)
-        if exact:
+        if exact and not free:
             found = list(takewhile(lambda block: block.exact, found))
             found = found[: len(found) - len(found) % (self._chunk // BLOCK)]
         if not found:
@@ -178,9 +181,18 @@ class PrefixCache:
             if not memory.is_out_of_memory(error):
                 raise
             return Restored()  # To be read, which fails alone where there is no memory for that either.
-        return Restored(count, exact=all(block.exact for block in found) and count % self._chunk == 0)
+        return Restored(count, exact=free or (all(block.exact for block in found) and count % self._chunk == 0))
 
-    def keep(self, slot: int, tokens: Sequence[int], read: int, restored: Restored, owner: str = "") -> None:
+    def keep(
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        read: int,
+        restored: Restored,
+        owner: str = "",
+        *,
+        free: bool = False,
+    ) -> None:
         """Keep what a slot holds.
 
         Args:
@@ -189,6 +201,7 @@ class PrefixCache:
             read: How many of them were read in chunks; the others were decoded.
             restored: What it had from the start.
             owner: As in ``restore``.
+            free: As in ``restore``.
         """
         if self._cache.lacks(len(tokens) * self._cache.line_bytes()):
             self.give_way()  # Nobody waits for a copy.
@@ -196,6 +209,7 @@ class PrefixCache:
         if self._prefixes.room == 0:  # What a block takes is known since something was read.
             self._prefixes.room = self._room_bytes // (self._cache.line_bytes() * BLOCK)
         exact = read - read % self._chunk if restored.exact else 0
+        exact = len(tokens) if free else exact
         try:
             self._prefixes.put(tokens, exact, lambda start, stop: self._cache.copy_out(slot, start, stop), owner)
         except RuntimeError as error:

@@ -43,6 +43,7 @@ class Running:
     restored: Restored = attrs.field(factory=Restored)  # what its slot had from the start
     read: int = 0  # tokens that are read in chunks, those among them that the slot had
     is_kept: bool = False  # whether what was read is kept for others already
+    free: bool = False  # every forward of it is a step that takes any rows: its prompt may be cut anywhere
     cut: int = 0  # turns of its history that were left out
     leaves_nothing: bool = False  # something was forgotten while it ran
     guessed: list[int] = attrs.field(factory=list)  # tokens that the model was given beyond those that there are

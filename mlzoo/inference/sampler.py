@@ -24,6 +24,7 @@ import torch
 
 from mlzoo.errors import InternalError
 from mlzoo.frames import Sampling
+from mlzoo.inference import threads
 from mlzoo.inference.philox import uniform
 from mlzoo.inference.transfer import given, read, rows_of, sent
 
@@ -274,3 +275,20 @@ def _logprobs(raw: torch.Tensor, tokens: list[int], draws: Sequence[Draw], finit
         )
         choices[i] = Choice(tokens[i], max(float(logprob), LEAST_LOGPROB), top)
     return choices
+
+
+def choose_each(logits: torch.Tensor, draws: Sequence[Draw]) -> Sequence[Choice | Exception]:
+    """Choose for all rows at once; where that fails, for each alone, so that the one at fault fails alone."""
+    try:
+        # For few rows there is not work enough to wake other threads; their number changes no choice.
+        with threads.using(1 if len(draws) <= threads.FEW_ROWS else torch.get_num_threads()):
+            return choose(logits, draws)
+    except (RuntimeError, ValueError, IndexError, OverflowError):
+        return [_choose_one(logits[i : i + 1], draw) for i, draw in enumerate(draws)]
+
+
+def _choose_one(logits: torch.Tensor, draw: Draw) -> Choice | Exception:
+    try:
+        return choose(logits, [draw])[0]
+    except (RuntimeError, ValueError, IndexError, OverflowError) as error:
+        return error

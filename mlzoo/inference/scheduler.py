@@ -4,6 +4,9 @@ Knows requests by their ids and lengths; nothing of models, tensors or text. Fir
 interactive before a batch: one prompt is read at a time, and while rows decode, reading and decoding take turns, so
 that a long prompt delays each token by one chunk at most. A prompt of a batch that is half read stands back, too; not
 for ever.
+
+Where a prompt may be cut anywhere, and read beside others in one forward, the chunks of a turn are smaller while rows
+decode, and larger while none does.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 8  # chunks of interactive prompts that are read while one of a batch stands back, before its next one
 BUDGET = 128  # tokens of short prompts that are read in one turn, while rows decode
+FREE_CHUNK = 32  # tokens of a prompt that may be cut anywhere, while rows decode
+FREE_BUDGET = 256  # tokens of such prompts that are read in one turn, while none does: one forward
 
 
 @attrs.define
@@ -27,6 +32,7 @@ class Place:
     request: str
     prompt: int  # tokens
     batch: bool = False  # whether interactive ones go before it
+    free: bool = False  # whether the prompt may be cut anywhere, and read beside others in one forward
     slot: int = -1
     read: int = 0  # tokens of the prompt that are in the slot, or are about to be
 
@@ -45,6 +51,7 @@ class Chunk:
     start: int
     stop: int
     last: bool
+    free: bool = False  # it may be read beside others in one forward
 
 
 class Scheduler:
@@ -77,9 +84,9 @@ class Scheduler:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._running
 
-    def add(self, request: str, prompt: int, *, batch: bool = False) -> None:
-        """Take in a request with a prompt of so many tokens."""
-        self._waiting.append(Place(request, prompt, batch))
+    def add(self, request: str, prompt: int, *, batch: bool = False, free: bool = False) -> None:
+        """Take in a request with a prompt of so many tokens; free is one that may be cut anywhere."""
+        self._waiting.append(Place(request, prompt, batch, free))
 
     def remove(self, request: str) -> Place | None:
         """Forget a request; its slot is free. None where it is unknown."""
@@ -100,44 +107,46 @@ class Scheduler:
     def next_chunks(self) -> list[Chunk]:
         """Return what to read now; empty where rows are to decode instead, or nothing is to be read.
 
-        A chunk's borders depend on its prompt alone, whatever else runs (see ``SlotDecoder``).
+        Unless a prompt is free, a chunk's borders depend on it alone, whatever else runs (see ``SlotDecoder``).
         """
         rows = any(place.decodes for place in self._running.values())
         if self._read_last and rows:
             self._read_last = False
             return []
         chunks: list[Chunk] = []
-        budget = BUDGET
-        while (chunk := self._next_chunk(joined=1 if rows else self._joined, budget=budget)) is not None:
+        read = 0
+        while (chunk := self._next_chunk(rows=rows, read=read)) is not None:
             chunks.append(chunk)
-            budget -= chunk.stop - chunk.start
+            read += chunk.stop - chunk.start
             if not chunk.last:
                 break
         self._read_last = bool(chunks)
         return chunks
 
-    def _next_chunk(self, joined: int, budget: int) -> Chunk | None:
+    def _next_chunk(self, *, rows: bool, read: int) -> Chunk | None:
+        """Return what is read next in a turn that has read so many tokens, while rows decode or none does."""
         found = [place for place in self._running.values() if not place.decodes]
         if self._free:
             found += self._waiting
         if not found:
             return None
         place = min(found, key=lambda place: place.batch != (self._stood_back >= PATIENCE))  # of equals the first
-        size = self._size(place, joined)
-        if budget < BUDGET and size > budget:
+        if read and read + self._size(place, rows=rows) > (FREE_BUDGET if place.free and not rows else BUDGET):
             return None  # The turn's first chunk may be of any size, what follows must fit.
         if place.slot < 0:
             self._waiting.remove(place)
             place.slot = self._free.pop()
             self._running[place.request] = place
             place.read = self._seat(place.request, place.slot)
-            size = self._size(place, joined)
+        size = self._size(place, rows=rows)
         self._stood_back = self._stood_back + 1 if not place.batch and any(one.batch for one in found) else 0
         start, place.read = place.read, place.read + size
-        return Chunk(place.request, place.slot, start, place.read, last=place.decodes)
+        return Chunk(place.request, place.slot, start, place.read, last=place.decodes, free=place.free)
 
-    def _size(self, place: Place, joined: int) -> int:
-        left, chunk = place.prompt - place.read, self._chunk
+    def _size(self, place: Place, *, rows: bool) -> int:
+        left, chunk, joined = place.prompt - place.read, self._chunk, 1 if rows else self._joined
+        if place.free:
+            return min(left, FREE_CHUNK if rows else FREE_BUDGET)
         if chunk is None or left <= chunk:
             return left
         if place.read % (chunk * joined) and place.read % chunk == 0:

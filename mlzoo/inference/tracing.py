@@ -52,6 +52,7 @@ class Step:
     caches: tuple[tuple[Shape, Shape] | None, ...]  # keys and values of each layer; None: it has none of its own
     slots: int
     context: int
+    rows: int  # that one step has at most
     attention: str = SUMS  # of SUMS, LIBRARY, SLOTS; where the last two do not fit a model, SUMS
 
 
@@ -67,21 +68,29 @@ class TracedStep(nn.Module):
                 self.register_buffer(f"{kind}_{place}", placeholder(shape))
 
     def forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, extent: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        extent: torch.Tensor,
+        wanted: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the logits of rows, ``[rows, vocabulary]``.
+        """Return the logits of some rows, ``[wanted, vocabulary]``.
 
         Args:
             ids: A token for each row, ``[rows, 1]``.
             positions: Where it stands, ``[rows, 1]``.
             slots: In which slot, ``[rows]``.
             extent: As long as what the row that sees farthest sees; its numbers are not read.
+            wanted: Which rows' logits are to be computed, ``[wanted]``: of a prompt's those of its last token.
         """
         now = _Now(positions, slots, extent.shape[0], self.step.context, self.step.attention)
         layers = [
             _Layer(now, *(getattr(self, f"{kind}_{place}", None) for kind in ("keys", "values")))
             for place in range(len(self.step.caches))
         ]
+        head = self.module.get_output_embeddings()
+        narrowing = head.register_forward_pre_hook(lambda _head, given: (given[0].index_select(0, wanted), *given[1:]))
         _in_progress.append(now)
         try:
             logits: torch.Tensor = self.module(
@@ -89,6 +98,7 @@ class TracedStep(nn.Module):
             ).logits
         finally:
             _in_progress.pop()
+            narrowing.remove()
         return logits[:, -1]
 
 

@@ -259,7 +259,8 @@ class ModelServer:
             dtype=str(model.dtype).removeprefix("torch."),
             architecture=model.architecture,
             batching=model.batching,
-            fingerprint=model.fingerprint,
+            fingerprint=next(iter(model.fingerprints), ""),
+            fingerprints=model.fingerprints[1:],
             why=model.why,
             adapters=model.adapters.facts(model.fingerprint),
         )

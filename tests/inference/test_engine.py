@@ -322,12 +322,12 @@ def test_where_memory_is_short_no_copies_are_made_and_those_there_give_way(tiny,
     engine = BatchEngine(tiny)
     long = "one two three four " * 40
     expected = run(engine, ask("first", long)).tokens("first")
-    assert len(engine._prefixes) > 1
+    assert len(engine._seats.prefixes) > 1
     machine.free_bytes = 0  # What was reserved may be used; nothing is copied any more.
-    while len(engine._prefixes):
+    while len(engine._seats.prefixes):
         assert run(engine, ask("again", long)).tokens("again") == expected
     assert run(engine, ask("again", long)).tokens("again") == expected
-    assert len(engine._prefixes) == 0
+    assert len(engine._seats.prefixes) == 0
 
 
 def test_an_unexpected_failure_of_a_step_is_not_swallowed(tiny, monkeypatch):

@@ -150,8 +150,8 @@ def test_copies_stay_within_their_bytes(tiny):
     engine = BatchEngine(attrs.evolve(tiny, prefix_bytes=5 * block_bytes + 1))
     for i in range(6):
         run(engine, ask("r", f"{i} lazy dogs " * 20, 40))
-        assert 0 < engine._prefixes.size_bytes() <= 5 * block_bytes + 1
-    assert len(engine._prefixes) == 5
+        assert 0 < engine._seats.prefixes.size_bytes() <= 5 * block_bytes + 1
+    assert len(engine._seats.prefixes) == 5
 
 
 def test_a_model_without_room_for_copies_reads_everything(tiny):
@@ -166,13 +166,13 @@ def test_abandoned_requests_leave_no_more_than_what_they_have_shown_to_be_good(t
     engine.submit(ask("half", PERSONA))
     engine.step()
     engine.abandon("half")
-    assert len(engine._prefixes) == 0
+    assert len(engine._seats.prefixes) == 0
     heard = Heard()
     engine.submit(ask("decodes", PERSONA, 100))
     while len(heard.rows.get("decodes", ())) < 60:
         heard.take(engine.step())
     engine.abandon("decodes")
-    assert len(engine._prefixes) == size(tiny, PERSONA) // BLOCK
+    assert len(engine._seats.prefixes) == size(tiny, PERSONA) // BLOCK
 
 
 def test_a_row_whose_numbers_are_none_leaves_nothing(tiny, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_row_whose_numbers_are_none_leaves_nothing(tiny, monkeypatch):
         patch.setattr(decoder, "prefill", poisoned)
         (failed,) = [told for told in run(engine, ask("r", PERSONA)).others if isinstance(told, WorkFailed)]
     assert failed.code == -32603
-    assert len(engine._prefixes) == 0
+    assert len(engine._seats.prefixes) == 0
     assert run(engine, ask("r", PERSONA)).tokens("r") == expected.tokens("r")
 
 
@@ -199,19 +199,19 @@ def test_nothing_is_kept_of_an_ephemeral_request_which_may_use_what_others_left(
     engine = BatchEngine(tiny)
     secret = PERSONA + "lazy dog"
     fresh = run(engine, ask("secret", secret, 80, ephemeral=True))
-    assert len(engine._prefixes) == 0
+    assert len(engine._seats.prefixes) == 0
     assert all(not layer.keys[: tiny.decoder.context].any() for layer in tiny.decoder.cache.layers)
     run(engine, ask("open", PERSONA, 3))
-    kept = len(engine._prefixes)
+    kept = len(engine._seats.prefixes)
     again = run(engine, ask("secret", secret, 80, ephemeral=True))
     assert cached(again, "secret") == kept * BLOCK > 0
     assert again.tokens("secret") == fresh.tokens("secret")
-    assert len(engine._prefixes) == kept
+    assert len(engine._seats.prefixes) == kept
     engine.submit(ask("cancelled", secret, 80, ephemeral=True))
     for _ in range(6):
         engine.step()
     engine.abandon("cancelled")
-    assert len(engine._prefixes) == kept
+    assert len(engine._seats.prefixes) == kept
     assert all(not layer.keys[: tiny.decoder.context].any() for layer in tiny.decoder.cache.layers)
 
 
@@ -222,9 +222,9 @@ def test_once_something_is_to_be_forgotten_nothing_is_kept_of_what_was_before_or
     engine.submit(ask("running", "one two three four five six seven " * 3, 60))
     for _ in range(20):
         heard.take(engine.step())
-    assert len(engine._prefixes) > 0
+    assert len(engine._seats.prefixes) > 0
     engine.forget()
-    assert len(engine._prefixes) == 0
+    assert len(engine._seats.prefixes) == 0
     while not engine.idle:
         heard.take(engine.step())
     again = run(engine, ask("again", PERSONA, 3), ask("turn", "one two three four five six seven " * 3, 3))
@@ -242,7 +242,7 @@ def test_where_memory_is_short_copies_go_before_a_request_fails(tiny, monkeypatc
 
     def short(real, few):
         def forward(*args, **kwargs):
-            if len(engine._prefixes) > few:
+            if len(engine._seats.prefixes) > few:
                 raise torch.OutOfMemoryError("out of memory")
             return real(*args, **kwargs)
 
@@ -253,7 +253,7 @@ def test_where_memory_is_short_copies_go_before_a_request_fails(tiny, monkeypatc
     heard = run(engine, ask("r", "one two"))
     assert heard.others == []
     assert heard.tokens("r") == expected.tokens("r")
-    assert len(engine._prefixes) == 0
+    assert len(engine._seats.prefixes) == 0
 
 
 def test_a_copy_for_which_there_is_no_memory_fails_nobody(tiny, monkeypatch):
@@ -264,7 +264,7 @@ def test_a_copy_for_which_there_is_no_memory_fails_nobody(tiny, monkeypatch):
     monkeypatch.setattr(type(tiny.decoder.cache), "copy_out", fail)
     heard = run(engine, ask("r", PERSONA, 3))
     assert len(heard.tokens("r")) == 3
-    assert len(engine._prefixes) == 0
+    assert len(engine._seats.prefixes) == 0
 
 
 def test_a_request_that_its_sampler_fails_keeps_nothing(tiny, monkeypatch):
@@ -274,7 +274,7 @@ def test_a_request_that_its_sampler_fails_keeps_nothing(tiny, monkeypatch):
     engine = BatchEngine(tiny)
     monkeypatch.setattr(engine_module, "choose", fail)
     run(engine, ask("r", PERSONA))
-    assert len(engine._prefixes) == 0
+    assert len(engine._seats.prefixes) == 0
 
 
 def test_what_is_kept_and_how_much_of_it_is_said(tiny, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from tiny_models import SLOTTED, causal
 
 from mlzoo.config.loading import cache_directory
-from mlzoo.inference import gate, graphs, linears, native, tracing
+from mlzoo.inference import gate, graph_steps, linears, native, tracing
 from mlzoo.inference.decoder import SlotDecoder
 
 pytestmark = pytest.mark.torch
@@ -33,13 +33,15 @@ def test_a_traced_step_computes_what_the_eager_one_does(kind, attention):
         decoder.prefill(slot, list(prompt), 0)
     slots, tokens, positions = [2, 0, 0], [5, 6, 7], [23, 40, 41]  # Two of them follow each other in one slot.
     expected = decoder.decode(slots, tokens, positions)
-    traced = tracing.TracedStep(module, attrs.evolve(graphs.step_of(decoder, "plain"), attention=attention))
-    for name, buffer in graphs.buffers_of(decoder).items():
+    traced = tracing.TracedStep(module, attrs.evolve(graph_steps.step_of(decoder, "plain"), attention=attention))
+    for name, buffer in graph_steps.buffers_of(decoder).items():
         setattr(traced, name, buffer)
     with torch.inference_mode():
         ids, places = torch.tensor(tokens)[:, None], torch.tensor(positions)[:, None]
-        seen = traced(ids, places, torch.tensor(slots), torch.empty(64, dtype=torch.uint8))
+        given = ids, places, torch.tensor(slots), torch.empty(64, dtype=torch.uint8)
+        seen, some = traced(*given, torch.arange(3)), traced(*given, torch.tensor([2, 0]))
     assert gate.mean_difference(list(expected), list(seen)) < gate.tolerance(module.dtype)
+    assert gate.mean_difference([expected[2], expected[0]], list(some)) < gate.tolerance(module.dtype)
 
 
 def test_a_product_that_is_no_function_of_tensors_is_refused():

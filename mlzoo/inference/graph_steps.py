@@ -1,0 +1,111 @@
+"""What a graph of a decoder's step is made of, and the library that was made of it, opened on the decoder's tensors.
+
+Knows decoders, files and torch's way to load a library; nothing of when a graph is made, compared or used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+import torch
+
+from mlzoo import graph_notes
+from mlzoo.inference import tracing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mlzoo.inference.decoder import SlotDecoder
+    from mlzoo.inference.linears import Family
+    from mlzoo.inference.rows import Rows
+
+MOST_ROWS = 256  # of a step, where our own kernel attends: tokens of prompts are rows as well
+
+
+def name_of(decoder: SlotDecoder, family: Family, subject: Mapping[str, Any]) -> str:
+    """Return the file name of a family's library, which holds a digest of all that it depends on."""
+    products = [attrs.asdict(tracing.product_of(layer, family)) for layer in tracing.layers_of(decoder.module)]
+    whole = {"subject": subject, "size": [decoder.slots, decoder.context], "products": products}
+    digest = hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return f"graph-{digest[:32]}-{family}.so"
+
+
+def most_rows(decoder: SlotDecoder) -> int:
+    """Return how many rows a step has at most."""
+    return max(MOST_ROWS, decoder.slots) if decoder.own_attention else decoder.slots
+
+
+def step_of(decoder: SlotDecoder, family: Family) -> tracing.Step:
+    """Return what a graph of a decoder is made of; something must have been read into its slots."""
+    products = [tracing.product_of(layer, family) for layer in tracing.layers_of(decoder.module)]
+    caches = [
+        (tracing.shape_of(layer.keys), tracing.shape_of(layer.values)) if layer.is_initialized else None
+        for layer in decoder.cache.layers
+    ]
+    return tracing.Step(
+        products=tuple(products),
+        caches=tuple(caches),
+        slots=decoder.slots,
+        context=decoder.context,
+        rows=most_rows(decoder),
+        attention=_attention(decoder, family),
+    )
+
+
+def _attention(decoder: SlotDecoder, family: Family) -> str:
+    if decoder.own_attention:
+        return tracing.SLOTS
+    plan = None if decoder.kernels is None else decoder.kernels.plan
+    return tracing.LIBRARY if plan is not None and not (plan.few_rows and family == plan.few) else tracing.SUMS
+
+
+def buffers_of(decoder: SlotDecoder) -> dict[str, torch.Tensor]:
+    """Return keys and values of a decoder, by the names that they have in a graph."""
+    layers = [(place, layer) for place, layer in enumerate(decoder.cache.layers) if layer.is_initialized]
+    return {f"{kind}_{place}": getattr(layer, kind) for place, layer in layers for kind in ("keys", "values")}
+
+
+@attrs.frozen(eq=False)
+class Library:
+    """A library that computes a step."""
+
+    runner: Any
+    constants: Mapping[str, torch.Tensor]  # what it reads, which must outlive it
+
+    def __call__(self, rows: Rows, wanted: Sequence[int], extent: int) -> torch.Tensor:
+        """Return the logits of the wanted rows, ``[wanted, vocabulary]``; none sees more tokens than the extent."""
+        tokens, positions, slots, which = map(torch.tensor, (rows.tokens, rows.positions, rows.slots, list(wanted)))
+        seen = torch.empty(extent, dtype=torch.uint8)
+        logits: torch.Tensor = self.runner.run([tokens[:, None], positions[:, None], slots, seen, which])[0]
+        return logits
+
+
+def opened(path: Path, decoder: SlotDecoder, family: Family) -> Library:
+    """Return the library at a path, which reads the tensors of a decoder.
+
+    Raises:
+        ValueError: It is not what was made.
+        OSError: It cannot be read.
+        RuntimeError: It cannot be loaded.
+        KeyError: It reads what is not there.
+    """
+    from torch._C._aoti import AOTIModelContainerRunnerCpu  # noqa: PLC0415 - the archives of the public way are unpacked into places that nobody clears
+
+    tensors = tracing.operands_of(decoder.module, family) | buffers_of(decoder)
+    note = graph_notes.read(path.with_suffix(".graph"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != note.get("sha256"):
+        raise ValueError("the file is damaged")
+    runner = AOTIModelContainerRunnerCpu(str(path), 1)
+    names = runner.get_constant_names_to_original_fqns()
+    its_own = {
+        name: torch.tensor(one["numbers"], dtype=getattr(torch, one["dtype"]))
+        for name, one in note["constants"].items()
+    }
+    constants = {constant: tensors[name] if name in tensors else its_own[constant] for constant, name in names.items()}
+    runner.update_constant_buffer(constants, use_inactive=False, validate_full_updates=True, user_managed=True)
+    return Library(runner, constants)
