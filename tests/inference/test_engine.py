@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_models import Heard, ask, load, run, save_causal
 
 from mlzoo.frames import Prefilled, Stepped, WorkFailed
-from mlzoo.inference import engine as engine_module
+from mlzoo.inference import sampler as sampler_module
 from mlzoo.inference.cache import SPARED_BYTES
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
@@ -190,14 +190,14 @@ def test_a_row_whose_logits_are_not_numbers_fails_alone_and_leaves_nothing_behin
 
 
 def test_a_row_that_breaks_the_sampler_fails_alone(tiny, monkeypatch):
-    choose = engine_module.choose
+    choose = sampler_module.choose
 
     def fragile(logits, draws):
         if any(draw.sampling.seed == 666 for draw in draws):
             raise RuntimeError("seed 666")
         return choose(logits, draws)
 
-    monkeypatch.setattr(engine_module, "choose", fragile)
+    monkeypatch.setattr(sampler_module, "choose", fragile)
     heard = run(BatchEngine(tiny), ask("bad", seed=666), ask("good"))
     assert [(frame.request, frame.code) for frame in heard.others] == [("bad", -32603)]
     assert len(heard.tokens("good")) == 12

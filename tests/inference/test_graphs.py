@@ -12,15 +12,17 @@ import orjson
 import psutil
 import pytest
 import torch
-from tiny_models import load
+from tiny_models import load, save_causal
 
 from mlzoo import graph_notes
+from mlzoo.config.loading import cache_directory
 from mlzoo.errors import ModelLoadFailed
-from mlzoo.inference import gate, graphs, native, tracing
+from mlzoo.inference import gate, graph_steps, graphs, native, plan, tracing
 from mlzoo.inference.graph_making import Making
 from mlzoo.inference.graphs import CHECKS, Graphs
 from mlzoo.inference.loader import load_chat
 from mlzoo.inference.plan import Plan
+from mlzoo.inference.rows import Part
 from mlzoo.inference.tracing import Step
 
 pytestmark = pytest.mark.torch
@@ -56,6 +58,18 @@ def in_few_bits(loaded):
     for slot in range(3):
         model.decoder.prefill(slot, PROMPT[: slot + 2], 0)
     return model.decoder
+
+
+def with_own_kernels(directory, monkeypatch):
+    """Load a model whose layers are all computed, and its slots attended to, by kernels of our own."""
+    lacking = native.offer(cache_directory(None, os.environ))
+    if lacking:
+        pytest.skip(f"no kernels of our own: {lacking}")
+    monkeypatch.setattr(plan, "able", lambda *_args, **_how: ["w4a16"])
+    place = save_causal(directory / "model", hidden_size=64, head_dim=16, intermediate_size=96)
+    loaded = attrs.evolve(load(place, dtype="bfloat16", quantization="int4"), digest="d1g35t")
+    model = load_chat(attrs.evolve(loaded, digest=""), torch.device("cpu"), cache=cache_directory(None, os.environ))
+    return model.decoder, loaded
 
 
 def made(decoder, loaded, directory, **how):
@@ -97,6 +111,35 @@ def test_a_graph_is_compiled_while_steps_go_on_then_compared_then_used_and_taken
     assert (again.state, again.checks) == ("checking", 1)
 
 
+def test_steps_of_our_own_kernels_read_prompts_and_are_taken_up_by_the_next_load_at_once(tmp_path, monkeypatch):
+    if native.compiler() is None:
+        pytest.skip("this machine has no C++ compiler")
+    decoder, loaded = with_own_kernels(tmp_path, monkeypatch)
+    prompt = [5 + number % 11 for number in range(70)]
+    whole = decoder.prefill(0, prompt, 0)
+    graph, _ = made(decoder, loaded, tmp_path)
+    decoder.decode([0], [9], [70])
+    assert decoder.graphs.making.process.wait(ENDS_WITHIN_S) == 0
+    for _ in range(CHECKS):
+        assert not decoder.takes_any_rows
+        decoder.decode([0], [9], [70])
+    assert decoder.takes_any_rows, (graph.state, graph.why, graph.apart)
+    alone = decoder.read([Part(0, prompt, 0)])[0]
+    assert gate.mean_difference([whole], [alone]) < gate.tolerance(torch.bfloat16)
+    decoder.read([Part(1, prompt[:33], 0)])
+    together = decoder.read([Part(2, prompt[:5], 0), Part(1, prompt[33:], 33), Part(3, prompt, 0)])
+    assert torch.equal(together[1], alone)
+    assert torch.equal(together[2], alone)
+    steps = [decoder.decode([1, 2, 3], [9, 9, 9], [70, 5, 70]), decoder.decode([0], [9], [70])]
+    assert torch.equal(steps[0][0], steps[1][0])
+    assert torch.equal(steps[0][2], steps[1][0])
+    later, _ = made(decoder, loaded, tmp_path)
+    assert not decoder.takes_any_rows
+    decoder.graphs.take_up()
+    assert (later.state, decoder.takes_any_rows) == ("used", True)
+    assert torch.equal(decoder.read([Part(0, prompt, 0)])[0], alone)
+
+
 def test_a_compiler_that_fails_leaves_the_eager_step_and_three_times_in_a_row_it_is_not_asked_again(
     decoder, loaded, tmp_path
 ):
@@ -132,7 +175,7 @@ def test_a_compiler_that_cannot_be_started_is_done_without(decoder, loaded, tmp_
 
 def test_a_compiler_that_hangs_is_ended_when_its_time_is_over(decoder, loaded, tmp_path):
     now_s = 0.0
-    step = Step(products=(), caches=(), slots=1, context=64)
+    step = Step(products=(), caches=(), slots=1, context=64, rows=1)
     library = tmp_path / "graph.so"
     making = Making.begin(HANGS, loaded, decoder.module, step, library, timeout_s=10, clock=lambda: now_s)
     assert making.ended() is None
@@ -153,11 +196,12 @@ def test_nothing_is_compiled_before_a_model_has_worked_a_while(decoder, loaded, 
 def test_a_family_that_no_step_has_gets_no_graph(decoder, loaded, tmp_path):
     family = decoder.kernels.plan.many
     for few_rows, expected in ((decoder.slots, {family}), (0, {family})):
-        plan = Plan(many=family, few=family, few_rows=few_rows)
-        decoder.kernels = attrs.evolve(decoder.kernels, plan=plan)
+        chosen = Plan(many=family, few=family, few_rows=few_rows)
+        decoder.kernels = attrs.evolve(decoder.kernels, plan=chosen)
         assert set(Graphs(decoder, loaded, tmp_path, {}).all) == expected
     for layer in tracing.layers_of(decoder.module):
-        layer.products["int4"] = layer.products[family]
+        layer.make("packed")
+        layer.products["int4"] = layer.products["packed"]
     decoder.kernels = attrs.evolve(decoder.kernels, plan=Plan(many=family, few="int4", few_rows=decoder.slots))
     assert set(Graphs(decoder, loaded, tmp_path, {}).all) == {"int4"}
     decoder.kernels = attrs.evolve(decoder.kernels, plan=Plan(many=family, few="int4", few_rows=decoder.slots - 1))
@@ -182,9 +226,9 @@ def test_rows_that_see_far_are_computed_eagerly_and_nothing_is_read_ahead_across
 def left_by_an_earlier_load(decoder, loaded, directory, digest):
     """Leave a library that is none, under the name that this model's graph has."""
     graph, _ = made(decoder, loaded, directory)
-    graph.library.write_bytes(BROKEN)
-    graph.library.with_suffix(".graph").write_bytes(orjson.dumps({"sha256": digest, "constants": {}}))
-    return graph.library
+    graph.path.write_bytes(BROKEN)
+    graph.path.with_suffix(".graph").write_bytes(orjson.dumps({"sha256": digest, "constants": {}}))
+    return graph.path
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, hashlib.sha256(BROKEN).hexdigest()])
@@ -217,7 +261,7 @@ def test_a_process_that_was_killed_while_it_tried_a_graph_is_not_held_against_it
     graph, _ = made(decoder, loaded, tmp_path)
     decoded(decoder)
     assert decoder.graphs.making.process.wait(ENDS_WITHIN_S) == 0
-    marker = graph.library.with_suffix(".loading")
+    marker = graph.path.with_suffix(".loading")
     assert killed_while_it_tries(marker) == 0
     for _ in range(CHECKS):
         decoded(decoder)
@@ -243,7 +287,7 @@ def test_a_graph_that_three_processes_in_a_row_died_of_is_not_tried_again(decode
 def test_a_trial_is_over_also_where_memory_runs_out_in_it(decoder, loaded, tmp_path, monkeypatch):
     left_by_an_earlier_load(decoder, loaded, tmp_path, "0" * 64)
     graph, _ = made(decoder, loaded, tmp_path)
-    monkeypatch.setattr(graphs, "_open", lambda *_: None)
+    monkeypatch.setattr(graph_steps, "opened", lambda *_: object())
 
     def run_out(*_):
         raise RuntimeError("out of memory")
@@ -251,7 +295,7 @@ def test_a_trial_is_over_also_where_memory_runs_out_in_it(decoder, loaded, tmp_p
     monkeypatch.setattr(decoder.graphs, "_check", run_out)
     with pytest.raises(RuntimeError):
         decoded(decoder)
-    assert not graph.library.with_suffix(".loading").exists()
+    assert not graph.path.with_suffix(".loading").exists()
 
 
 def test_a_number_that_is_another_process_s_by_now_keeps_no_graph_waiting(tmp_path):
@@ -289,11 +333,11 @@ def test_who_looks_for_graphs_removes_what_is_left_of_makings_whose_process_is_g
 
 def test_the_key_holds_machine_and_sizes(decoder, loaded, tmp_path):
     names = {
-        next(iter(Graphs(decoder, loaded, tmp_path, subject).all.values())).library.name
+        next(iter(Graphs(decoder, loaded, tmp_path, subject).all.values())).path.name
         for subject in ({"machine": "one"}, {"machine": "another"})
     }
     decoder.context //= 2
-    names |= {next(iter(Graphs(decoder, loaded, tmp_path, {"machine": "one"}).all.values())).library.name}
+    names |= {next(iter(Graphs(decoder, loaded, tmp_path, {"machine": "one"}).all.values())).path.name}
     assert len(names) == 3
 
 

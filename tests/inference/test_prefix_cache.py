@@ -10,7 +10,7 @@ import torch
 from tiny_models import Heard, ask, load, run, save_causal
 
 from mlzoo.frames import Prefilled, WorkFailed
-from mlzoo.inference import engine as engine_module
+from mlzoo.inference import sampler as sampler_module
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import CHUNK, load_chat
 from mlzoo.inference.prefixes import BLOCK
@@ -272,7 +272,7 @@ def test_a_request_that_its_sampler_fails_keeps_nothing(tiny, monkeypatch):
         raise RuntimeError("no token")
 
     engine = BatchEngine(tiny)
-    monkeypatch.setattr(engine_module, "choose", fail)
+    monkeypatch.setattr(sampler_module, "choose", fail)
     run(engine, ask("r", PERSONA))
     assert len(engine._seats.prefixes) == 0
 

@@ -167,6 +167,7 @@ def load(directory: Path, **fields: Any) -> Load:
 def ask(request: str, prompt: str = "the quick", max_tokens: int | None = 12, **fields: Any) -> Generate:
     """A Generate frame; sampling fields and frame fields mixed."""
     of_frame = {"messages", "stop", "exact", "adapter", "batch", "ephemeral", "tools", "tool_choice", "response_format"}
+    of_frame |= {"resume", "tokens", "said", "fingerprint"}
     frame = {key: fields.pop(key) for key in of_frame & fields.keys()}
     plain = None if "messages" in frame else prompt
     return Generate(
@@ -189,8 +190,8 @@ class Heard:
             else:
                 self.others.append(frame)
 
-    def text(self, request: str) -> str:
-        return "".join(row.content for row in self.rows[request])
+    def text(self, request: str, rows: int | None = None) -> str:
+        return "".join(row.content for row in self.rows[request][:rows])
 
     def tokens(self, request: str) -> list[int]:
         return [token for row in self.rows[request] for token in row.tokens]
