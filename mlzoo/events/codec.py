@@ -166,18 +166,15 @@ def _converter() -> Any:
 def _decoder(converter: Any, made: type[attrs.AttrsInstance]) -> Callable[[Data], Any]:
     """Return the function that makes an instance of data.
 
-    Where every field is stored as it is, or is a tuple of such instances, the class itself is that, in half the time;
-    most records are such.
+    Where every field is stored as it is, or is made of such instances, the class itself is that, in half the time; most
+    records are such.
     """
     structure = converter.get_structure_hook(made)
     attrs.resolve_types(made)
-    tuples: list[tuple[str, Callable[[Data], Any]]] = []
-    for field in attrs.fields(made):
-        member, *others = get_args(field.type) or (None,)
-        if others == [...] and isinstance(member, type) and attrs.has(member):
-            tuples.append((field.name, _decoder(converter, member)))
-        elif not _is_plain(field.type):
-            return lambda data: structure(data, made)
+    kinds = [(field.name, field.type) for field in attrs.fields(made) if not _is_plain(field.type)]
+    parts = [(name, _part(converter, kind)) for name, kind in kinds]
+    if any(part is None for _, part in parts):
+        return lambda data: structure(data, made)
 
     # Where a later release added a field, it is passed over; where one is missing, that is said.
     def plain(data: Data) -> Any:
@@ -189,13 +186,30 @@ def _decoder(converter: Any, made: type[attrs.AttrsInstance]) -> Callable[[Data]
     def nested(data: Data) -> Any:
         try:
             fields = data.copy()
-            for name, member in tuples:
-                fields[name] = tuple([member(value) for value in data[name]])
+            for name, part in parts:
+                if name in data:
+                    fields[name] = part(data[name])
             return made(**fields)
         except (KeyError, TypeError):
             return structure(data, made)
 
-    return nested if tuples else plain
+    return nested if parts else plain
+
+
+def _part(converter: Any, kind: Any) -> Any:
+    """Return the function that makes the value of a field that is not plain; None where only cattrs knows it."""
+    if isinstance(kind, type) and attrs.has(kind):
+        return _decoder(converter, kind)
+    members = get_args(kind)
+    if get_origin(kind) is tuple and members[1:] == (...,):
+        if _is_plain(members[0]):
+            return tuple
+        member = _part(converter, members[0])
+        return member and (lambda values: tuple([member(value) for value in values]))
+    if len(members) == 2 and members[1] is type(None):
+        member = _part(converter, members[0])
+        return member and (lambda value: None if value is None else member(value))
+    return None
 
 
 def classes_of(**unions: Any) -> dict[str, tuple[Kind, type]]:
