@@ -105,6 +105,8 @@ class Mirror:
         names = self._disk.files.get(directory, {})
         offsets = self._offsets
         changed = [name for name, inode in names.items() if offsets.get(id(inode)) != len(inode.data)]
+        if not changed:
+            return found
         if directory == GROUPS and any(id(names[name]) not in offsets for name in changed):
             oldest = f"{self._oldest():020}"
             changed = [name for name in changed if name >= oldest or id(names[name]) in offsets]

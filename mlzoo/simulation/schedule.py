@@ -45,12 +45,34 @@ class _Order(Random):
         self.scope = trio.CancelScope()
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
-        """Shuffle the tasks of a turn; one alone has no order, and nothing is drawn for it."""
+        """Shuffle the tasks of a turn; one alone has no order, and nothing is drawn for it.
+
+        Draws what ``Random.shuffle`` draws, in little more than half of its time: every turn of a story passes here.
+        """
         self.left -= 1
         if self.left < 0:
             self.scope.cancel()
-        if len(x) > 1:
-            super().shuffle(x)
+        draw = self.getrandbits
+        for last in range(len(x) - 1, 0, -1):
+            bits = (last + 1).bit_length()
+            drawn = draw(bits)
+            while drawn > last:
+                drawn = draw(bits)
+            x[last], x[drawn] = x[drawn], x[last]
+
+
+class _NoEvents:
+    """What trio asks for events of the system in each turn: there are none but its own, of what others call it for."""
+
+    def __init__(self, runner: Any) -> None:
+        system, called_for = runner.io_manager, runner.entry_queue
+        self._get_events, self.process_events = system.get_events, system.process_events
+        self.wait_readable, self.statistics, self.close = system.wait_readable, system.statistics, system.close
+        self._calls, self._calls_once = called_for.queue, called_for.idempotent_queue
+
+    def get_events(self, timeout: float) -> Any:
+        """Ask the system only where somebody has called."""
+        return self._get_events(timeout) if self._calls or self._calls_once else ()
 
 
 def _standing_clock() -> MockClock:
@@ -88,9 +110,11 @@ async def _watched(
     is_watched_closely: bool,
 ) -> T:
     """Without a deadline somewhere the clock could not jump, and a deadlock would hang instead of failing."""
+    runner = _RUN.GLOBAL_RUN_CONTEXT.runner
+    runner.io_manager = _NoEvents(runner)
     if not is_watched_closely:
         # Trio asks four times in each step whether anybody watches it, which a plain dictionary denies in no time.
-        _RUN.GLOBAL_RUN_CONTEXT.runner.instruments = {}
+        runner.instruments = {}
     with scope:
         scope.deadline = trio.current_time() + watchdog_s
         return await function(*args)
