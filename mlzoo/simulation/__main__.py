@@ -24,7 +24,6 @@ from mlzoo.simulation.stories import Outcome, told
 FRESH = 1 << 32  # seeds that no test uses
 EVERY_S = 60.0  # a line of progress
 STORIES_A_HISTORY = 25  # by which both take about the same time
-COLLECT_STORIES = 50  # garbage is looked for between stories, and not in each of them
 
 
 class Exploration:
@@ -49,8 +48,7 @@ class Exploration:
         seed = progress.first_seed + progress.stories
         began_s = time.process_time()
         outcome = told(seed)
-        if progress.stories % COLLECT_STORIES == 0:
-            gc.collect()
+        gc.collect()  # between stories, while it lies near: only what they have made is looked through
         progress.in_stories_s += time.process_time() - began_s
         progress.stories += 1
         progress.lives += outcome.lives
@@ -146,7 +144,7 @@ def main() -> int:
     parser.add_argument("--progress", type=Path, metavar="FILE", help="keep there what was explored, and go on from it")
     asked = parser.parse_args()
     gc.freeze()  # What is imported stays: looking through it for garbage is a waste,
-    gc.disable()  # and so is looking after every life.
+    gc.disable()  # and so is looking in the middle of stories.
     if asked.seed is not None:
         exploration = Exploration(Progress(asked.seed))
         if asked.crash_states:
