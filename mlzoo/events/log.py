@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mlzoo.config.schema import LogConfig
     from mlzoo.errors import Failure, StorageFailed
     from mlzoo.events.commands import Command, JsonObject
-    from mlzoo.events.forgetting import Forgetter
+    from mlzoo.events.forgetter import Forgetter
     from mlzoo.events.types import Event
     from mlzoo.world import Lock, World
 
@@ -351,7 +351,7 @@ class Log:
     @cached_property
     def forgetter(self) -> Forgetter:
         """Who forgets requests in the files of this log."""
-        from mlzoo.events.forgetting import Forgetter  # noqa: PLC0415 (not on the way to the first ping)
+        from mlzoo.events.forgetter import Forgetter  # noqa: PLC0415 (not on the way to the first ping)
 
         parts = (self._segments, self._writer, self._blobs, self.answers, self._tail, self.reader, self._durability)
         return Forgetter(*parts, commit=self.commit, seal=self._seal)

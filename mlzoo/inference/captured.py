@@ -22,6 +22,7 @@ from mlzoo.inference.decoder import EXTENT_GRAIN, SlotDecoder
 from mlzoo.inference.gathered import COLUMNS, GatheredStep
 from mlzoo.inference.linears import Family
 from mlzoo.inference.recording import Computation, CudaRecorder
+from mlzoo.inference.rows import StepsLost
 from mlzoo.inference.transfer import fill
 
 if TYPE_CHECKING:
@@ -114,11 +115,11 @@ class CapturedSteps:
 
     def digest(self, family: Family) -> str:
         """It takes no rows of prompts."""
-        raise NotImplementedError(family)
+        raise StepsLost(f"what is captured in {family} takes no rows of prompts")
 
     def read(self, family: Family, rows: object, wanted: Sequence[int]) -> torch.Tensor:
         """It takes no rows of prompts."""
-        raise NotImplementedError((family, rows, wanted))
+        raise StepsLost(f"what is captured in {family} takes no rows of prompts: {rows}, {wanted}")
 
     def decode(
         self,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mlzoo.inference.decoder import NO_IMAGES, with_adapters
+from mlzoo.inference.rows import StepsLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,8 +53,8 @@ class SerialDecoder:
             return self._forward(tokens, first=start == 0)
 
     def read(self, parts: Sequence[Part]) -> torch.Tensor:
-        """It does not take any rows."""
-        raise NotImplementedError(parts)
+        """It takes no rows of others."""
+        raise StepsLost(f"one row at a time is read, and not {len(parts)}")
 
     def decode(
         self,

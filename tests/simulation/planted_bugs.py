@@ -16,7 +16,7 @@ from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.durability import Durability
-from mlzoo.events.forgetting import Forgetter
+from mlzoo.events.forgetter import Forgetter
 from mlzoo.events.history import HistoryReader
 from mlzoo.events.log import Log
 from mlzoo.events.records import is_terminal
