@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from mlzoo.actors.services import Services
     from mlzoo.api.inference import ChatParams
     from mlzoo.api.personas import PersonasPutParams
+    from mlzoo.core.state import PersonaState
     from mlzoo.events.commands import Caller, JsonObject
+    from mlzoo.events.records import Group
 
 
 def find(services: Services, name: str) -> PersonaEntry:
@@ -39,6 +41,7 @@ def find(services: Services, name: str) -> PersonaEntry:
     Raises:
         LogUnusable: what the log has of it is damaged.
         NotFound: there is none, or its configuration does not hold.
+        StorageFailed: the log failed before it had taken what a host said of it.
     """
     said = described(services, name)
     if said is not None:
@@ -65,11 +68,29 @@ def described(services: Services, name: str) -> JsonObject | None:
     found = services.state.personas.get(name)
     if found is None:
         return None
-    [group] = services.log.read(found.base_seq - 1, 1)
+    group = record_of(services, found)
     if is_gone(group.text):
         raise errors.NotFound("This persona is being deleted.", what="persona", id=name)
     said: JsonObject = group.text["persona"]
     return said
+
+
+def record_of(services: Services, found: PersonaState) -> Group:
+    """Return the record whose text describes a persona.
+
+    The state knows what was decided, and that may not be written yet: where the engine crashed in between, it is
+    written now, since nobody is told what is in no file; where the log has failed, it never will be.
+
+    Raises:
+        LogUnusable: it is damaged.
+        OutOfRange: it has been copied, and is gone.
+        StorageFailed: the log failed before it had taken it.
+    """
+    log = services.log
+    if found.base_seq > log.written:
+        log.commit()
+    [group] = log.read(found.base_seq - 1, 1)
+    return group
 
 
 def get(services: Services, name: str) -> Outcome:
@@ -168,6 +189,7 @@ def who(services: Services, named: str | None, conversation: str, *, keyed: bool
     Raises:
         LogUnusable: what the log has of it is damaged.
         NotFound: there is no such persona.
+        StorageFailed: the log failed before it had taken what a host said of it.
     """
     name = named or _persona_of(services, conversation)
     if not name:

@@ -3,6 +3,7 @@
 import fake_worker
 import orjson
 import pytest
+import trio
 
 import mlzoo.actors.engine
 from mlzoo import frames
@@ -85,6 +86,26 @@ async def test_a_report_that_cannot_be_decided_ends_its_request(lives, autojump_
         assert (await sidecar.host.error(sidecar.chat("x")))["code"] == -32603
         deciding_fails.clear()
         await sidecar.host.result(sidecar.chat("x"))
+
+
+async def test_a_persona_is_told_though_the_engine_crashed_before_it_had_written_it(
+    lives, autojump_clock, deciding_fails
+):
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(sidecar.chat("x"))
+        written = sidecar.services.log.written
+        deciding_fails.update({cmd.Cancel, cmd.ReportIncident})
+        clerk = {"name": "clerk", "system": "be brief"}
+        put, cancel = sidecar.host.request("personas.put", clerk, 500), {"jsonrpc": "2.0", "method": "cancel"}
+        cancel["params"] = {"request": 999}
+        sidecar.host.feed(orjson.dumps(put) + b"\n" + orjson.dumps(cancel) + b"\n")  # They are decided together.
+        while "clerk" not in sidecar.state.personas:
+            await trio.lowlevel.checkpoint()
+        assert sidecar.services.log.written == written
+        assert await sidecar.host.call("personas.get", {"name": "clerk"}) == {**clerk, "source": "host"}
+        assert sidecar.services.log.written == sidecar.services.log.last_seq
+        deciding_fails.clear()
+        assert await sidecar.host.result(500) == {"name": "clerk"}
 
 
 async def test_what_cannot_be_written_as_json_is_an_incident(lives, autojump_clock, monkeypatch):

@@ -6,6 +6,7 @@ from test_conversations import get, said, told, turn
 from test_forget_calls import files_with
 from test_forks_and_forgetting import fill
 from test_recovery import killed
+from test_storage import break_disk
 
 from mlzoo import frames
 from mlzoo.config.schema import PersonaEntry, SamplingDefaults, TruncationPolicy
@@ -154,3 +155,18 @@ async def test_a_description_is_carried_on_when_its_record_has_to_go(lives, auto
         assert await sidecar.host.call("personas.get", {"name": "pirate"}) == {**PIRATE, "source": "host"}
         await sidecar.host.call("personas.delete", {"name": "pirate"})
         assert files_with(lives, SECRET) == []
+
+
+async def test_who_asks_for_a_description_that_the_disk_has_not_taken_hears_that_alone(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(sidecar.chat("zero"))
+        await sidecar.synced()
+        break_disk(lives.disk, "a write fails")
+        ids = [sidecar.host.send("personas.put", PIRATE), sidecar.host.send("personas.get", {"name": "pirate"})]
+        ids += [sidecar.chat("one", persona="pirate"), sidecar.chat("two", persona="pirate", key="k")]
+        for id_ in ids:
+            error = await sidecar.host.error(id_)
+            assert (error["code"], error["data"]["reason"]) == (1014, "failed")
+        await sidecar.ended.wait()
+    assert "pirate" in sidecar.state.personas  # So it was decided.
+    assert "incident" not in sidecar.stderr_text()
