@@ -108,6 +108,7 @@ class Log:
     last_at_ms: int = 0
     loads: int = 0
     elders: dict[str, Request] = attrs.field(factory=dict)  # with a key, and ended before this life
+    accepted: dict[str, Request] = attrs.field(factory=dict)  # in any life: records of them may outlive that one
     talks: Talks = attrs.field(factory=Talks)
 
     def request(self, name: str) -> Request:
@@ -123,9 +124,9 @@ class Log:
         return found
 
     def begin_again(self) -> Log:
-        """Return an empty one, which knows what has ended under keys, since that outlives its records."""
+        """Return an empty one, which knows what was accepted, and ended under keys, since that outlives its records."""
         ended = {name: r for name, r in self.requests.items() if r.key and r.accepted and r.terminals}
-        return Log(elders={**ended, **self.elders})
+        return Log(elders={**ended, **self.elders}, accepted=self.accepted)
 
     def lose(self, last_seq: int) -> None:
         """Note that a crash has left nothing after a log_seq."""
@@ -227,8 +228,9 @@ class Evidence:
         """Whether the text of a request may have gone because somebody wanted that."""
         if request is None:
             return False
-        was_wanted = self.forgets[self.calls.get(request.rpc or "", "")] > 0
-        return request.ephemeral or was_wanted or request.conversation in self.deleted
+        asked = self.log.accepted.get(request.id, request)  # The record of that may be gone, and others not.
+        was_wanted = self.forgets[self.calls.get(asked.rpc or "", "")] > 0
+        return asked.ephemeral or was_wanted or asked.conversation in self.deleted
 
     def is_copied(self, request: Request) -> bool:
         """Whether a power cut would leave a copy of what became of a request, beside the records."""
@@ -287,7 +289,7 @@ def is_same_but_forgotten(kept: bytes, found: bytes, evidence: Evidence) -> bool
         names, pairs = [row["request"] for row in data["rows"]], list(zip(*texts, strict=True))
     else:
         names, pairs = [data.get("request"), data.get("target")], [texts]
-    known = [log.requests.get(name) or log.elders.get(name) for name in names]
+    known = [log.requests.get(name) or log.accepted.get(name) for name in names]
     is_copy = was["type"] in COPIES  # Of what it holds, the records may have gone that say whose it was.
     may_be_gone = [evidence.may_be_gone(request) or (is_copy and request is None) for request in known]
     if len(pairs) != len(names):

@@ -156,6 +156,7 @@ def _note(log: Log, record: Record) -> None:
             request.ephemeral = fields.get("ephemeral", False)
             request.conversation = fields.get("conversation", "")
             _named(log, request, fields)
+            log.accepted[request.id] = request
         case "RequestStreamed":
             request = log.request(fields["request"])
             row = log.by_seq[data["group"][0]].data["text"][fields["row"]]
