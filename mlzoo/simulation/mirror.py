@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlzoo.simulation.disk import Inode, SimulatedDisk
     from mlzoo.simulation.evidence import Evidence, JsonObject, Log, Request
 
+ALWAYS = {"log_seq", "group", "at_ms", "kind", "type", "data"}  # what every record of a group says
+
 
 class Mirror:
     """Reads what is new in the log's files on a disk.
@@ -59,6 +61,8 @@ class Mirror:
     def new_asides(self) -> Iterator[Record]:
         """Yield the same of asides."""
         for record in self._new(ASIDES):
+            if self._evidence.damaged and "rpc" not in record.data:
+                continue  # As above.
             self._evidence.log.asides.setdefault(record.data["rpc"], []).append(record)
             yield record
 
@@ -139,6 +143,8 @@ class Mirror:
 
 def _note(log: Log, record: Record) -> None:
     data = record.data
+    if not data.keys() >= ALWAYS:
+        raise KeyError(*sorted(ALWAYS - data.keys()))  # Before anything of it is noted: others look for all of these.
     log.groups.append(record)
     log.by_seq[data["log_seq"]] = record
     if data["kind"] == "command":
