@@ -1,7 +1,7 @@
 """What the sidecar and a worker process say to each other: the only door between the two wings of the house.
 
 One frame is one JSON object on one line: ``{"type": <class name>, ...fields}``, in both directions of a socketpair.
-Frames are values without behaviour, nor version: both sides come from one installation. Knows neither trio nor torch.
+Frames are values without behaviour or version: both sides are one installation. Knows neither trio nor torch.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ class Truncation:
 
 @attrs.frozen(kw_only=True)
 class Sampling:
-    """How the next token is chosen. Greedy where temperature is 0.
+    """How the next token is chosen; greedily where temperature is 0.
 
-    The order is that of transformers: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p
-    (Holtzman et al. 2020), min-p (Nguyen et al. 2024), then one draw from Philox4x32-10 keyed by (seed, position)
-    (Salmon et al. 2011).
+    The order is that of transformers: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p (Holtzman et
+    al. 2020), min-p (Nguyen et al. 2024), then one draw from Philox4x32-10 by (seed, position) (Salmon et al. 2011).
     """
 
     temperature: float = 0.0
@@ -82,8 +81,7 @@ class Generate:
     Answered by rows in Stepped frames until one of them has a finish reason, or by WorkFailed.
 
     One that was interrupted goes on: its tokens so far, and the text that they brought, are not said again. exact
-    decodes them as the first time, so that what follows is equal to the bit; prefill reads them as it reads
-    the prompt, which is fast, and rounds in another way.
+    decodes them as the first time, so that what follows is equal to the bit; prefill reads them as a prompt, fast.
     """
 
     request: str

@@ -19,6 +19,7 @@ int32_t aoti_torch_device_type_cpu(void);
 }
 
 #include <immintrin.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -36,6 +37,7 @@ constexpr int64_t WIDTH = 16;  // outputs that are computed together
 constexpr int MOST_GROUPS = 8;  // heads of queries that share keys and values
 constexpr int MOST_PARTS = 8;   // of 16 numbers, that a head is wide
 constexpr int64_t SPAN = 32;  // of a head's width that is added up in registers
+constexpr int64_t MOST_SCORES = 64 * 1024;  // of what is attended together
 constexpr int ROWS_TOGETHER = 4;  // of one slot, that read its keys and values together
 
 VNNI inline __m512 widened(const uint16_t* from) {
@@ -180,6 +182,7 @@ struct Query {
   uint16_t* out;            // [dim]
   float* scores;            // [extent, padded to a multiple of 16]
   float wide[MOST_PARTS * 16];
+  float sums[MOST_PARTS * 16];
   float share;
 };
 
@@ -204,8 +207,10 @@ VNNI inline void turned(const uint16_t* from, int64_t line, int64_t count, float
   }
 #pragma GCC unroll 4
   for (int n = 0; n < 4; ++n) {  // Numbers n, n + 4, n + 8 and n + 12 of all keys.
-    __m512 low = _mm512_shuffle_f32x4(rows[n], rows[4 + n], 0x88), high = _mm512_shuffle_f32x4(rows[8 + n], rows[12 + n], 0x88);
-    __m512 odd_low = _mm512_shuffle_f32x4(rows[n], rows[4 + n], 0xdd), odd_high = _mm512_shuffle_f32x4(rows[8 + n], rows[12 + n], 0xdd);
+    __m512 low = _mm512_shuffle_f32x4(rows[n], rows[4 + n], 0x88);
+    __m512 high = _mm512_shuffle_f32x4(rows[8 + n], rows[12 + n], 0x88);
+    __m512 odd_low = _mm512_shuffle_f32x4(rows[n], rows[4 + n], 0xdd);
+    __m512 odd_high = _mm512_shuffle_f32x4(rows[8 + n], rows[12 + n], 0xdd);
     _mm512_storeu_ps(to + 16 * n, _mm512_shuffle_f32x4(low, high, 0x88));
     _mm512_storeu_ps(to + 16 * (n + 8), _mm512_shuffle_f32x4(low, high, 0xdd));
     _mm512_storeu_ps(to + 16 * (n + 4), _mm512_shuffle_f32x4(odd_low, odd_high, 0x88));
@@ -230,7 +235,8 @@ VNNI inline void score(Query* queries, const float* keys, int64_t dim, int64_t t
 #pragma GCC unroll 8
   for (int q = 0; q < COUNT; ++q) {
     __m512 sum = _mm512_mul_ps(_mm512_add_ps(even[q], odd[q]), _mm512_set1_ps(scale));
-    __mmask16 seen = _mm_mask_test_epi8_mask(there, _mm_maskz_loadu_epi8(there, queries[q].seen + t), _mm_set1_epi8(-1));
+    __m128i is_seen = _mm_maskz_loadu_epi8(there, queries[q].seen + t);
+    __mmask16 seen = _mm_test_epi8_mask(is_seen, is_seen);
     _mm512_storeu_ps(queries[q].scores + t, _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, sum));
   }
 }
@@ -250,53 +256,73 @@ VNNI inline void weigh(Query& query, int64_t padded) {
   query.share = 1.0f / _mm512_reduce_add_ps(total);
 }
 
-// Adds up what queries get of the values.
+// Adds to what queries get of the values from t on.
 template <int COUNT>
-VNNI inline void mix(Query* queries, const uint16_t* values, Slots slots, int64_t extent) {
+VNNI inline void mix(Query* queries, const uint16_t* values, Slots slots, int64_t t, int64_t end) {
   for (int64_t from = 0; from < slots.dim; from += SPAN) {
-    const int parts = slots.dim - from >= SPAN ? 2 : 1;
-    __m512 sums[COUNT][2];
+    const bool is_wide = slots.dim - from >= SPAN;
+    __m512 first[COUNT], second[COUNT];
 #pragma GCC unroll 8
-    for (int q = 0; q < COUNT; ++q) sums[q][0] = sums[q][1] = _mm512_setzero_ps();
-    for (int64_t t = 0; t < extent; ++t) {
-      const uint16_t* line = values + t * slots.line + from;
-      const __m512 first = widened(line), second = parts == 2 ? widened(line + 16) : first;
+    for (int q = 0; q < COUNT; ++q) {
+      first[q] = _mm512_loadu_ps(queries[q].sums + from);
+      second[q] = is_wide ? _mm512_loadu_ps(queries[q].sums + from + 16) : _mm512_setzero_ps();
+    }
+    for (int64_t at = t; at < end; ++at) {
+      const uint16_t* line = values + at * slots.line + from;
+      const __m512 low = widened(line), high = is_wide ? widened(line + 16) : low;
 #pragma GCC unroll 8
       for (int q = 0; q < COUNT; ++q) {
-        if (!queries[q].seen[t]) continue;  // What lies there need not be a number.
-        const __m512 weight = _mm512_set1_ps(queries[q].scores[t]);
-        sums[q][0] = _mm512_fmadd_ps(weight, first, sums[q][0]);
-        sums[q][1] = _mm512_fmadd_ps(weight, second, sums[q][1]);
+        if (!queries[q].seen[at]) continue;  // What lies there need not be a number.
+        const __m512 weight = _mm512_set1_ps(queries[q].scores[at]);
+        first[q] = _mm512_fmadd_ps(weight, low, first[q]);
+        second[q] = _mm512_fmadd_ps(weight, high, second[q]);
       }
     }
 #pragma GCC unroll 8
-    for (int q = 0; q < COUNT; ++q)
-      for (int p = 0; p < parts; ++p)
-        store_narrowed(queries[q].out + from + 16 * p, _mm512_mul_ps(sums[q][p], _mm512_set1_ps(queries[q].share)));
+    for (int q = 0; q < COUNT; ++q) {
+      _mm512_storeu_ps(queries[q].sums + from, first[q]);
+      if (is_wide) _mm512_storeu_ps(queries[q].sums + from + 16, second[q]);
+    }
   }
 }
 
 using Score = void (*)(Query*, const float*, int64_t, int64_t, __mmask16, float);
-using Mix = void (*)(Query*, const uint16_t*, Slots, int64_t);
+using Mix = void (*)(Query*, const uint16_t*, Slots, int64_t, int64_t);
 constexpr Score SCORES[] = {score<1>, score<2>, score<3>, score<4>, score<5>, score<6>, score<7>, score<8>};
 constexpr Mix MIXES[] = {mix<1>, mix<2>, mix<3>, mix<4>, mix<5>, mix<6>, mix<7>, mix<8>};
 
-// Some rows of one slot, from the heads that share one head of keys and values.
-VNNI void attend(Slots slots, int64_t first_line, int64_t head, Query* queries, int count, int64_t extent, float scale) {
+// Some rows of one slot, from all heads that share some heads of keys and values; each of those has so many queries.
+// Lines are read once, for all heads.
+VNNI void attend(Slots slots, int64_t first_line, int64_t head, int64_t heads, Query* queries, int count, int64_t extent,
+                 float scale) {
   const uint16_t* keys = slots.keys + first_line * slots.line + head * slots.dim;
   const uint16_t* values = slots.values + first_line * slots.line + head * slots.dim;
-  for (int q = 0; q < count; ++q)
-    for (int64_t p = 0; p < slots.dim; p += 16) _mm512_storeu_ps(queries[q].wide + p, widened(queries[q].numbers + p));
+  for (int q = 0; q < heads * count; ++q)
+    for (int64_t p = 0; p < slots.dim; p += 16) {
+      _mm512_storeu_ps(queries[q].wide + p, widened(queries[q].numbers + p));
+      _mm512_storeu_ps(queries[q].sums + p, _mm512_setzero_ps());
+    }
   float block[MOST_PARTS * 16 * 16];
   for (int64_t t = 0; t < extent; t += 16) {
     const int64_t there = std::min<int64_t>(16, extent - t);
-    for (int64_t p = 0; p < slots.dim; p += 16) turned(keys + t * slots.line + p, slots.line, there, block + 16 * p);
-    for (int q = 0; q < count; q += MOST_GROUPS)
-      SCORES[std::min(MOST_GROUPS, count - q) - 1](queries + q, block, slots.dim, t, (1u << there) - 1, scale);
+    for (int64_t h = 0; h < heads; ++h) {
+      const uint16_t* from = keys + t * slots.line + h * slots.dim;
+      for (int64_t p = 0; p < slots.dim; p += 16) turned(from + p, slots.line, there, block + 16 * p);
+      Query* own = queries + h * count;
+      for (int q = 0; q < count; q += MOST_GROUPS)
+        SCORES[std::min(MOST_GROUPS, count - q) - 1](own + q, block, slots.dim, t, (1u << there) - 1, scale);
+    }
   }
-  for (int q = 0; q < count; ++q) weigh(queries[q], (extent + 15) / 16 * 16);
-  for (int q = 0; q < count; q += MOST_GROUPS)
-    MIXES[std::min(MOST_GROUPS, count - q) - 1](queries + q, values, slots, extent);
+  for (int q = 0; q < heads * count; ++q) weigh(queries[q], (extent + 15) / 16 * 16);
+  for (int64_t t = 0; t < extent; t += 16)
+    for (int64_t h = 0; h < heads; ++h)
+      for (int q = 0; q < count; q += MOST_GROUPS)
+        MIXES[std::min(MOST_GROUPS, count - q) - 1](queries + h * count + q, values + h * slots.dim, slots, t,
+                                                    std::min(t + 16, extent));
+  for (int q = 0; q < heads * count; ++q)
+    for (int64_t p = 0; p < slots.dim; p += 16)
+      store_narrowed(queries[q].out + p,
+                     _mm512_mul_ps(_mm512_loadu_ps(queries[q].sums + p), _mm512_set1_ps(queries[q].share)));
 }
 
 }  // namespace
@@ -342,22 +368,31 @@ void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t
   const int64_t tiles = starts.size();
   starts.push_back(rows);
   const int64_t* borders = starts.data();
+  // All heads of keys together, unless threads would have nothing to do, or scores be more than a cache holds.
+  int64_t together = std::max<int64_t>(1, MOST_SCORES / (ROWS_TOGETHER * groups * padded));
+  together = std::min({together, key_heads, std::max<int64_t>(1, tiles * key_heads / (2 * omp_get_max_threads()))});
+  const int64_t parts = (key_heads + together - 1) / together;
 #pragma omp parallel
   {
     static thread_local std::vector<float> scores;
-    scores.resize(ROWS_TOGETHER * groups * padded);
-    Query queries[ROWS_TOGETHER * MOST_GROUPS];
+    static thread_local std::vector<Query> queries;
+    scores.resize(ROWS_TOGETHER * groups * together * padded);
+    queries.resize(ROWS_TOGETHER * groups * together);
 #pragma omp for schedule(static, 1)
-    for (int64_t task = 0; task < tiles * key_heads; ++task) {
-      const int64_t tile = task / key_heads, head = task % key_heads;
-      int count = 0;
-      for (int64_t row = borders[tile]; row < borders[tile + 1]; ++row)
-        for (int64_t group = 0; group < groups; ++group, ++count) {
-          const int64_t place = (row * heads + head * groups + group) * dim;
-          queries[count].numbers = query + place, queries[count].out = out + place;
-          queries[count].seen = seen + row * extent, queries[count].scores = scores.data() + count * padded;
-        }
-      attend(slots, first_lines[borders[tile]], head, queries, count, extent, static_cast<float>(scale));
+    for (int64_t task = 0; task < tiles * parts; ++task) {
+      const int64_t tile = task / parts, head = task % parts * together;
+      const int64_t heads_now = std::min(together, key_heads - head);
+      const int64_t rows_now = borders[tile + 1] - borders[tile];
+      int64_t at = 0;
+      for (int64_t h = head; h < head + heads_now; ++h)
+        for (int64_t row = borders[tile]; row < borders[tile + 1]; ++row)
+          for (int64_t group = 0; group < groups; ++group, ++at) {
+            const int64_t place = (row * heads + h * groups + group) * dim;
+            queries[at].numbers = query + place, queries[at].out = out + place;
+            queries[at].seen = seen + row * extent, queries[at].scores = scores.data() + at * padded;
+          }
+      attend(slots, first_lines[borders[tile]], head, heads_now, queries.data(), static_cast<int>(rows_now * groups),
+             extent, static_cast<float>(scale));
     }
   }
 }
