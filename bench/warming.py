@@ -9,6 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from mlzoo import graph_notes
 from mlzoo.config.loading import cache_directory
 
 if TYPE_CHECKING:
@@ -56,7 +57,13 @@ def _said(host: Host, model: str) -> str:
 
 
 def _notes() -> list[Path]:
-    return sorted(cache_directory(None, os.environ).rglob("graph-*.graph"))
+    """Return the notes of graphs that were made and compared, or will not be."""
+    return [path for path in cache_directory(None, os.environ).rglob("graph-*.graph") if "made" not in _state(path)]
+
+
+def _state(path: Path) -> str:
+    note = graph_notes.read(path)
+    return "used" if "apart" in note else "refused" if "failed" in note else "made"
 
 
 def _complete(host: Host, model: str, together: int) -> None:
