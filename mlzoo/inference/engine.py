@@ -6,6 +6,7 @@ or of how a model was loaded. A request that fails, ends alone; others go on.
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import FIRST_COMPLETED, wait
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from mlzoo.inference.decoder import SlotDecoder
 from mlzoo.inference.failing import broken
 from mlzoo.inference.history import read_prompt
 from mlzoo.inference.memory import is_out_of_memory
+from mlzoo.inference.pace import Pace
 from mlzoo.inference.rows import Part, StepsLost
 from mlzoo.inference.running import Running, begin
 from mlzoo.inference.sampler import choose_each
@@ -30,7 +32,7 @@ from mlzoo.inference.tool_forms import ToolForm, forced, tools_of
 from mlzoo.inference.transfer import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
     from mlzoo.frames import FinishReason
@@ -46,10 +48,12 @@ REPLAYED_AT_ONCE = 16  # tokens that are decoded again before it is told how far
 class BatchEngine:
     """Runs the requests of one model. ``submit``, then ``step`` until ``idle``."""
 
-    def __init__(self, model: ChatModel) -> None:
-        self._model = model
+    def __init__(self, model: ChatModel, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._model, self._clock, self._pace = model, clock, Pace()
         self._decoder, self._text = model.decoder, model.text
-        self._scheduler = Scheduler(model.decoder.slots, model.decoder.chunk, model.joined_chunks, self._seat)
+        self._scheduler = Scheduler(
+            model.decoder.slots, model.decoder.chunk, model.joined_chunks, self._seat, lambda: self._pace.tokens
+        )
         self._seats = Seats(model)
         self._running: dict[str, Running] = {}
         self._compiling: dict[str, Future[Constraint]] = {}  # forms of requests that do not wait for a slot yet
@@ -171,6 +175,8 @@ class BatchEngine:
         running = begin(frame, prompt, limit, self._text, seen, form)
         running.images, running.cut = seen_images, cut
         running.free = self._is_free(frame) and not seen_images
+        if running.free:
+            running.read_again()  # What is read has the bits of what was decoded.
         if form is not None and is_forced(frame):
             name = frame.tool_choice["function"]["name"] if isinstance(frame.tool_choice, dict) else None
             running.grammar = forced(form, tools, name)
@@ -190,6 +196,7 @@ class BatchEngine:
         for row, chunk in zip(rows, chunks, strict=True):
             if chunk.last and row.is_caught_up:
                 row.look_ahead(0, 1)
+        began_s = self._clock()
         try:
             logits = self._seats.compute(lambda: self._prefill(rows, chunks))
         except torch.AcceleratorError:
@@ -198,6 +205,7 @@ class BatchEngine:
             if len(chunks) > 1:  # The one at fault fails alone.
                 return [frame for chunk in chunks for frame in self._read([chunk])]
             return [self._fail(chunks[0].request, error)]
+        self._pace.read(sum(chunk.stop - chunk.start for chunk in chunks), self._clock() - began_s)
         progress: list[FromWorker] = []
         ready: list[int] = []
         for place, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
@@ -240,7 +248,7 @@ class BatchEngine:
         slots = [row.slot for row, tokens in zip(rows, given, strict=True) for _ in tokens]
         positions = [row.next_place + n for row, tokens in zip(rows, given, strict=True) for n in range(len(tokens))]
         adapters = [row.frame.adapter for row, tokens in zip(rows, given, strict=True) for _ in tokens if adapted]
-        tokens = list(chain.from_iterable(given))
+        tokens, began_s = list(chain.from_iterable(given)), self._clock()
         try:
             logits = self._seats.compute(
                 lambda: self._decoder.decode(slots, tokens, positions, exact=exact, adapters=adapters)
@@ -253,6 +261,7 @@ class BatchEngine:
             return [self._fail([request for request in self._running if request in decoding][-1], error)]
         if any(row.free for row in rows) and not self._decoder.takes_any_rows:
             raise StepsLost("compiled steps that requests depend on do not run any more")
+        self._pace.stepped(self._clock() - began_s)
         return self._go_on(rows, known, logits)
 
     def _guess(self, rows: Sequence[Running], known: Sequence[Sequence[int]], spare: int) -> None:

@@ -74,6 +74,11 @@ class Running:
         """Whether no further token is wanted, or fits."""
         return len(self.tokens) >= self.limit
 
+    def read_again(self) -> None:
+        """Have the tokens that there are read in chunks, as a part of the prompt."""
+        self.read += len(self.tokens) - self.decoded
+        self.decoded = len(self.tokens)
+
     def known(self, most: int) -> list[int]:
         """Return the tokens that the model is given next, of those that there are."""
         return self.tokens[self.decoded : self.decoded + most]
@@ -172,6 +177,5 @@ def begin(
         )
     running.calls()  # Those are told already.
     if frame.resume == "prefill":
-        running.decoded = len(frame.tokens)
-        running.read += running.decoded
+        running.read_again()
     return running

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 8  # chunks of interactive prompts that are read while one of a batch stands back, before its next one
 BUDGET = 128  # tokens of short prompts that are read in one turn, while rows decode
-FREE_CHUNK = 32  # tokens of a prompt that may be cut anywhere, while rows decode
 FREE_BUDGET = 256  # tokens of such prompts that are read in one turn, while none does: one forward
 
 
@@ -63,6 +62,7 @@ class Scheduler:
         joined: How many chunks may be read as one while no row decodes.
         seat: Hears that a request gets a slot, and returns how many tokens of its prompt are in it from the start;
             never all.
+        pace: Says how many tokens of a prompt that may be cut anywhere are read between two steps of rows.
     """
 
     def __init__(
@@ -71,8 +71,9 @@ class Scheduler:
         chunk: int | None,
         joined: int = 1,
         seat: Callable[[str, int], int] = lambda _request, _slot: 0,
+        pace: Callable[[], int] = lambda: FREE_BUDGET,
     ) -> None:
-        self._chunk, self._joined, self._seat = chunk, joined, seat
+        self._chunk, self._joined, self._seat, self._pace = chunk, joined, seat, pace
         self._free = list(range(slots - 1, -1, -1))
         self._waiting: deque[Place] = deque()
         self._running: dict[str, Place] = {}
@@ -131,7 +132,7 @@ class Scheduler:
         if not found:
             return None
         place = min(found, key=lambda place: place.batch != (self._stood_back >= PATIENCE))  # of equals the first
-        if read and read + self._size(place, rows=rows) > (FREE_BUDGET if place.free and not rows else BUDGET):
+        if read and read + self._size(place, rows=rows) > self._budget(place, rows=rows):
             return None  # The turn's first chunk may be of any size, what follows must fit.
         if place.slot < 0:
             self._waiting.remove(place)
@@ -143,10 +144,16 @@ class Scheduler:
         start, place.read = place.read, place.read + size
         return Chunk(place.request, place.slot, start, place.read, last=place.decodes, free=place.free)
 
+    def _budget(self, place: Place, *, rows: bool) -> int:
+        """Return how many tokens are read in a turn at most, if a prompt is not the first of it."""
+        if not place.free:
+            return BUDGET
+        return max(BUDGET // 2, self._pace()) if rows else FREE_BUDGET
+
     def _size(self, place: Place, *, rows: bool) -> int:
         left, chunk, joined = place.prompt - place.read, self._chunk, 1 if rows else self._joined
         if place.free:
-            return min(left, FREE_CHUNK if rows else FREE_BUDGET)
+            return min(left, self._pace() if rows else FREE_BUDGET)
         if chunk is None or left <= chunk:
             return left
         if place.read % (chunk * joined) and place.read % chunk == 0:

@@ -11,10 +11,11 @@ from mlzoo.frames import Prefilled
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.linears import InForce
 from mlzoo.inference.loader import load_chat
+from mlzoo.inference.pace import FIRST, STEPS, Pace
 from mlzoo.inference.plan import Kernels, Plan
 from mlzoo.inference.prefixes import BLOCK, Restored
 from mlzoo.inference.rows import StepsLost
-from mlzoo.inference.scheduler import FREE_BUDGET, FREE_CHUNK
+from mlzoo.inference.scheduler import FREE_BUDGET
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
@@ -76,7 +77,10 @@ def test_prompts_that_come_together_are_read_in_one_forward(model):
 
 
 def test_a_long_prompt_is_read_in_small_chunks_while_rows_decode_and_in_large_ones_while_none_does(model):
-    engine, steps = BatchEngine(model), model.decoder.graphs
+    engine, steps = (
+        BatchEngine(model, clock=lambda: 0.0),
+        model.decoder.graphs,
+    )  # Nothing is known of it then.
     run(engine, ask("alone", LONG, 1))
     size = len(model.text.encode(LONG))
     assert steps.reads == [FREE_BUDGET] * (size // FREE_BUDGET) + [size % FREE_BUDGET]
@@ -87,7 +91,7 @@ def test_a_long_prompt_is_read_in_small_chunks_while_rows_decode_and_in_large_on
     heard = Heard()
     while not heard.rows.get("beside"):
         heard.take(engine.step())
-    assert set(steps.reads[:-1]) == {FREE_CHUNK}
+    assert set(steps.reads[:-1]) == {FIRST}
     assert len(heard.rows["decodes"]) >= len(steps.reads) - 1  # They take turns.
 
 
@@ -98,6 +102,7 @@ def test_an_exact_request_keeps_to_the_way_in_which_it_has_begun(model):
     told = {"exact": True, "resume": "exact", "tokens": tuple(began.tokens("new")[:5])}
     said = began.text("new", 5)
     again = run(BatchEngine(model), ask("again", **told, said=said, fingerprint="steps"))
+    assert steps.reads[1:] == [steps.reads[0] + 5]  # It is read, which is fast, and has the same bits.
     assert began.tokens("new")[:5] + again.tokens("again") == began.tokens("new")
     steps.reads.clear()
     steps.decoded.clear()
@@ -151,3 +156,17 @@ def test_nothing_is_free_where_a_row_depends_on_its_company(model):
     model.decoder.kernels = Kernels(Plan(many="plain", exact="plain"), InForce())
     assert not model.decoder.takes_any_rows
     assert model.decoder.steps_digest == ""
+
+
+def test_between_two_steps_is_read_what_takes_as_long_as_some_of_them():
+    pace = Pace()
+    pace.read(256, 0.256)
+    assert pace.tokens == FIRST
+    pace.stepped(0.010)
+    assert pace.tokens == STEPS * 10
+    for _ in range(99):
+        pace.stepped(0.020)
+    assert pace.tokens in range(STEPS * 20 - 1, STEPS * 20 + 1)
+    for _ in range(99):
+        pace.stepped(1e-6)
+    assert pace.tokens == 8
