@@ -11,6 +11,7 @@ on each other.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from functools import cache, partial
 from itertools import product, takewhile
@@ -41,6 +42,8 @@ WHOLE = 0.75  # of the other's, at most, that one of few bits may cost to do all
 FREE = 0.005  # of a layer's norm: the error of 4 bits that is none, since the weights lay on such a grid
 SAMPLE_BYTES = 64 * 1024 * 1024  # of layers that are measured: more than caches hold
 ROUNDING = 0.05  # of a product's norm at most: what a kernel in 16 bits may differ; 0.01 is usual
+# Of this thread; where its clock is too coarse (Windows), the time that passes.
+OWN_TIME = time.perf_counter if sys.platform == "win32" else time.thread_time
 ROUNDS = 5  # in which everybody is measured; the fastest counts, since others use the machine as well
 
 
@@ -102,7 +105,7 @@ def choose(
     rows: int,
     quantization: Quantization,
     findings: Findings,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = OWN_TIME,
     *,
     own: bool = False,
 ) -> Kernels:
@@ -114,7 +117,7 @@ def choose(
         rows: That may decode together.
         quantization: auto: 4 bits where that is free; int4: everywhere; none: nowhere.
         findings: Of earlier loads.
-        clock: Seconds that pass.
+        clock: Seconds that this thread computes.
         own: Whether kernels of our own may be taken.
 
     Raises:
@@ -264,7 +267,8 @@ def _rounds(
 ) -> Took:
     """Measure everybody in turns, so that a neighbour's busy moment is nobody's alone; the fastest of each counts.
 
-    With one thread: others would be waited for at each layer, beside a busy neighbour fifty times as long as they work.
+    With one thread, by what it computes and not by what passes: threads wait for each other at each layer, beside a
+    busy neighbour fifty times as long as they work.
     """
     took = dict.fromkeys(tried, math.inf)
     widths = {layer.in_features for layer in sample}
