@@ -83,6 +83,8 @@ class Scripted:
 
     slots, grain, chunk, context = 1, 1, None, 4096
 
+    takes_any_rows = False
+
     def __init__(self, model, text):
         self._script = [*model.text._tokenizer(text, add_special_tokens=False)["input_ids"], *model.end_tokens]
         self._vocabulary, self._read = model.vocabulary, 0
