@@ -123,12 +123,17 @@ def _changed(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -
     """
     changed = scores.clone()
     for i in rows:
-        seen, allowed = draws[i].seen, draws[i].allowed
-        row, penalty = changed[i], draws[i].sampling.repetition_penalty
+        seen, row, penalty = draws[i].seen, changed[i], draws[i].sampling.repetition_penalty
         if seen is not None:
             changed[i] = torch.where(seen, torch.where(row < 0, row * penalty, row / penalty), row)
-        if allowed is not None:
-            row.masked_fill_(~sent(allowed, row.device), -math.inf)
+    held = {i: allowed for i in rows if (allowed := draws[i].allowed) is not None}
+    if held:
+        masks = sent(torch.stack([*held.values()]), scores.device)
+        if len(held) == len(changed):
+            changed.masked_fill_(masks.logical_not_(), -math.inf)
+        else:
+            places = given([*held], scores.device, torch.long)
+            changed[places] = changed[places].masked_fill(masks.logical_not_(), -math.inf)
     return changed
 
 
