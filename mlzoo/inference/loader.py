@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     OnProgress = Callable[[str, int, int, str], None]  # stage, done, total, unit
 
+IN_STEPS = "exact requests: in compiled steps for all their tokens, as fast ones; those that began in eager ones go on so"
 MEMORY_SLACK = 1.1  # what loading needs, times the size of the weights
 
 
@@ -155,6 +156,7 @@ def load_chat(
             calls if isinstance(calls, str) else calls.why,
             f"kernels of our own: {f'none, {lacking}' if lacking else 'at hand'}",
             compiled,
+            *((IN_STEPS,) if free else ()),
             *(() if findings.asked_anew else ("its self-test was passed at an earlier load",)),
         ),
         adapters=known,
