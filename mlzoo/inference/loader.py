@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     OnProgress = Callable[[str, int, int, str], None]  # stage, done, total, unit
 
-IN_STEPS = "exact requests: in compiled steps for all their tokens, as fast ones; those that began in eager ones go on so"
+IN_STEPS = "exact requests: in compiled steps for all their tokens, as fast ones; those that began eagerly go on so"
 MEMORY_SLACK = 1.1  # what loading needs, times the size of the weights
 
 
