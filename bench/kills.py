@@ -159,11 +159,15 @@ class Stream:
         """Return what is wrong with it."""
         if self.result is not None:
             text = self.result["message"]["content"]
-            whole = (text, self.result["usage"], self.pieces)
             assert reference.result is not None
-            other = (reference.result["message"]["content"], reference.result["usage"], reference.pieces)
+            whole, other = (text, *self.heard()), (reference.result["message"]["content"], *reference.heard())
             self.faults["differing"] += whole != other or "".join(self.pieces) != text
         return self.faults
+
+    def heard(self) -> tuple[dict, list[str]]:
+        """Return its usage and its pieces; what was still in a worker's memory when it began is none of its own."""
+        assert self.result is not None
+        return {name: count for name, count in self.result["usage"].items() if name != "cached_tokens"}, self.pieces
 
 
 def references(dtype: str, log: Path) -> list[Stream]:
