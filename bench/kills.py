@@ -1,7 +1,7 @@
 """kill -9 in mid-generation, again and again: ``python bench/kills.py [--rounds N] [--json FILE]``.
 
-Needs the weights of smollm2 (``mlzoo models pull smollm2``). A round is 20 kills, half of them of streams in fp32 and
-half in bf16, both at the same time. Some keyed streams with ``determinism: "exact"`` run together; at a random piece,
+Needs the weights of smollm2 (``mlzoo models pull smollm2``). Compiled steps are made first, in which exact requests run in
+bf16. A round is 20 kills, half of them of streams in fp32 and half in bf16, both at the same time. Some keyed streams with ``determinism: "exact"`` run together; at a random piece,
 or a random while after a start, the sidecar or its worker is killed; a host starts the sidecar again and resumes each
 stream after the last piece that it heard, until all have ended. What was heard is then compared with the same requests
 uninterrupted, each alone. A kill counts where a stream had said something and had not ended; the logs are asked
@@ -31,10 +31,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import Row, table
+from stream import Host
+from warming import warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+MODEL = "smollm2"
 DTYPES = ("float32", "bfloat16")
 KILLS = 10  # of a round, with each dtype
 WANTED = 200
@@ -108,7 +111,7 @@ class Stream:
     def __init__(self, name: str, prompt: str, sampling: dict) -> None:
         self.key = name
         self.params = {
-            "model": "smollm2",
+            "model": MODEL,
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": TOKENS,
             "stream": True,
@@ -319,6 +322,19 @@ def measure(rounds: int, seed: int = SEED, told: Callable[[list[Row]], None] = l
     """Kill, with each dtype at the same time; ``told`` hears what came of it so far."""
     tortures: list[Torture] = []
     with tempfile.TemporaryDirectory() as directory:
+        for dtype in DTYPES:
+            serve = [
+                sys.executable,
+                "-m",
+                "mlzoo",
+                "serve",
+                "--log",
+                f"{directory}/warm-{dtype}",
+                f"model.dtype={dtype}",
+            ]
+            with Host(serve) as host:
+                print(f"{dtype}: {warm(host, MODEL)}", flush=True)
+                host.leave()
         logs = [Path(directory) / dtype for dtype in DTYPES]
         tortures += [Torture(log.name, log, seed, lambda: told(rows(tortures))) for log in logs]
         with ThreadPoolExecutor(len(tortures)) as pool:

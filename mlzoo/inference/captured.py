@@ -109,6 +109,17 @@ class CapturedSteps:
         """Whether a row of a step in a family is the same among any number of rows: whether it is the eager one's."""
         return family not in self._mixes
 
+    def beside(
+        self,
+        family: Family,  # noqa: ARG002 - the interface's
+        slots: Sequence[int],  # noqa: ARG002
+        tokens: Sequence[int],  # noqa: ARG002
+        positions: Sequence[int],  # noqa: ARG002
+        eager: Computation,
+    ) -> torch.Tensor:
+        """Return the logits of eager: what is captured is captured of fast steps."""
+        return eager()
+
     def takes_any_rows(self, family: Family) -> bool:  # noqa: ARG002 - the interface's
         """Whether a step takes rows of prompts: what is captured has one shape."""
         return False

@@ -121,6 +121,16 @@ class Compiled(Protocol):
     ) -> torch.Tensor:
         """Return the logits after a fast step of a family of kernels, of eager where there is nothing better."""
 
+    def beside(
+        self,
+        family: Family,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        eager: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the logits of eager, and do beside it what there is to do for later steps of a family."""
+
     def keeps_apart(self, family: Family) -> bool:
         """Whether a row of such a step is the same among any number of rows, if it is a compiled one."""
 
@@ -254,10 +264,11 @@ class SlotDecoder:
         if adapters:
             with with_adapters(self.adapters, adapters):
                 return eager()
-        if exact or self.graphs is None:
+        if self.graphs is None:
             return eager()
         family = "plain" if self.kernels is None else self.kernels.in_force.family
-        return self.graphs.decode(family, slots, tokens, positions, eager)
+        decode = self.graphs.beside if exact else self.graphs.decode
+        return decode(family, slots, tokens, positions, eager)
 
     def _eager(
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, grain: int

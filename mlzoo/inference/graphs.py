@@ -183,6 +183,20 @@ class Graphs:
         seen = self._run(graph, rows)
         return eager() if seen is None else seen
 
+    def beside(
+        self,
+        family: Family,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        eager: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the logits of eager, as ``decode`` does until a graph is used: it is made and compared meanwhile."""
+        graph = self.all.get(family)
+        if graph is None or graph.state in ("used", "refused"):
+            return eager()
+        return self.decode(family, slots, tokens, positions, eager)
+
     def _look(self, graph: Graph) -> None:
         """Take up what an earlier load has left."""
         note = graph_notes.read(graph.path.with_suffix(".graph"))

@@ -46,6 +46,9 @@ class AnyRows:
         self.decoded.append(len(slots))
         return self.computed(slots, tokens, positions)
 
+    def beside(self, _family, _slots, _tokens, _positions, eager):
+        return eager()
+
     def computed(self, *rows):
         return torch.cat([self.decoder._decode([slot], [token], [place], grain=1) for slot, token, place in zip(*rows)])  # noqa: B905 - they are equally long
 
