@@ -1,12 +1,12 @@
 """kill -9 in mid-generation, again and again: ``python bench/kills.py [--rounds N] [--json FILE]``.
 
-Needs the weights of smollm2 (``mlzoo models pull smollm2``). Compiled steps are made first, in which exact requests run
-in bf16. A round is 20 kills, half of them of streams in fp32 and half in bf16, both at the same time. Some keyed
+Needs the weights of smollm2 (``mlzoo models pull smollm2``). Compiled steps are made first, in which exact requests
+run in bf16. A round is 20 kills, half of them of streams in fp32 and half in bf16, both at the same time. Some keyed
 streams with ``determinism: "exact"`` run together; at a random piece, or a random while after a start, the sidecar or
-its worker is killed; a host starts the sidecar again and resumes each stream after the last piece that it heard, until all
-have ended. What was heard is then compared with the same requests uninterrupted, each alone. A kill counts where a
-stream had said something and had not ended; the logs are asked afterwards how many kills took a stream while it was
-running.
+its worker is killed; a host starts the sidecar again and resumes each stream after the last piece that it heard,
+until all have ended. What was heard is then compared with the same requests uninterrupted, each alone. A kill counts
+where a stream had said something and had not ended; the logs are asked afterwards how many kills took a stream while
+it was running.
 """
 
 from __future__ import annotations
