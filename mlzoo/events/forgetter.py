@@ -31,6 +31,7 @@ from mlzoo.events.segments import CUT, damaged
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from mlzoo.errors import LogUnusable
     from mlzoo.events.answers import KeptAnswers
     from mlzoo.events.blobs import Blobs
     from mlzoo.events.durability import Durability
@@ -78,6 +79,7 @@ class Forgetter:
         self._commit = commit
         self._seal = seal
         self._gone: dict[str, int] = {}  # turns, and those whose summaries went -> log_seq by which they had gone
+        self._damage: LogUnusable | None = None  # that was met while something was looked for, or forgotten
         self.going = frozenset[str]()  # digests of the keys that are being forgotten: what comes with one is not kept
         self.lock = trio.Lock()  # also of who copies answers: what is copied meanwhile would come back
 
@@ -93,29 +95,29 @@ class Forgetter:
 
         Fails as ``forget`` does.
         """
-        wanted = of_request(Target(request))
+        wanted, self._damage = of_request(Target(request)), None
         self._commit()
         with self._final():
             for first in self._segments.firsts:
                 await trio.lowlevel.checkpoint()
                 data = self._read(first)
-                if not wanted.is_named(data):
-                    continue
-                self._expect_whole(first, data)
-                found = target_in(data, request)
+                found = target_in(data, request) if wanted.is_named(data) and self._is_whole(first, data) else None
                 if found is not None:
                     return found
+        if self._damage is not None:
+            raise self._damage
         return None
 
     async def forget(self, target: Target | TargetConversation | TargetPersona) -> int:
         """Forget an ended request and its key, or a dropped conversation, for good; return how many groups went.
 
         Raises:
-            LogUnusable: A file that speaks of it is damaged; what is forgotten by then is gone.
+            LogUnusable: A file that may speak of it is damaged; what the others had is gone.
             StorageFailed: The disk would not, now or before; what is forgotten by then is gone.
         """
         async with self.lock:
             self._commit()
+            self._damage = None
             with self._final():
                 wanted = await self._wanted(target)
                 self.going = wanted.keys
@@ -130,6 +132,8 @@ class Forgetter:
                 await self._segments.disk.sync_dir(self._segments.directory)  # and no power cut brings it back.
                 await self._blobs.sync_removed()
                 await self._answers.sync_removed()
+        if self._damage is not None:
+            raise self._damage
         return count
 
     async def _wanted(self, target: Target | TargetConversation | TargetPersona) -> Wanted:
@@ -139,8 +143,7 @@ class Forgetter:
                 for first in self._segments.firsts:
                     await trio.lowlevel.checkpoint()
                     data = self._read(first)
-                    if has_summaries(data):
-                        self._expect_whole(first, data)
+                    if has_summaries(data) and self._is_whole(first, data):
                         made = summaries_in(data, target.request, made)
                 return attrs.evolve(of_request(target), summaries=made)
             case TargetConversation():
@@ -156,8 +159,7 @@ class Forgetter:
         for first in self._segments.firsts:
             await trio.lowlevel.checkpoint()
             data = self._read(first)
-            if orjson.dumps(target.conversation) in data:
-                self._expect_whole(first, data)
+            if orjson.dumps(target.conversation) in data and self._is_whole(first, data):
                 some_requests, some_keys = requests_in(data, target.conversation, target.upto_seq)
                 requests |= some_requests
                 keys |= some_keys
@@ -187,9 +189,8 @@ class Forgetter:
 
     async def _forget_in(self, first: int, target: Wanted) -> int:
         data = self._read(first)
-        if not target.is_named(data):
+        if not target.is_named(data) or not self._is_whole(first, data):
             return 0
-        self._expect_whole(first, data)
         found = without(data, target)
         for name in found.blobs:
             self._blobs.remove(name)
@@ -211,12 +212,12 @@ class Forgetter:
             return b""  # Retention was faster.
         return self._segments.disk.read(self._segments.path(first), 0, self._segments.sizes[first])
 
-    def _expect_whole(self, first: int, data: bytes) -> None:
-        """Refuse to forget in a segment that the disk has changed: records that are sealed anew would hide that.
+    def _is_whole(self, first: int, data: bytes) -> bool:
+        """Whether the disk has not changed a segment: records of one that are sealed anew would hide that it has.
 
-        Raises:
-            LogUnusable: It is damaged.
+        What is damaged is left as it is, and told at the end.
         """
         whole_bytes = framing.scan(data, first).whole_bytes
         if whole_bytes < len(data):
-            raise damaged(self._segments.path(first), whole_bytes)
+            self._damage = damaged(self._segments.path(first), whole_bytes)
+        return whole_bytes == len(data)

@@ -53,6 +53,11 @@ def token_bytes(module: Any) -> int:
     return int(2 * config.num_hidden_layers * key_heads * dim * module.dtype.itemsize)
 
 
+def known_tokens(module: Any) -> int:
+    """Return how many tokens a model has embeddings of; its tokenizer may have more."""
+    return int(module.get_input_embeddings().weight.shape[0])
+
+
 def vocabulary(module: Any) -> int:
     """Return how wide a model's logits are."""
     head = module.get_output_embeddings()

@@ -100,6 +100,7 @@ def _slots(
         module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
     )
     decoder.own_attention = own_kernels and anatomy.attends_plainly(module)
+    decoder.own_products = chosen is not None and linears.are_ours(module, chosen.plan.many)
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.any_threads = heads is not None and findings.ask(
             f"any number of threads for {size.slots} rows",

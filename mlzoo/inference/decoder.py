@@ -149,8 +149,8 @@ class SlotDecoder:
 
     Where a step is to be exact, a row's result does not depend on its company: linear layers may compute a row
     differently in matrices of different heights, so one family of kernels is kept to, and the number of rows is padded
-    to a multiple of ``grain`` (see ``mlzoo.inference.kernels``). A prompt is always cut into chunks at places that
-    depend on nothing but the prompt.
+    to a multiple of ``grain`` (see ``mlzoo.inference.kernels``). There, a prompt is always cut into chunks at
+    places that depend on nothing but the prompt.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class SlotDecoder:
         self.own_attention = (
             False  # whether compiled steps attend by our own kernel, which is the fastest at all lengths
         )
+        self.own_products = False  # whether all linear layers compute by our own kernel, for prompts and for answers
         self.any_threads = False  # whether no bit depends on how many threads compute
         self.graphs: Compiled | None = None  # of fast steps
         self.adapters: Adapters | None = None
@@ -210,8 +211,8 @@ class SlotDecoder:
     def takes_any_rows(self) -> bool:
         """Whether a compiled step computes everything, with the same bits for a row in every company."""
         plan = None if self.kernels is None else self.kernels.plan
-        if plan is None or self.graphs is None or plan.few_rows or plan.many not in plan.apart:
-            return False
+        if plan is None or self.graphs is None or plan.few_rows or plan.many not in plan.apart or not self.own_products:
+            return False  # Others choose their kernels by the number of rows, of which some only were tried.
         return self.graphs.takes_any_rows(plan.many)
 
     @property

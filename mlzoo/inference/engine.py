@@ -15,7 +15,7 @@ import torch
 
 from mlzoo.errors import ContextLengthExceeded
 from mlzoo.frames import FromWorker, Generate, Prefilled, Replayed, Row, Stepped, TokenLogprob, WorkFailed
-from mlzoo.inference import speculation
+from mlzoo.inference import speculation, ways
 from mlzoo.inference.constraint import grammar_of
 from mlzoo.inference.decoder import SlotDecoder
 from mlzoo.inference.failing import broken
@@ -76,6 +76,8 @@ class BatchEngine:
         """
         try:
             running = self._begin(frame)
+        except StepsLost:
+            raise
         except Exception as error:  # noqa: BLE001 - a text that breaks a tokenizer is one request's misfortune
             return [broken(frame.request, error)]
         if running.is_full:
@@ -130,14 +132,9 @@ class BatchEngine:
         plain = [place for place in rows if not self._running[place.request].frame.adapter]
         eager: list[Place] = []
         if any(self._running[place.request].free for place in plain):
-            eager = [place for place in plain if self._is_eager(place)]
-            plain = [place for place in plain if not self._is_eager(place)]
+            eager = [place for place in plain if ways.is_eager(self._running[place.request])]
+            plain = [place for place in plain if not ways.is_eager(self._running[place.request])]
         return [group for group in (plain, eager, adapted) if group]
-
-    def _is_eager(self, place: Place) -> bool:
-        """Whether the bits of a row must be those of eager steps."""
-        running = self._running[place.request]
-        return running.frame.exact and not running.free
 
     def _take_up(self) -> list[FromWorker]:
         """Have those wait for a slot whose forms are compiled; those whose forms are none fail alone."""
@@ -158,6 +155,7 @@ class BatchEngine:
         self._model.adapters.expect(frame.adapter, frame.model)
         tools = tools_of(frame, self._model.tool_form)
         prompt, seen_images, cut = read_prompt(self._text, frame, self._decoder.context, tools)
+        ways.expect_known(self._model, (*prompt, *frame.tokens))
         room = self._decoder.context - len(prompt)
         if room < 1:
             raise ContextLengthExceeded(
@@ -174,7 +172,7 @@ class BatchEngine:
         form = self._model.tool_form if tools and isinstance(self._model.tool_form, ToolForm) else None
         running = begin(frame, prompt, limit, self._text, seen, form)
         running.images, running.cut = seen_images, cut
-        running.free = self._is_free(frame) and not seen_images
+        running.free = ways.is_free(self._model, frame) and not seen_images
         if running.free:
             running.read_again()  # What is read has the bits of what was decoded.
         if form is not None and is_forced(frame):
@@ -183,12 +181,6 @@ class BatchEngine:
         elif frame.response_format is not None:
             running.grammar = grammar_of(frame.response_format)
         return running
-
-    def _is_free(self, frame: Generate) -> bool:
-        """Whether all forwards of a request are steps that take any rows; of an exact one, as from its start on."""
-        own = self._model.free_fingerprint
-        as_begun = not frame.exact or (own != "" and frame.fingerprint in ("", own))
-        return self._decoder.takes_any_rows and not frame.adapter and as_begun
 
     def _read(self, chunks: Sequence[Chunk]) -> list[FromWorker]:
         """Read chunks of prompts in one forward; where one is its prompt's last, choose the token that follows it."""
@@ -239,7 +231,7 @@ class BatchEngine:
         Either all rows have adapters, or none.
         """
         rows = [self._running[place.request] for place in places]
-        exact, adapted = any(map(self._is_eager, places)), bool(rows[0].frame.adapter)
+        exact, adapted = any(map(ways.is_eager, rows)), bool(rows[0].frame.adapter)
         reads_ahead = self._decoder.reads_ahead(len(rows), exact=exact, adapted=adapted)
         spare = self._decoder.slots - len(rows) if reads_ahead else 0
         known = [_known(row, spare // len(rows)) for row in rows]
@@ -256,11 +248,13 @@ class BatchEngine:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            if not self._decoder.takes_any_rows:
+                ways.do_without_steps(rows)
             # The youngest that decodes makes room; the others' step is done again, and writes what it wrote already.
             decoding = {place.request for place in places}
             return [self._fail([request for request in self._running if request in decoding][-1], error)]
-        if any(row.free for row in rows) and not self._decoder.takes_any_rows:
-            raise StepsLost("compiled steps that requests depend on do not run any more")
+        if not self._decoder.takes_any_rows:
+            ways.do_without_steps(rows)
         self._pace.stepped(self._clock() - began_s)
         return self._go_on(rows, known, logits)
 

@@ -76,6 +76,7 @@ class Library:
 
     runner: Any
     constants: Mapping[str, torch.Tensor]  # what it reads, which must outlive it
+    sha256: str = ""  # of the file
 
     def __call__(self, rows: Rows, wanted: Sequence[int], extent: int) -> torch.Tensor:
         """Return the logits of the wanted rows, ``[wanted, vocabulary]``; none sees more tokens than the extent."""
@@ -98,7 +99,8 @@ def opened(path: Path, decoder: SlotDecoder, family: Family) -> Library:
 
     tensors = tracing.operands_of(decoder.module, family) | buffers_of(decoder)
     note = graph_notes.read(path.with_suffix(".graph"))
-    if hashlib.sha256(path.read_bytes()).hexdigest() != note.get("sha256"):
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 != note.get("sha256"):
         raise ValueError("the file is damaged")
     runner = AOTIModelContainerRunnerCpu(str(path), 1)
     names = runner.get_constant_names_to_original_fqns()
@@ -108,4 +110,4 @@ def opened(path: Path, decoder: SlotDecoder, family: Family) -> Library:
     }
     constants = {constant: tensors[name] if name in tensors else its_own[constant] for constant, name in names.items()}
     runner.update_constant_buffer(constants, use_inactive=False, validate_full_updates=True, user_managed=True)
-    return Library(runner, constants)
+    return Library(runner, constants, sha256)

@@ -10,6 +10,7 @@ The files, whose name is a key of all that a graph depends on, are those of ``ml
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -127,7 +128,8 @@ class Graphs:
 
     def digest(self, family: Family) -> str:
         """Return what stands for the bits that a family's graph computes."""
-        return str(graph_notes.read(self.all[family].path.with_suffix(".graph")).get("sha256"))
+        library = self.all[family].library
+        return "" if library is None else library.sha256
 
     def read(self, family: Family, rows: Rows, wanted: Sequence[int]) -> torch.Tensor:
         """Return the logits of some rows of a step that takes any, ``[wanted, vocabulary]``.
@@ -291,12 +293,12 @@ class Graphs:
         for height in {min(height, graph_steps.most_rows(self._decoder)) for height in HEIGHTS}:
             some = range(height) if height <= self._decoder.slots else (0, height // 2, height - 1)
             among = self._run(graph, rows.times(height), farther=GRAIN, wanted=some)
-            if alone is None or among is None or not bool((among == alone).all()):
+            if alone is None or among is None or len(among) != len(some) or not bool((among == alone).all()):
                 graph.apart = False
         began_s = self._clock()
         expected = eager()
         graph.eager_s = min(graph.eager_s, self._clock() - began_s)
-        if seen is None:
+        if seen is None or graph.library is None:
             return expected
         graph.difference += gate.mean_difference(list(expected), list(seen)) / CHECKS
         graph.checks += 1
@@ -309,8 +311,9 @@ class Graphs:
             self._refuse(graph, "it is not faster")
         elif graph.checks == CHECKS:
             graph.state = "used"
-            note = graph.path.with_suffix(".graph")
-            graph_notes.write(note, {**graph_notes.read(note), "apart": graph.apart})
+            note = graph_notes.read(graph.path.with_suffix(".graph"))
+            if note.get("sha256") == graph.library.sha256:  # Another process may have made another one.
+                graph_notes.write(graph.path.with_suffix(".graph"), {**note, "apart": graph.apart})
             self._say(f"{self._load.model}: the graph of a step in {graph.family} is used from now on\n")
         return expected
 
@@ -328,9 +331,11 @@ class Graphs:
         try:
             return graph.library(rows, which, extent)
         except (RuntimeError, IndexError) as error:
-            if memory.is_out_of_memory(error):
-                raise
-            self._refuse(graph, f"it does not run ({_line(error)})", keep=True)
+            # What a library says of itself goes to stderr: whether it lacked memory is seen by what is left.
+            if memory.is_out_of_memory(error) or self._decoder.cache.lacks(0):
+                raise MemoryError(f"a compiled step lacks memory ({_line(error)})") from error
+            self._refuse(graph, f"it does not run ({_line(error)})")
+            self._count_failure(graph)
             return None
 
     def _refuse(self, graph: Graph, why: str, *, keep: bool = False) -> None:
@@ -339,6 +344,16 @@ class Graphs:
         self._say(f"{self._load.model}: no graph of a step in {graph.family}: {why}\n")
         if keep:
             self._keep(graph, graph_notes.TRIES)
+
+    def _count_failure(self, graph: Graph) -> None:
+        """Note that a graph did not run; only after some times later loads do without."""
+        place = graph.path.with_suffix(".graph")
+        note = graph_notes.read(place)
+        failures = int(note.get("failures", 0)) + 1
+        if failures >= graph_notes.TRIES:
+            self._keep(graph, graph_notes.TRIES)
+        elif "sha256" in note:
+            graph_notes.write(place, {**note, "failures": failures})
 
     def _keep(self, graph: Graph, times: int) -> None:
         graph_notes.refuse(graph.path.with_suffix(".graph"), self._load.model, graph.family, graph.why, times)
@@ -362,8 +377,9 @@ def offer(decoder: Any, load: Load, directory: Path | None, subject: Mapping[str
         return "no compiled graphs: this machine has no C++ compiler"
     decoder.graphs = made
     if any(graph.state == "there" for graph in made.all.values()):
-        decoder.prefill(0, [0], 0)  # There are slots to be read once something was.
-        made.take_up()
+        with contextlib.suppress(MemoryError):  # They are tried again with the first request, which may find some.
+            decoder.prefill(0, [0], 0)  # There are slots to be read once something was.
+            made.take_up()
     return made.why()
 
 

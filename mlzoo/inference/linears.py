@@ -255,6 +255,13 @@ def _in_bits(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return native.order(steps, size, least, bits)
 
 
+def are_ours(module: nn.Module, family: Family) -> bool:
+    """Whether all linear layers of a module compute by our own kernel in a family."""
+    layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
+    products = [layer.products.get(family) for layer in layers]
+    return all(isinstance(one, partial) and one.func is w4a16_product for one in products)
+
+
 def w4a16_product(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return the product of rows, rounded to 16 bits of each group's, with weights in 4 or 8 bits."""
     out: torch.Tensor = torch.ops.mlzoo.w4a16(ordered, x.contiguous())

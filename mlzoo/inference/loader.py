@@ -56,6 +56,7 @@ class ChatModel:
     tool_form: ToolForm | str  # how calls of tools are written; in words why none are
     end_tokens: frozenset[int]
     vocabulary: int  # width of the logits
+    known_tokens: int  # that it has embeddings of
     device: torch.device
     dtype: torch.dtype
     architecture: str
@@ -142,6 +143,7 @@ def load_chat(
         tool_form=calls,
         end_tokens=ends,
         vocabulary=vocabulary,
+        known_tokens=anatomy.known_tokens(module),
         device=device,
         dtype=found.dtype,
         architecture=type(module).__name__,

@@ -372,12 +372,17 @@ void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t
   int64_t together = std::max<int64_t>(1, MOST_SCORES / (ROWS_TOGETHER * groups * padded));
   together = std::min({together, key_heads, std::max<int64_t>(1, tiles * key_heads / (2 * omp_get_max_threads()))});
   const int64_t parts = (key_heads + together - 1) / together;
+  // Whoever lacks memory says so here, where that can be heard: no thread of a team may.
+  const int64_t most = ROWS_TOGETHER * groups * together;
+  static thread_local std::vector<float> all_scores;
+  static thread_local std::vector<Query> all_queries;
+  all_scores.resize(omp_get_max_threads() * most * padded), all_queries.resize(omp_get_max_threads() * most);
+  float* const first_scores = all_scores.data();
+  Query* const first_queries = all_queries.data();
 #pragma omp parallel
   {
-    static thread_local std::vector<float> scores;
-    static thread_local std::vector<Query> queries;
-    scores.resize(ROWS_TOGETHER * groups * together * padded);
-    queries.resize(ROWS_TOGETHER * groups * together);
+    float* const scores = first_scores + omp_get_thread_num() * most * padded;
+    Query* const queries = first_queries + omp_get_thread_num() * most;
 #pragma omp for schedule(static, 1)
     for (int64_t task = 0; task < tiles * parts; ++task) {
       const int64_t tile = task / parts, head = task % parts * together;
@@ -389,9 +394,9 @@ void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t
           for (int64_t group = 0; group < groups; ++group, ++at) {
             const int64_t place = (row * heads + h * groups + group) * dim;
             queries[at].numbers = query + place, queries[at].out = out + place;
-            queries[at].seen = seen + row * extent, queries[at].scores = scores.data() + at * padded;
+            queries[at].seen = seen + row * extent, queries[at].scores = scores + at * padded;
           }
-      attend(slots, first_lines[borders[tile]], head, heads_now, queries.data(), static_cast<int>(rows_now * groups),
+      attend(slots, first_lines[borders[tile]], head, heads_now, queries, static_cast<int>(rows_now * groups),
              extent, static_cast<float>(scale));
     }
   }

@@ -24,7 +24,9 @@ class Pace:
         self._step_s = _mean(self._step_s, took_s)
 
     def read(self, tokens: int, took_s: float) -> None:
-        """To read so many tokens took so long."""
+        """To read so many tokens took so long; of a few it is the forward that takes it, and says nothing of more."""
+        if tokens < FEWEST:
+            return
         self._token_s = _mean(self._token_s, took_s / tokens)
 
     @property

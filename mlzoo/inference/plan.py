@@ -38,7 +38,7 @@ HEIGHTS = (1, 2, 4, 8, 16)  # rows at which families are measured
 PROMPT = 128  # and tokens of a prompt
 PROMPTS_SHARE = 1 / 6  # chunks that are read for each step of many rows, where answers are as long as prompts
 WORTH = 0.95  # of the other's time, at most, that a second family must take to be kept
-WHOLE = 0.75  # of the other's, at most, that one of few bits may cost to do all: one compiled step is worth as much
+WHOLE = 0.75  # of what our own family costs, that the cheapest one must cost less than to be taken in its stead
 FREE = 0.005  # of a layer's norm: the error of 4 bits that is none, since the weights lay on such a grid
 SAMPLE_BYTES = 64 * 1024 * 1024  # of layers that are measured: more than caches hold
 ROUNDING = 0.05  # of a product's norm at most: what a kernel in 16 bits may differ; 0.01 is usual
@@ -159,9 +159,10 @@ def fitting(able: Sequence[Family], took: Took, heights: Sequence[int], quantiza
     whole = [family for family in able if (family in FEWER_BITS if is_asked else family != "int4")]
     cost = {family: _cost(family, took, heights) for family in whole} if took else {}
     many = min(whole, key=lambda family: cost[family]) if cost else whole[0]
-    # One of few bits does all by itself where that costs little: a second one would take memory of its own, and the
-    # rows of ours do not depend on each other, so that one compiled step computes prompts and answers together.
-    many = next((one for one in whole if one in FEWER_BITS and cost and cost[one] * WHOLE <= cost[many]), many)
+    # Ours does all by itself where that costs little: a second one would take memory of its own, and its rows do not
+    # depend on each other, so that one compiled step computes prompts and answers together.
+    if "w4a16" in cost and cost["w4a16"] * WHOLE <= cost[many]:
+        many = "w4a16"
     others = [family for family in FEWER_BITS if family in able and family != many]
     if not others:
         return Plan(many=many)

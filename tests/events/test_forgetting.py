@@ -264,8 +264,11 @@ async def test_what_the_disk_has_changed_is_said_and_never_sealed_anew(world, di
     with pytest.raises(LogUnusable, match="not whole") as refused:
         await log.forgetter.forget(Target("req-a", KEY))
     assert refused.value.data["reason"] == "damaged"
-    assert b"Xyzzy" in bytes_of(disk)
-    assert before.count(b"Xyzzy") == 1
+    after = bytes_of(disk)
+    assert (before.count(b"Xyzzy"), after.count(b"Xyzzy")) == (1, 1)
+    assert after.count(SECRET.encode()) < before.count(SECRET.encode())  # What other files had is gone.
+    with pytest.raises(LogUnusable, match="not whole"):
+        await log.forgetter.target_of("req-unknown" if b"req-unknown" in after else "req-a")
 
 
 def test_a_tombstone_is_as_long_as_what_it_stands_for():

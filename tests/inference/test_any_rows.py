@@ -57,7 +57,7 @@ class AnyRows:
 def model(tiny_directory):
     model = load_chat(load(tiny_directory), CPU)
     model.decoder.kernels = Kernels(Plan(many="plain", exact="plain", apart=("plain",)), InForce())
-    model.decoder.graphs = AnyRows(model.decoder)
+    model.decoder.graphs, model.decoder.own_products = AnyRows(model.decoder), True
     return attrs.evolve(model, fingerprint="eager", free_fingerprint="steps")
 
 
@@ -153,6 +153,34 @@ def test_steps_that_are_lost_end_the_process_rather_than_change_a_bit(model):
     model.decoder.graphs.there = False
     with pytest.raises(StepsLost):
         engine.step()
+    with pytest.raises(StepsLost):
+        BatchEngine(model).submit(ask("new", exact=True))
+
+
+def test_fast_requests_go_on_without_them_and_leave_nothing_to_others(model):
+    engine = BatchEngine(model)
+    engine.submit(ask("r", LONG))
+    while not engine.step():
+        pass
+    model.decoder.graphs.there = False
+    heard = run(engine)
+    assert heard.rows["r"][-1].finish_reason == "length"
+    again = run(engine, ask("again", LONG, 1, exact=True, fingerprint="eager"))
+    assert again.rows["again"][0].cached_tokens == 0
+
+
+def test_a_token_that_the_model_does_not_know_is_that_request_s_fault_alone(model):
+    lacking = attrs.evolve(model, known_tokens=model.text.encode("zzz")[0])
+    heard = run(BatchEngine(lacking), ask("strange", "zzz"), ask("good", "a", 2))
+    (refused,) = heard.others
+    assert (refused.request, refused.code) == ("strange", -32602)
+    assert "does not know" in refused.message
+    assert len(heard.tokens("good")) == 2
+
+
+def test_layers_that_are_not_ours_take_no_rows_of_prompts(model):
+    model.decoder.own_products = False
+    assert not model.decoder.takes_any_rows
 
 
 def test_nothing_is_free_where_a_row_depends_on_its_company(model):

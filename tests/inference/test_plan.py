@@ -40,6 +40,8 @@ def test_of_two_families_of_few_bits_the_faster_decodes_few_rows_and_either_may_
     assert fitting(families, quick, HEIGHTS, "auto") == Plan(many="w4a16"), "one step for all is worth a quarter"
     slow_to_read = {**quick, ("w4a16", PROMPT): 60}
     assert fitting(families, slow_to_read, HEIGHTS, "auto") == Plan(many="packed", few="w4a16", few_rows=8)
+    asked = took(int4=(2, 2, 3, 5, 9, 20), w4a16=(1, 1.1, 1.5, 3, 5, 30))
+    assert fitting(["int4", "w4a16"], asked, HEIGHTS, "int4") == Plan(many="w4a16")
     slow = {**MEASURED, **{key: 4 * ms for key, ms in own.items()}}
     assert fitting(families, slow, HEIGHTS, "auto") == Plan(many="packed", few="int4", few_rows=4)
 

@@ -1,0 +1,68 @@
+"""In which way a request is computed: in eager steps, or in compiled ones that take any rows.
+
+An exact request keeps to the way in which it has begun, whatever happens. Knows models and requests; nothing of when
+they run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlzoo.errors import InvalidParams
+from mlzoo.inference.rows import StepsLost
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlzoo.frames import Generate
+    from mlzoo.inference.loader import ChatModel
+    from mlzoo.inference.running import Running
+
+
+def is_free(model: ChatModel, frame: Generate) -> bool:
+    """Whether all forwards of a request are steps that take any rows; of an exact one, as from its start on.
+
+    Raises:
+        StepsLost: It is exact, its steps are compiled ones, and those do not run any more.
+    """
+    own, is_there = model.free_fingerprint, model.decoder.takes_any_rows
+    if frame.adapter:
+        return False
+    if not frame.exact:
+        return is_there
+    begins_so = own != "" and frame.fingerprint in ("", own)
+    if begins_so and not is_there:
+        raise StepsLost("compiled steps that exact requests depend on do not run any more")
+    return begins_so
+
+
+def is_eager(row: Running) -> bool:
+    """Whether the bits of a row must be those of eager steps."""
+    return row.frame.exact and not row.free
+
+
+def do_without_steps(rows: Sequence[Running]) -> None:
+    """Have rows go on eagerly, whose forwards were compiled steps that do not run any more.
+
+    Raises:
+        StepsLost: One of them is exact: its bits would be others.
+    """
+    if any(row.free and row.frame.exact for row in rows):
+        raise StepsLost("compiled steps that exact requests depend on do not run any more")
+    for row in rows:
+        row.leaves_nothing = row.leaves_nothing or row.free  # What eager ones would take up has other bits.
+        row.free = False
+
+
+def expect_known(model: ChatModel, tokens: Sequence[int]) -> None:
+    """Refuse tokens that a tokenizer has and its model has not: a compiled step would end the process over one.
+
+    Raises:
+        InvalidParams: There is one.
+    """
+    strange = next((token for token in tokens if token >= model.known_tokens), None)
+    if strange is not None:
+        raise InvalidParams(
+            f"{model.text.name(strange)!r} is a token of the tokenizer that {model.name} does not know: leave it out",
+            path="messages",
+        )
