@@ -47,6 +47,7 @@ TOKENS = 24
 PATIENCE_S = 1200.0  # for a life, before its host gives up
 MOST_PIECES = 16  # that are heard between two kills
 WORKERS = 0.5  # of the kills, where there is a worker
+MOST_LOSSES = 3  # of its worker without a piece in between, after which a request is taken to be the reason
 AT_A_START = 0.15  # of the new sidecars are hit once more while they start, load, read or decode again
 START_S = 8.0
 PROMPTS = (
@@ -123,6 +124,7 @@ class Stream:
         self.faults: Counter[str] = Counter()
         self.result: dict | None = None
         self.over = False
+        self.losses = 0  # of its worker, since it said something
         self.call = 0
         self._sent = False
 
@@ -143,6 +145,7 @@ class Stream:
             elif seq > len(self.pieces):
                 self.faults["lost"] += 1
             self.pieces.append(message["params"]["delta"]["content"])
+            self.losses = 0
             return "piece"
         if "method" in message:
             return "other"
@@ -247,17 +250,26 @@ class Torture:
                 stream.ask(life)
 
     def _kill(self, life: Life, streams: list[Stream]) -> Life:
-        if self._random.random() < WORKERS and life.kill_worker():
+        if self._random.random() < WORKERS and self._kill_worker(life, streams):
             self._count("worker, speaking", streams)
             return life
         life = self._kill_sidecar(life, streams, "sidecar, speaking")
         if self._random.random() < AT_A_START and self._goes_on():
             time.sleep(self._random.uniform(0, START_S))
-            if self._random.random() < WORKERS and life.kill_worker():
+            if self._random.random() < WORKERS and self._kill_worker(life, streams):
                 self._count("worker, resuming", streams)
             else:
                 life = self._kill_sidecar(life, streams, "sidecar, resuming")
         return life
+
+    def _kill_worker(self, life: Life, streams: list[Stream]) -> bool:
+        """Kill the worker, unless a stream has said nothing between two losses of it: a third one ends it, as promised."""
+        going = [stream for stream in streams if not stream.over]
+        if any(stream.losses + 1 >= MOST_LOSSES for stream in going) or not life.kill_worker():
+            return False
+        for stream in going:
+            stream.losses += 1
+        return True
 
     def _kill_sidecar(self, life: Life, streams: list[Stream], how: str) -> Life:
         life.kill()
