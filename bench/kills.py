@@ -263,7 +263,7 @@ class Torture:
         return life
 
     def _kill_worker(self, life: Life, streams: list[Stream]) -> bool:
-        """Kill the worker, unless a stream has said nothing between two losses of it: a third one ends it, as promised."""
+        """Kill the worker, unless a stream has said nothing between two losses: a third one ends it, as promised."""
         going = [stream for stream in streams if not stream.over]
         if any(stream.losses + 1 >= MOST_LOSSES for stream in going) or not life.kill_worker():
             return False
