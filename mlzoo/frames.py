@@ -81,7 +81,7 @@ class Generate:
     Answered by rows in Stepped frames until one of them has a finish reason, or by WorkFailed.
 
     One that was interrupted goes on: its tokens so far, and the text that they brought, are not said again. exact
-    decodes them as the first time, so that what follows is equal to the bit; prefill reads them as a prompt, fast.
+    gives what follows to the bit, if need be by decoding them once more; prefill reads them as a prompt, fast.
     """
 
     request: str

@@ -2,7 +2,7 @@
 
 Files, by the name of a graph (``graph-DIGEST-FAMILY``):
     .so and .json: the library, and what it calls by name.
-    .graph: the library's digest; or why there is none, and how often that happened.
+    .graph: the library's digest, whether its rows keep apart, and how often it failed; or why there is none.
     .loading: the process that loads and tries it just now, and how many died of that in a row.
     .order-PID and .said-PID: what a worker has ordered, and what its compiler says.
     .PID, and directories graph-PID-…: what a compiler has not finished.

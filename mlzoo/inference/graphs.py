@@ -1,4 +1,4 @@
-"""Compiled graphs of decode steps: made in the background, kept on disk, tried beside the eager step before use.
+"""Compiled graphs of steps: made in the background, kept on disk, compared with the eager step before they are used.
 
 A graph is a library that torch's compiler makes of a whole step, one for each family of kernels that fast requests
 have. It reads the weights and the slots of the model that is there, so that it takes no memory of its own. Knows

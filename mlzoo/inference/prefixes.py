@@ -5,7 +5,8 @@ is ever taken for something else. ``PrefixCache`` copies blocks out of slots and
 nothing of requests, text or sampling.
 
 A block is exact where its bits are those that everybody gets who reads these tokens: it was read as a part of a whole
-chunk, and so was all before it. What was decoded, or read after something that is not exact, is close, and no more.
+chunk, and so was all before it. What was decoded, or read after something that is not exact, is close, and no more;
+unless all of it was computed in steps in which that makes no difference.
 """
 
 from __future__ import annotations
