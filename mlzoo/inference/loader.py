@@ -128,8 +128,7 @@ def load_chat(
         return load_chat(load, device, progress, cache=cache)
     if findings.asked_anew:
         memory.give_back(device)  # What was only made to be measured is not the model's.
-    is_gpu = device.type == "cuda"
-    compiled = captured.offer(decoder, load) if is_gpu else graphs.offer(decoder, load, cache, subject)
+    compiled = _compiled(load, decoder, device, cache, subject)
     progress("check", 1, 1, "checks")
     module = found.module
     eager, free = _fingerprints(load, decoder, subject, arranged.rows)
@@ -163,6 +162,13 @@ def load_chat(
         ),
         adapters=known,
     )
+
+
+def _compiled(
+    load: Load, decoder: Decoder, device: torch.device, cache: Path | None, subject: Mapping[str, Any]
+) -> str:
+    """Give a decoder steps that are not Python's, where there can be some; return what is the case, for people."""
+    return captured.offer(decoder, load) if device.type == "cuda" else graphs.offer(decoder, load, cache, subject)
 
 
 def _fingerprints(

@@ -1,7 +1,7 @@
 """Who is next: waiting requests, slots, prompts to read and rows to decode. Bookkeeping only.
 
 Knows requests by their ids and lengths; nothing of models, tensors or text. First come, first served, but what is
-interactive before a batch: one long prompt is read at a time, and while rows decode, reading and decoding take turns, so
+interactive before a batch: one long prompt is read at a time; while rows decode, reading and decoding take turns, so
 that a long prompt delays each token by one chunk at most. A prompt of a batch that is half read stands back, too; not
 for ever.
 
