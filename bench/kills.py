@@ -335,19 +335,10 @@ def measure(rounds: int, seed: int = SEED, told: Callable[[list[Row]], None] = l
     """Kill, with each dtype at the same time; ``told`` hears what came of it so far."""
     tortures: list[Torture] = []
     with tempfile.TemporaryDirectory() as directory:
-        for dtype in DTYPES:
-            serve = [
-                sys.executable,
-                "-m",
-                "mlzoo",
-                "serve",
-                "--log",
-                f"{directory}/warm-{dtype}",
-                f"model.dtype={dtype}",
-            ]
-            with Host(serve) as host:
-                print(f"{dtype}: {warm(host, MODEL)}", flush=True)
-                host.leave()
+        serve = [sys.executable, "-m", "mlzoo", "serve", "--log", f"{directory}/warm", "model.dtype=bfloat16"]
+        with Host(serve) as host:
+            print(warm(host, MODEL), flush=True)
+            host.leave()
         logs = [Path(directory) / dtype for dtype in DTYPES]
         tortures += [Torture(log.name, log, seed, lambda: told(rows(tortures))) for log in logs]
         with ThreadPoolExecutor(len(tortures)) as pool:
