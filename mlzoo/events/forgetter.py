@@ -95,15 +95,17 @@ class Forgetter:
 
         Fails as ``forget`` does.
         """
-        wanted, self._damage = of_request(Target(request)), None
-        self._commit()
-        with self._final():
-            for first in self._segments.firsts:
-                await trio.lowlevel.checkpoint()
-                data = self._read(first)
-                found = target_in(data, request) if wanted.is_named(data) and self._is_whole(first, data) else None
-                if found is not None:
-                    return found
+        wanted = of_request(Target(request))
+        async with self.lock:  # Else who forgets meanwhile would not know any more which keys go, and what is damaged.
+            self._commit()
+            self._damage = None
+            with self._final():
+                for first in self._segments.firsts:
+                    await trio.lowlevel.checkpoint()
+                    data = self._read(first)
+                    found = target_in(data, request) if wanted.is_named(data) and self._is_whole(first, data) else None
+                    if found is not None:
+                        return found
         if self._damage is not None:
             raise self._damage
         return None

@@ -4,6 +4,7 @@ from random import Random
 
 import orjson
 import pytest
+import trio
 from log_driver import DIRECTORY, append_end, bind, open_log, read_all, wait_synced
 
 from mlzoo.errors import Failure, LogUnusable, NotFound
@@ -269,6 +270,25 @@ async def test_what_the_disk_has_changed_is_said_and_never_sealed_anew(world, di
     assert after.count(SECRET.encode()) < before.count(SECRET.encode())  # What other files had is gone.
     with pytest.raises(LogUnusable, match="not whole"):
         await log.forgetter.target_of("req-unknown" if b"req-unknown" in after else "req-a")
+
+
+async def test_that_the_disk_has_changed_something_is_said_whatever_is_looked_for_meanwhile(
+    world, disk, nursery, autojump_clock
+):
+    log = await open_log(world, segment_bytes=2000)
+    bind(log)
+    await tell(log)
+    changed = next(file for names in disk.files.values() for file in names.values() if SECRET.encode() in file.data)
+    changed.settle(bytes(changed.data).replace(SECRET.encode(), b"Xyzzy", 1))
+    disk.faults.replace_s = 5.0
+
+    async def look():
+        await trio.sleep(1.0)
+        assert await log.forgetter.target_of("req-unknown") is None
+
+    nursery.start_soon(look)
+    with pytest.raises(LogUnusable, match="not whole"):
+        await log.forgetter.forget(Target("req-a", KEY))
 
 
 def test_a_tombstone_is_as_long_as_what_it_stands_for():

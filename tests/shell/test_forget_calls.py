@@ -101,6 +101,23 @@ async def test_nor_does_a_retry_that_comes_while_it_is_being_forgotten(lives, au
         assert files_with(lives, SECRET) == []
 
 
+async def test_nor_does_one_that_comes_after_something_else_was_to_be_forgotten_meanwhile(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        other = await sidecar.host.result(say(sidecar, "another"))
+        await sidecar.host.result(say(sidecar, f"{SECRET} hello", key="k"))
+        lives.disk.faults.replace_s = 5.0
+        forgotten = sidecar.host.send("forget", {"key": "k"})
+        await sidecar.sleep_h(1 / 3600)
+        also = sidecar.host.send("forget", {"request": other["id"]})
+        await sidecar.sleep_h(1 / 3600)
+        again = say(sidecar, f"{SECRET} hello", key="k")
+        await sidecar.host.result(forgotten)
+        assert files_with(lives, SECRET) == []
+        await sidecar.host.result(also)
+        await sidecar.host.response(again)
+        assert files_with(lives, SECRET) == files_with(lives, "another") == []
+
+
 async def test_nor_does_one_whose_key_is_filed(lives, autojump_clock):
     async with lives.begin() as sidecar:
         for number in range(FILED_AT_ONCE + 1):
