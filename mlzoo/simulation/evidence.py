@@ -157,6 +157,7 @@ class Evidence:
     damaged: bool = False  # a fault of the disk itself, not of a crash: less can be asked of this log
     storage_failed: bool = False
     unusable: bool = False  # nothing can be recorded in this life
+    stays_ms: int = 0  # that the first host of this life may stay
     slept_ms: int = 0  # that the machine slept while sidecars lived
     drops: bool = False  # segments go by their age, whoever subscribes to them
     shut_down: bool = False  # a host has asked for the end of this life

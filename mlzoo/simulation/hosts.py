@@ -198,3 +198,19 @@ class Host:
         for part in (line[:half], line[half:]):
             if part:
                 self._pipe.feed(part)
+
+
+def stays_s(plan: plans.HostPlan) -> float:
+    """Return how long a host stays at most: as long as it pauses, and waits for answers that do not come."""
+    stays = 0.0
+    for action in plan.actions:
+        match action:
+            case actions.Pause(for_s):
+                stays += for_s
+            case actions.Settle():
+                stays += PATIENCE_S
+            case actions.EndInput():
+                return stays
+            case _:
+                pass
+    return stays + PATIENCE_S

@@ -7,6 +7,7 @@ copied as it is, and whatever the dying run does to it afterwards never happened
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from mlzoo.simulation.answers import UNKNOWN, UNRECORDABLE
 from mlzoo.simulation.cloud import Cloud
 from mlzoo.simulation.evidence import Heard
 from mlzoo.simulation.histories import LOG
-from mlzoo.simulation.hosts import Host
+from mlzoo.simulation.hosts import Host, stays_s
 from mlzoo.simulation.machines import config_of, devices_of
 from mlzoo.simulation.mirror import Mirror
 from mlzoo.simulation.pipe import Pipe
@@ -102,6 +103,7 @@ class Life:
         self._plan = plan
         self._seed = seed
         self.evidence = evidence
+        evidence.stays_ms = math.ceil(stays_s(plan.hosts[0]) * 1000)
         self._ids = ids
         self._known_seq = orjson.loads(evidence.kept[-1])["log_seq"] if evidence.kept else 0
         self._mirror = Mirror(disk, evidence)

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import attrs
+import pytest
 from planted_bugs import a_route_goes_on_amid_an_answer, whatever_goes_on_is_called_exact, whatever_goes_on_is_prefilled
 
 from mlzoo.core import recycling
-from mlzoo.simulation import stories
+from mlzoo.simulation import invariants, stories
 from mlzoo.simulation.evidence import Evidence
 from mlzoo.simulation.histories import LOG
+from mlzoo.simulation.machines import config_of
 from mlzoo.simulation.plans import (
+    MACHINES,
     Ask,
     Cancel,
     CloseOutput,
@@ -179,3 +182,17 @@ def test_a_provider_that_breaks_off_is_followed_by_nobody_once_it_has_said_somet
     assert found(breaks_off) == set()
     a_route_goes_on_amid_an_answer(monkeypatch)
     assert "I4" in found(breaks_off)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_who_waits_for_a_load_that_hangs_waits_until_the_host_leaves_and_the_drain_ends(machine, monkeypatch):
+    """Its worker hangs before the turns of a conversation are all answered, and the host waits a quarter of an hour."""
+    turn = Ask("chat", {"model": "toy", "stream": True, "conversation": "talk-0"}, pieces=5)
+    patient = life(turn, turn, turn, *[Settle()] * 16, faults=(FaultPlan("worker_hangs", 0.01),))
+    patient = attrs.evolve(patient, machine=machine)
+    assert found(patient) == set()
+    drain_ms = round(config_of("disk", machine=machine).limits.drain_s * 1000)
+    monkeypatch.setattr(invariants, "LEAVING_MS", drain_ms)
+    assert found(patient) == set()
+    monkeypatch.setattr(invariants, "LEAVING_MS", drain_ms - 1)
+    assert found(patient) == {"I9"}
