@@ -155,7 +155,7 @@ class BatchEngine:
         self._model.adapters.expect(frame.adapter, frame.model)
         tools = tools_of(frame, self._model.tool_form)
         prompt, seen_images, cut = read_prompt(self._text, frame, self._decoder.context, tools)
-        ways.expect_known(self._model, (*prompt, *frame.tokens))
+        ways.expect_known(self._model, prompt, frame.tokens)
         room = self._decoder.context - len(prompt)
         if room < 1:
             raise ContextLengthExceeded(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlzoo.errors import InvalidParams
+from mlzoo.errors import Interrupted, InvalidParams
 from mlzoo.inference.rows import StepsLost
 
 if TYPE_CHECKING:
@@ -54,13 +54,18 @@ def do_without_steps(rows: Sequence[Running]) -> None:
         row.free = False
 
 
-def expect_known(model: ChatModel, tokens: Sequence[int]) -> None:
+def expect_known(model: ChatModel, prompt: Sequence[int], said: Sequence[int]) -> None:
     """Refuse tokens that a tokenizer has and its model has not: a compiled step would end the process over one.
 
     Raises:
-        InvalidParams: There is one.
+        InvalidParams: There is one in the prompt.
+        Interrupted: There is one in what was said before an interruption.
     """
-    strange = next((token for token in tokens if token >= model.known_tokens), None)
+    if any(token >= model.known_tokens for token in said):
+        raise Interrupted(
+            f"{model.name} has not the tokens that it had when this began: it cannot be continued.", resumable=False
+        )
+    strange = next((token for token in prompt if token >= model.known_tokens), None)
     if strange is not None:
         raise InvalidParams(
             f"{model.text.name(strange)!r} is a token of the tokenizer that {model.name} does not know: leave it out",
