@@ -109,17 +109,6 @@ class CapturedSteps:
         """Whether a row of a step in a family is the same among any number of rows: whether it is the eager one's."""
         return family not in self._mixes
 
-    def beside(
-        self,
-        family: Family,  # noqa: ARG002 - the interface's
-        slots: Sequence[int],  # noqa: ARG002
-        tokens: Sequence[int],  # noqa: ARG002
-        positions: Sequence[int],  # noqa: ARG002
-        eager: Computation,
-    ) -> torch.Tensor:
-        """Return the logits of eager: what is captured is captured of fast steps."""
-        return eager()
-
     def takes_any_rows(self, family: Family) -> bool:  # noqa: ARG002 - the interface's
         """Whether a step takes rows of prompts: what is captured has one shape."""
         return False
@@ -139,8 +128,10 @@ class CapturedSteps:
         tokens: Sequence[int],
         positions: Sequence[int],
         eager: Computation,
+        *,
+        exact: bool = False,
     ) -> torch.Tensor:
-        """Return the logits after a fast step, ``[rows, vocabulary]``: of a recording where one is to be trusted.
+        """Return the logits after a step, ``[rows, vocabulary]``: of a recording where one is to be trusted.
 
         Args:
             family: That is in force.
@@ -148,8 +139,9 @@ class CapturedSteps:
             tokens: Of the rows.
             positions: Of the rows.
             eager: Computes the step without a recording.
+            exact: It is eager's logits that are wanted.
         """
-        if self.refused:
+        if self.refused or exact:
             return eager()
         one = self._wanted(Shape(family, self._width(len(slots)), self._extent(max(positions) + 1)))
         rows = list(zip(tokens, positions, slots, strict=True))

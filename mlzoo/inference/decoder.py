@@ -118,18 +118,10 @@ class Compiled(Protocol):
         tokens: Sequence[int],
         positions: Sequence[int],
         eager: Callable[[], torch.Tensor],
+        *,
+        exact: bool = False,
     ) -> torch.Tensor:
-        """Return the logits after a fast step of a family of kernels, of eager where there is nothing better."""
-
-    def beside(
-        self,
-        family: Family,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        eager: Callable[[], torch.Tensor],
-    ) -> torch.Tensor:
-        """Return the logits of eager, and do beside it what there is to do for later steps of a family."""
+        """Return the logits after a step of a family: those of eager where there is nothing better, or it is exact."""
 
     def keeps_apart(self, family: Family) -> bool:
         """Whether a row of such a step is the same among any number of rows, if it is a compiled one."""
@@ -268,8 +260,7 @@ class SlotDecoder:
         if self.graphs is None:
             return eager()
         family = "plain" if self.kernels is None else self.kernels.in_force.family
-        decode = self.graphs.beside if exact else self.graphs.decode
-        return decode(family, slots, tokens, positions, eager)
+        return self.graphs.decode(family, slots, tokens, positions, eager, exact=exact)
 
     def _eager(
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, grain: int

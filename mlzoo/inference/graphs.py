@@ -157,8 +157,10 @@ class Graphs:
         tokens: Sequence[int],
         positions: Sequence[int],
         eager: Callable[[], torch.Tensor],
+        *,
+        exact: bool = False,
     ) -> torch.Tensor:
-        """Return the logits after a fast step, ``[rows, vocabulary]``: of the graph where there is one to be trusted.
+        """Return the logits after a step, ``[rows, vocabulary]``: of the graph where there is one to be trusted.
 
         Args:
             family: That is in force.
@@ -166,6 +168,7 @@ class Graphs:
             tokens: Of the rows.
             positions: Of the rows.
             eager: Computes the step without a graph.
+            exact: It is eager's logits that are wanted; a graph is only made and compared beside them.
         """
         graph, rows = self.all.get(family), Rows(slots, tokens, positions)
         self._decoded += len(rows.slots)
@@ -180,24 +183,10 @@ class Graphs:
             return self._first(graph, rows, eager)
         if graph.state == "checking":
             return self._check(graph, rows, eager)
-        if graph.state != "used":
+        if graph.state != "used" or exact:
             return eager()
         seen = self._run(graph, rows)
         return eager() if seen is None else seen
-
-    def beside(
-        self,
-        family: Family,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        eager: Callable[[], torch.Tensor],
-    ) -> torch.Tensor:
-        """Return the logits of eager, as ``decode`` does until a graph is used: it is made and compared meanwhile."""
-        graph = self.all.get(family)
-        if graph is None or graph.state in ("used", "refused"):
-            return eager()
-        return self.decode(family, slots, tokens, positions, eager)
 
     def _look(self, graph: Graph) -> None:
         """Take up what an earlier load has left."""

@@ -42,12 +42,11 @@ class AnyRows:
         found = self.computed(rows.slots, rows.tokens, rows.positions)
         return found[list(wanted)]
 
-    def decode(self, _family, slots, tokens, positions, _eager):
+    def decode(self, _family, slots, tokens, positions, eager, *, exact):
+        if exact:
+            return eager()
         self.decoded.append(len(slots))
         return self.computed(slots, tokens, positions)
-
-    def beside(self, _family, _slots, _tokens, _positions, eager):
-        return eager()
 
     def computed(self, *rows):
         return torch.cat([self.decoder._decode([slot], [token], [place], grain=1) for slot, token, place in zip(*rows)])  # noqa: B905 - they are equally long

@@ -216,6 +216,8 @@ def test_exact_steps_have_a_graph_made_and_are_never_computed_by_one(decoder, lo
     assert torch.equal(decoder.decode([0], [9], [2], exact=True), expected) or graph.family != family
     assert graph.state == "making"
     decoder.graphs.making.process.wait()
+    decoder.decode([0], [9], [2], exact=True)
+    assert decoder.graphs.making is None  # What became of it was seen in an exact step.
     graph.state = "used"
     graph.library = lambda *_: pytest.fail("the graph computes")
     decoder.decode([0], [9], [2], exact=True)
