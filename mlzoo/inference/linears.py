@@ -69,13 +69,13 @@ class Linear(nn.Module):
         self.products: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"plain": self._plain}
         self._in_force = in_force
         self.is_head = is_head
-        self.is_blocked = self.in_features % GROUP == 0 and self.out_features % WIDTH_GRAIN == 0
+        self.is_blocked = is_blocked(self.out_features, self.in_features)
         self.takes_int4 = not is_head and self.is_blocked
 
     def make(self, family: Family) -> None:
         """Have a family at hand, beside those that are.
 
-        A layer that does not take fewer bits is packed in their stead, on a GPU plain.
+        A layer that does not take fewer bits is packed in their stead; plain where nothing can be packed, as on a GPU.
 
         Raises:
             RuntimeError: This machine has no such kernel. Torch raises other things as well.
@@ -118,9 +118,13 @@ class Linear(nn.Module):
         bits = self._bits(family)
         if bits:
             return w4a16(weight, bits) if family == "w4a16" else int4(weight)
-        if family == "plain" or weight.device.type != "cpu":
-            return lambda x: functional.linear(x, weight)
-        return packed(weight)
+        if family != "plain" and weight.device.type == "cpu":
+            try:
+                return packed(weight)
+            except RuntimeError:  # A machine may have kernels for fewer bits, and none for numbers of 16 in this order.
+                if family == "packed":
+                    raise
+        return lambda x: functional.linear(x, weight)
 
     def _plain(self, x: torch.Tensor) -> torch.Tensor:
         assert self.weight is not None
@@ -189,10 +193,13 @@ def replace(module: nn.Module) -> Replaced:
     return done
 
 
-def int4_error(layer: Linear) -> float:
-    """Return the error that 4 bits would bring to a layer's weights, relative to their norm."""
-    assert layer.weight is not None
-    weight = layer.weight.data
+def is_blocked(outputs: int, inputs: int) -> bool:
+    """Return whether weights of that shape can come in fewer bits."""
+    return inputs % GROUP == 0 and outputs % WIDTH_GRAIN == 0
+
+
+def int4_error(weight: torch.Tensor) -> float:
+    """Return the error that 4 bits would bring to weights ``[outputs, inputs]``, relative to their norm."""
     steps, size, least = to_int4(weight)
     groups = weight.float().view(*size.shape, GROUP)
     restored = steps.view_as(groups) * size[..., None] + least[..., None]

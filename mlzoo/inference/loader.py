@@ -19,6 +19,7 @@ from mlzoo.inference import (
     anatomy,
     captured,
     graphs,
+    grids,
     images,
     memory,
     native,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     OnProgress = Callable[[str, int, int, str], None]  # stage, done, total, unit
 
 IN_STEPS = "exact requests: in compiled steps for all their tokens, as fast ones; those that began eagerly go on so"
+OTHER_NUMBERS = "they are for bfloat16 on a processor"
 MEMORY_SLACK = 1.1  # what loading needs, times the size of the weights
 
 
@@ -109,10 +111,12 @@ def load_chat(
         OutOfMemory: It does not fit on the device.
     """
     before = memory.used_bytes(device)
-    found = read(load, device, images.kind_of(load), progress)
+    lacking = _own_kernels(load, device, cache)
+    in_4_bits = not lacking and load.dtype == "auto" and _comes_in_4_bits(load)
+    found = read(load, device, images.kind_of(load), progress, in_4_bits=in_4_bits)
     known = adapters.read(load.model, load.adapters, found.module, device, CHUNK)
     progress("check", 0, 1, "checks")
-    lacking = _own_kernels(load, device, found.dtype, cache)
+    lacking = lacking or ("" if found.dtype == torch.bfloat16 else OTHER_NUMBERS)
     subject = selftest.subject(load, device, found.dtype, own_kernels=not lacking)
     findings = selftest.Findings(cache if load.digest else None, subject)
     arranged = arrange(found.module, load, device, findings, own_kernels=not lacking)
@@ -181,12 +185,20 @@ def _fingerprints(
     return eager, selftest.fingerprint(subject, {**rows, "steps": steps}) if steps else ""
 
 
-def read(load: Load, device: torch.device, kind: Any, progress: OnProgress, attention: str = "eager") -> Weights:
+def read(
+    load: Load,
+    device: torch.device,
+    kind: Any,
+    progress: OnProgress,
+    attention: str = "eager",
+    *,
+    in_4_bits: bool = False,
+) -> Weights:
     """Read module and tokenizer; ``kind`` is the class of transformers that makes the module."""
     directory = Path(load.path)
     size = weights.verify(directory)
     size += sum(adapter_files.size_bytes(Path(path)) for path in load.adapters.values())
-    dtype, why = sizing.choose_dtype(load.dtype, device)
+    dtype, why = sizing.choose_dtype(load.dtype, device, in_4_bits=in_4_bits)
     expect_room(size, device)
     options = {"local_files_only": True, "trust_remote_code": load.trust_remote_code}
     progress("tokenizer", 0, 1, "files")
@@ -231,10 +243,15 @@ def expect_room(size_bytes: int, device: torch.device) -> None:
         )
 
 
-def _own_kernels(load: Load, device: torch.device, dtype: torch.dtype, cache: Path | None) -> str:
-    """Have our own kernels at hand, where a model can use them; return why not, or nothing."""
+def _own_kernels(load: Load, device: torch.device, cache: Path | None) -> str:
+    """Have our own kernels at hand, where a model may use them; return why not, or nothing."""
     if load.compile == "none":
         return "switched off"
-    if device.type != "cpu" or dtype != torch.bfloat16:
-        return "they are for bfloat16 on a processor"
+    if device.type != "cpu" or load.dtype not in ("auto", "bfloat16"):
+        return OTHER_NUMBERS
     return native.offer(cache)
+
+
+def _comes_in_4_bits(load: Load) -> bool:
+    """Whether a model's weights will be in 4 bits: they were asked for, or cost nothing."""
+    return load.quantization == "int4" or (load.quantization == "auto" and grids.lies_on_one(Path(load.path)))

@@ -29,6 +29,13 @@ from mlzoo import graph_notes
 SOURCE = Path(__file__).with_name("native.cpp")
 TIMEOUT_S = 120.0  # for the compiler, beside whatever else the machine does
 OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-fast-math", "-fPIC", "-shared", "-fopenmp", "-w")
+INSTRUCTIONS = {  # that they are written for, the best ones first: as the system calls them, and as the compiler does
+    ("avx512_vnni", "avx512bw", "avx512dq", "avx512f", "avx512vl", "f16c", "fma"): (
+        *("-mavx512vnni", "-mavx512bw", "-mavx512dq", "-mavx512f", "-mavx512vl", "-mf16c", "-mfma"),
+    ),
+    ("avx2", "f16c", "fma"): ("-mavx2", "-mf16c", "-mfma"),
+}
+LACKING = "this processor has neither AVX2 nor AVX-512 with VNNI"
 GROUP = 32  # weights, and numbers of a row, that share a step
 WIDTH = 16  # outputs that are computed together
 LOGITS_BITS = 8  # of the weights of logits, whose products are not rounded to 16 bits
@@ -80,22 +87,30 @@ def _opened(directory: Path) -> str:
         return "they are for Linux on x86-64"
     try:
         processor = _processor()
-        if "avx512_vnni" not in processor:
-            return "this processor lacks AVX-512 with VNNI"
+        options = _options(processor)
+        if not options:
+            return LACKING
         # Who compiled it changes no bit: a library is taken up where there is no compiler any more.
-        key = repr([SOURCE.read_text(encoding="utf-8"), *OPTIONS, torch.__version__, processor])
+        sources = [file.read_text(encoding="utf-8") for file in sorted(SOURCE.parent.glob("native*.[ch]*"))]
+        key = repr([*sources, *options, torch.__version__, processor])
         place = directory / f"native-{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
         if not _is_whole(place):
-            why = _made(place)
+            why = _made(place, options)
             if why:
                 return why
         library = ctypes.CDLL(str(place), mode=ctypes.RTLD_GLOBAL)  # Compiled steps look for its names.
         if not library.mlzoo_supported():
-            return "this processor lacks AVX-512 with VNNI"
+            return LACKING
     except (OSError, AttributeError) as error:
         return f"they cannot be loaded ({error})"
     _State.library = library
     return ""
+
+
+def _options(processor: str) -> tuple[str, ...]:
+    """Return what the compiler is told for a processor; nothing where it lacks what the kernels are written for."""
+    able = set(processor.split())
+    return next(((*OPTIONS, *told) for needed, told in INSTRUCTIONS.items() if able.issuperset(needed)), ())
 
 
 def _is_whole(place: Path) -> bool:
@@ -104,7 +119,7 @@ def _is_whole(place: Path) -> bool:
     return place.exists() and hashlib.sha256(place.read_bytes()).hexdigest() == note.get("sha256")
 
 
-def _made(place: Path) -> str:
+def _made(place: Path, options: tuple[str, ...]) -> str:
     """Make a library; return why that cannot be. A compiler that has failed three times in a row is not asked again."""
     command, failures = compiler(), place.with_suffix(".failed")
     if command is None:
@@ -115,7 +130,7 @@ def _made(place: Path) -> str:
         return f"{before.get('why')} (remove {failures} to have it asked again)"
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _compile(command, place)
+        _compile(command, place, options)
     except subprocess.TimeoutExpired:
         why = "the C++ compiler took too long"
     except subprocess.CalledProcessError as error:
@@ -127,14 +142,14 @@ def _made(place: Path) -> str:
     return why
 
 
-def _compile(command: str, place: Path) -> None:
+def _compile(command: str, place: Path, options: tuple[str, ...]) -> None:
     """Compile into a place, whole or not at all: only what the note beside it describes is ever loaded."""
     libraries = Path(torch.__file__).with_name("lib")
     # By its name, what a process that was killed leaves is removed by later ones.
     with tempfile.TemporaryDirectory(prefix=f"graph-{os.getpid()}-", dir=place.parent) as scratch:
         beside = Path(scratch) / "native.so"
         subprocess.run(
-            [command, *OPTIONS, "-o", str(beside), str(SOURCE), f"-L{libraries}", "-ltorch_cpu"],
+            [command, *options, "-o", str(beside), str(SOURCE), f"-L{libraries}", "-ltorch_cpu"],
             check=True,
             timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL,

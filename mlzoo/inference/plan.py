@@ -21,7 +21,7 @@ import attrs
 import torch
 
 from mlzoo.errors import ModelLoadFailed
-from mlzoo.inference import kernels, linears, threads
+from mlzoo.inference import grids, kernels, linears, threads
 from mlzoo.inference.linears import Family, InForce
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ PROMPT = 128  # and tokens of a prompt
 PROMPTS_SHARE = 1 / 6  # chunks that are read for each step of many rows, where answers are as long as prompts
 WORTH = 0.95  # of the other's time, at most, that a second family must take to be kept
 WHOLE = 0.75  # of what our own family costs, that the cheapest one must cost less than to be taken in its stead
-FREE = 0.005  # of a layer's norm: the error of 4 bits that is none, since the weights lay on such a grid
 SAMPLE_BYTES = 64 * 1024 * 1024  # of layers that are measured: more than caches hold
 ROUNDING = 0.05  # of a product's norm at most: what a kernel in 16 bits may differ; 0.01 is usual
 # Of this thread; where its clock is too coarse (Windows), the time that passes.
 OWN_TIME = time.perf_counter if sys.platform == "win32" else time.thread_time
 ROUNDS = 5  # in which everybody is measured; the fastest counts, since others use the machine as well
+HOPELESS = 2.0  # times as long as the fastest takes, after which one is not measured again
 
 
 @attrs.frozen
@@ -229,7 +229,8 @@ def mark_int4(layers: Sequence[Linear], quantization: Quantization, findings: Fi
 
 
 def _mark(layer: Linear) -> str:
-    return "4" if layer.takes_int4 and linears.int4_error(layer) < FREE else "-"
+    is_free = layer.takes_int4 and layer.weight is not None and linears.int4_error(layer.weight.data) < grids.FREE
+    return "4" if is_free else "-"
 
 
 def _measure(
@@ -279,9 +280,15 @@ def _rounds(
             layer.make(family)
     with threads.using(1):
         for _, (family, height) in product(range(ROUNDS), tried):
+            if math.isfinite(took[family, height]) and took[family, height] > HOPELESS * _least(took, height):
+                continue
             replaced.in_force.family = family
             took[family, height] = min(took[family, height], _pass_s(sample, inputs[height], clock) * 1e3)
     return smoothed(took)
+
+
+def _least(took: Took, height: int) -> float:
+    return min(ms for (_, at), ms in took.items() if at == height)
 
 
 def smoothed(took: Took) -> Took:

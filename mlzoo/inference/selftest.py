@@ -165,6 +165,6 @@ def _machine(device: torch.device) -> list[str]:
 def _source() -> str:
     """Return the digest of this package: a development version changes what it computes, and keeps its number."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cpp")):
+    for path in sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cpp", ".h")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

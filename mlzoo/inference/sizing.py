@@ -21,11 +21,17 @@ CAPTURED_SHARE = 0.1  # likewise: for captured steps, where there are some
 CAPTURED_BYTES = 64 << 20  # below which they are not worth their trouble
 
 
-def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
+def choose_dtype(asked: str, device: torch.device, *, in_4_bits: bool = False) -> tuple[torch.dtype, str]:
     """Return the dtype to compute in, and why.
 
     bfloat16 halves the memory that each token reads: it wins where the processor multiplies it natively (a decode
-    step of a small model on AVX512-BF16: 44 against 58 ms, of 16 rows: 75 against 126), and loses elsewhere.
+    step of a small model on AVX512-BF16: 44 against 58 ms, of 16 rows: 75 against 126), and loses elsewhere, unless
+    kernels of our own multiply whole numbers instead.
+
+    Args:
+        asked: For; auto: whatever is fastest.
+        device: Where.
+        in_4_bits: Whether weights come in 4 bits, and kernels of our own compute with them.
     """
     if asked != "auto":
         return getattr(torch, asked), f"dtype {asked}: asked for"
@@ -38,6 +44,8 @@ def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
     native = [name for name in ("amx_tile", "avx512_bf16") if _processor_has(name)]
     if native:
         return torch.bfloat16, f"dtype bfloat16: this processor computes it natively ({native[0]})"
+    if in_4_bits:
+        return torch.bfloat16, "dtype bfloat16: the weights lie on a 4-bit grid, for which there are kernels of our own"
     return torch.float32, "dtype float32: this processor does not compute bfloat16 natively"
 
 

@@ -30,8 +30,8 @@ def verify(directory: Path) -> int:
     """
     if not directory.is_dir():
         raise ModelLoadFailed(f"{directory} is no directory", reason="missing")
-    files = _files(directory)
-    if not files:
+    shards = files(directory)
+    if not shards:
         pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED)
         if pickled:
             raise ModelLoadFailed(
@@ -40,12 +40,17 @@ def verify(directory: Path) -> int:
                 reason="pickled",
             )
         raise ModelLoadFailed(f"{directory} holds no *.safetensors weights", reason="missing")
-    for path in files:
+    for path in shards:
         _verify_file(path)
-    return sum(path.stat().st_size for path in files)
+    return sum(path.stat().st_size for path in shards)
 
 
-def _files(directory: Path) -> list[Path]:
+def files(directory: Path) -> list[Path]:
+    """Return the files that hold a directory's weights, whether or not they are there.
+
+    Raises:
+        ModelLoadFailed: The index of them is none.
+    """
     index = directory / INDEX
     if not index.exists():
         return sorted(directory.glob("*.safetensors"))

@@ -220,8 +220,8 @@ def test_a_library_that_is_cut_is_never_loaded_but_made_anew(tmp_path, monkeypat
 @pytest.mark.usefixtures("another_process")
 def test_a_processor_without_the_instructions_is_asked_before_any_compiler(tmp_path, monkeypatch):
     compiler_that(tmp_path, monkeypatch, "touch asked")
-    monkeypatch.setattr(native, "_processor", lambda: "flags : fpu avx2")
-    assert native.offer(tmp_path / "cache") == "this processor lacks AVX-512 with VNNI"
+    monkeypatch.setattr(native, "_processor", lambda: "flags : fpu avx2 f16c")
+    assert native.offer(tmp_path / "cache") == native.LACKING
     assert not (tmp_path / "cache").exists()
 
 
