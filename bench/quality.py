@@ -1,6 +1,6 @@
 """What the default kernels lose: divergence from fp32 on a fixed text, by the number of rows that decode together.
 
-``python bench/quality.py [--rounds N] [--json FILE]``. The text is ARCHITECTURE.md of this project, in 16 segments: of
+``python bench/quality.py [--rounds N] [--json FILE]``. The text is quality.txt, an early state of a page of this project, in 16 segments: of
 each the first half is read as a prompt and the second decoded token by token as it is written (teacher forcing), so
 that what the default kernels read and what they decode is in the figures. Segments decode 1, 4 or 16 together, which is
 what the choice of kernels depends on. Nothing here is a matter of time: one round says all.
@@ -87,7 +87,7 @@ def measure(_rounds: int) -> list[Row]:
     torch.set_num_threads(process.usable_processors())
     transformers.logging.disable_progress_bar()
     exact = load_model("float32")
-    tokens = exact.text.encode((BENCH.parent / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    tokens = exact.text.encode((BENCH / "quality.txt").read_text(encoding="utf-8"))
     length = READ + DECODED
     assert len(tokens) >= SEGMENTS * length, "the text is too short"
     segments = [list(tokens[number * length : (number + 1) * length]) for number in range(SEGMENTS)]
