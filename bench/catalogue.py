@@ -245,7 +245,7 @@ BENCHMARKS = (
         title="Quality",
         rounds=1,
         how=(
-            "The default kernels against fp32, on 1,152 tokens of ARCHITECTURE.md in 16 segments: the first half of "
+            "The default kernels against fp32, on 1,152 tokens of quality.txt in 16 segments: the first half of "
             "each is read as a prompt, the second decoded as it is written, 1, 4 or 16 segments together."
         ),
     ),

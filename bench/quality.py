@@ -1,9 +1,10 @@
 """What the default kernels lose: divergence from fp32 on a fixed text, by the number of rows that decode together.
 
-``python bench/quality.py [--rounds N] [--json FILE]``. The text is quality.txt, an early state of a page of this project, in 16 segments: of
-each the first half is read as a prompt and the second decoded token by token as it is written (teacher forcing), so
-that what the default kernels read and what they decode is in the figures. Segments decode 1, 4 or 16 together, which is
-what the choice of kernels depends on. Nothing here is a matter of time: one round says all.
+``python bench/quality.py [--rounds N] [--json FILE]``. The text is quality.txt, an early state of a page of this
+project, in 16 segments: of each the first half is read as a prompt and the second decoded token by token as it is
+written (teacher forcing), so that what the default kernels read and what they decode is in the figures. Segments
+decode 1, 4 or 16 together, which is what the choice of kernels depends on. Nothing here is a matter of time:
+one round says all.
 """
 
 from __future__ import annotations
