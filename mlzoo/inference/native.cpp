@@ -100,17 +100,15 @@ inline void products(const uint8_t* weights, int64_t groups, Rows rows, Out<BITS
   for (int r = 0; r < ROWS; ++r) store(out + r * outputs, added[r]);
 }
 
-template <int BITS>
+// All rows of 16 outputs: as many at once as there are registers for, and the rest in halves of that.
+template <int ROWS, int BITS>
 void columns(const uint8_t* weights, int64_t count, int64_t groups, Rows rows, Out<BITS>* out, int64_t outputs) {
-  int64_t r = 0;
-  auto from = [&](int64_t row) {
-    return Rows{rows.numbers + row * groups * 2 * GROUP, rows.sizes + row * groups, rows.sums + row * groups};
-  };
-  if constexpr (MOST_ROWS >= 8)
-    for (; r + 8 <= count; r += 8) products<8, BITS>(weights, groups, from(r), out + r * outputs, outputs);
-  for (; r + 4 <= count; r += 4) products<4, BITS>(weights, groups, from(r), out + r * outputs, outputs);
-  for (; r + 2 <= count; r += 2) products<2, BITS>(weights, groups, from(r), out + r * outputs, outputs);
-  for (; r < count; ++r) products<1, BITS>(weights, groups, from(r), out + r * outputs, outputs);
+  for (; count >= ROWS; count -= ROWS) {
+    products<ROWS, BITS>(weights, groups, rows, out, outputs);
+    rows = {rows.numbers + ROWS * groups * 2 * GROUP, rows.sizes + ROWS * groups, rows.sums + ROWS * groups};
+    out += ROWS * outputs;
+  }
+  if constexpr (ROWS > 1) columns<ROWS / 2, BITS>(weights, count, groups, rows, out, outputs);
 }
 
 // e to the power of numbers that are 0 at most, to about 1e-7 of it: 2 to a whole number, and a polynomial for the rest.
@@ -269,10 +267,11 @@ void mlzoo_w4a16(const uint8_t* ordered, int64_t bits, const uint16_t* x, void* 
       in_16_bits(x + r * inputs, groups, every.numbers + 2 * r * inputs, every.sizes + r * groups, every.sums + r * groups);
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tiles; ++t) {
+      const uint8_t* weights = ordered + t * tile_bytes;
       if (bits == 4)
-        columns<4>(ordered + t * tile_bytes, rows, groups, every, static_cast<uint16_t*>(out) + t * WIDTH, outputs);
+        columns<MOST_ROWS, 4>(weights, rows, groups, every, static_cast<uint16_t*>(out) + t * WIDTH, outputs);
       else
-        columns<8>(ordered + t * tile_bytes, rows, groups, every, static_cast<float*>(out) + t * WIDTH, outputs);
+        columns<MOST_ROWS, 8>(weights, rows, groups, every, static_cast<float*>(out) + t * WIDTH, outputs);
     }
   }
 }

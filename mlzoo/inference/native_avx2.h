@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int MOST_ROWS = 4;    // of which products are added up together: what registers hold
+constexpr int MOST_ROWS = 16;   // of which products are added up together
 constexpr int MOST_GROUPS = 3;  // queries that are attended with together
 constexpr int64_t SPAN = 16;    // of a head's width that is added up in registers
 
@@ -144,36 +144,67 @@ inline void store_group(uint8_t* to, I16 first, I16 second) {
   }
 }
 
-// Products of some rows' groups, `stride` bytes apart, with the steps of 16 outputs' weights: by fours of inputs, and
-// with 4 bits, two fours in the same bytes. Pairs of 16 bits are multiplied at once.
-template <int ROWS, int BITS>
-inline void multiply_group(const uint8_t* weights, const uint8_t* rows, int64_t stride, I16* sums) {
-  constexpr int FOURS = 8;
+// Steps of 16 outputs' weights, of two inputs each in 16 bits.
+struct Pair {
+  __m256i left, right;
+};
+
+// Hands over a group's steps by pairs of inputs, with the place of each among a row's. With 4 bits, two fours of inputs
+// lie in the same bytes.
+template <int BITS, class Take>
+inline void by_pairs(const uint8_t* weights, Take take) {
+  constexpr int64_t HALF = 16;  // numbers, after which those of the other four come
   const __m256i mask = _mm256_set1_epi32(BITS == 4 ? 0x000f000f : 0x00ff00ff);
-  __m256i low[ROWS], high[ROWS];
-#pragma GCC unroll 4
-  for (int r = 0; r < ROWS; ++r) low[r] = high[r] = _mm256_setzero_si256();
 #pragma GCC unroll 1
-  for (int f = 0; f < FOURS * BITS / 8; ++f, weights += 64, rows += 8) {
-    __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
-    __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + 32));
+  for (int64_t place = 0; place < 16 * BITS / 8; place += 2, weights += 64) {
+    __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
+    __m256i right = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + 32));
 #pragma GCC unroll 4
-    for (int part = 0; part < 16 / BITS; ++part) {  // Even and odd pairs of a four, then those of the other.
-      const int64_t place = BITS == 8 ? 4 * part : 4 * (part / 2) + 4 * FOURS * (part % 2);
-      const __m256i left = _mm256_and_si256(first, mask), right = _mm256_and_si256(second, mask);
-#pragma GCC unroll 4
-      for (int r = 0; r < ROWS; ++r) {
-        int32_t pair;
-        std::memcpy(&pair, rows + r * stride + place, sizeof pair);
-        const __m256i both = _mm256_set1_epi32(pair);
-        low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(left, both));
-        high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(right, both));
-      }
-      first = _mm256_srli_epi16(first, BITS), second = _mm256_srli_epi16(second, BITS);
+    for (int part = 0; part < 16 / BITS; ++part) {  // Even and odd ones of a four; between them those of the other.
+      const int64_t among = BITS == 8 ? part : part / 2 + HALF / 2 * (part % 2);
+      take(Pair{_mm256_and_si256(left, mask), _mm256_and_si256(right, mask)}, place + among);
+      left = _mm256_srli_epi16(left, BITS), right = _mm256_srli_epi16(right, BITS);
     }
   }
+}
+
+// Adds the products of a pair with those of some rows, `stride` bytes apart.
+template <int ROWS>
+inline void multiply_pair(Pair pair, const uint8_t* rows, int64_t stride, __m256i* low, __m256i* high) {
 #pragma GCC unroll 4
-  for (int r = 0; r < ROWS; ++r) sums[r] = {low[r], high[r]};
+  for (int r = 0; r < ROWS; ++r) {
+    int32_t numbers;
+    std::memcpy(&numbers, rows + r * stride, sizeof numbers);
+    const __m256i both = _mm256_set1_epi32(numbers);
+    low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(pair.left, both));
+    high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(pair.right, both));
+  }
+}
+
+// Products of some rows' groups, `stride` bytes apart, with the steps of 16 outputs' weights. Registers hold four rows:
+// for more of them, steps are made numbers of 16 bits once, and lie in the nearest cache.
+template <int ROWS, int BITS>
+inline void multiply_group(const uint8_t* weights, const uint8_t* rows, int64_t stride, I16* sums) {
+  constexpr int AT_ONCE = ROWS < 4 ? ROWS : 4;
+  Pair steps[16];
+  if constexpr (ROWS > AT_ONCE) by_pairs<BITS>(weights, [&](Pair pair, int64_t place) { steps[place] = pair; });
+#pragma GCC unroll 1
+  for (int first = 0; first < ROWS; first += AT_ONCE, rows += AT_ONCE * stride) {
+    __m256i low[AT_ONCE], high[AT_ONCE];
+#pragma GCC unroll 4
+    for (int r = 0; r < AT_ONCE; ++r) low[r] = high[r] = _mm256_setzero_si256();
+    if constexpr (ROWS > AT_ONCE) {
+#pragma GCC unroll 1
+      for (int64_t place = 0; place < 16; ++place)
+        multiply_pair<AT_ONCE>(steps[place], rows + 4 * place, stride, low, high);
+    } else {
+      by_pairs<BITS>(weights, [&](Pair pair, int64_t place) {
+        multiply_pair<AT_ONCE>(pair, rows + 4 * place, stride, low, high);
+      });
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < AT_ONCE; ++r) sums[first + r] = {low[r], high[r]};
+  }
 }
 
 // Turns 8 keys' numbers into [8, 16] at `to`, where a line is a number of all keys.
