@@ -124,7 +124,7 @@ class Linear(nn.Module):
             except RuntimeError:  # A machine may have kernels for fewer bits, and none for numbers of 16 in this order.
                 if family == "packed":
                     raise
-        return lambda x: functional.linear(x, weight)
+        return partial(plain_product, weight)
 
     def _plain(self, x: torch.Tensor) -> torch.Tensor:
         assert self.weight is not None
@@ -204,6 +204,11 @@ def int4_error(weight: torch.Tensor) -> float:
     groups = weight.float().view(*size.shape, GROUP)
     restored = steps.view_as(groups) * size[..., None] + least[..., None]
     return float((restored - groups).norm() / groups.norm().clamp_min(1e-12))
+
+
+def plain_product(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return the product of rows with weights ``[outputs, inputs]`` as they are."""
+    return functional.linear(x, weight)
 
 
 def packed(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
