@@ -7,6 +7,7 @@ PROMPT ?=
 MINUTES ?= 10
 # Processes that run tests side by side; each may start sidecars and workers of its own.
 JOBS ?= 2
+PLATFORMS := linux darwin win32
 
 .PHONY: help setup chat test lint types unit rust weights bench clean
 
@@ -48,10 +49,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# Each platform has a cache of its own: in one, they would take each other's place.
 types: setup
-	$(BIN)/mypy
-	$(BIN)/mypy --platform darwin
-	$(BIN)/mypy --platform win32
+	$(MAKE) --no-print-directory --jobs=$(JOBS) $(PLATFORMS:%=types-%)
+
+types-%:
+	$(BIN)/mypy --platform $* --cache-dir .mypy_cache/$*
 
 unit: setup weights
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
