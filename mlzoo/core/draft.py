@@ -44,4 +44,7 @@ class Draft:
     def stream(self, piece: RequestStreamed, counts: Counts) -> None:
         """Add a piece of a request, of which ``counts`` were looked up since anything else was said."""
         self.events.append(piece)
+        losses = counts.losses
         counts.add(piece, self.at_ms)
+        if counts.losses < losses:
+            self.only_streams = False  # Who ran alone for its losses need not any more.

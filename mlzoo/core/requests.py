@@ -15,6 +15,7 @@ from mlzoo.core.incidents import numbered
 from mlzoo.core.replicas import replica_at, replicas_of
 from mlzoo.core.room import full
 from mlzoo.core.state import CALLS, calls_on, drain_is_over, is_remote, waits
+from mlzoo.core.suspects import MOST_LOSSES, is_suspect
 from mlzoo.events import conversations as talk
 from mlzoo.events import types as ev
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 MIN_RETRY_MS = 100
 FIRST_GUESS_MS = 1000.0  # of the time that a request runs, while none has been measured
-MOST_LOSSES = 3  # of its worker without a token in between: a request may be what kills it
 
 
 def submit(draft: Draft, command: cmd.Submit) -> None:
@@ -337,7 +337,7 @@ def lose_worker(draft: Draft, request: RequestState, failure: Failure) -> None:
     """Take in that the worker of a request died, or could not load its model without dying; failure ends it, if so."""
     if routing.may_move_on(request, failure):
         give_up(draft, request, failure)
-    elif request.key and request.losses + 1 >= MOST_LOSSES:
+    elif is_suspect(request):
         why = f"The worker process died {MOST_LOSSES} times in a row under this request; it is not tried again."
         failure = interrupted(request, why)
         fail(draft, request.id, failure)

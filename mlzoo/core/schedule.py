@@ -24,6 +24,7 @@ from mlzoo.core.state import (
     waiting_on_provider,
     waits,
 )
+from mlzoo.core.suspects import Company, is_suspect
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ def _serve_those_who_wait(draft: Draft) -> None:
         return  # What has a key waits for the next sidecar.
     while any(_serve_by(draft, provider) for provider in _providers_wanted(draft.state)):
         pass  # Who could not be served by one may wait for another now.
-    waiting_for = [r.model for r in draft.state.requests.values() if waits(r) and r.model and not is_remote(r)]
-    for facts in {facts.name: facts for facts in waiting_for}.values():
+    those = [r for r in draft.state.requests.values() if waits(r) and not is_remote(r)]
+    those.sort(key=is_suspect, reverse=True)  # What starts for another model must not keep one from running alone.
+    company = Company(draft.state.requests.values())
+    for facts in {r.model.name: r.model for r in those if r.model}.values():
         waiting = waiting_on(draft.state, facts.name)
         if not waiting:
             continue
@@ -71,7 +74,7 @@ def _serve_those_who_wait(draft: Draft) -> None:
         ready = [model for model in found if model.phase == "ready" and not model.unload_asked]
         if ready:
             others = {model.phase for model in found if model not in ready}
-            is_needed = _serve(draft, ready, others, waiting)
+            is_needed = _serve(draft, ready, others, waiting, company)
             _bring_back_replicas(draft, facts, ready, is_needed=is_needed)
 
 
@@ -137,7 +140,9 @@ def _bring_back_replicas(draft: Draft, facts: ModelFacts, ready: list[ModelState
             draft.say(ev.PlacementAsked(model=facts, replica=replica))
 
 
-def _serve(draft: Draft, ready: list[ModelState], others: set[ModelPhase], waiting: list[RequestState]) -> bool:
+def _serve(
+    draft: Draft, ready: list[ModelState], others: set[ModelPhase], waiting: list[RequestState], company: Company
+) -> bool:
     """Answer those whose turn has come. What another replica may be able to do waits for that one.
 
     Returns:
@@ -157,11 +162,12 @@ def _serve(draft: Draft, ready: list[ModelState], others: set[ModelPhase], waiti
             if not more_come and not waits_on:
                 _answer_without_running(draft, request, ready[0], there)
             continue
-        free = [model for model in able if slots[model.replica] > 0]
+        free = [model for model in able if slots[model.replica] > 0 and company.admits(request, model.device or "")]
         if free and running < draft.state.bounds.max_running:
             running += 1
             model = pick(draft.state, request, free)
             slots[model.replica] -= 1
+            company.join(request, model.device or "")
             resume, history = _resumption(request, model), history_of(draft.state, request)
             _dispatch(draft, request, model.device or "", history, resume)
     return is_needed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from core_driver import BOUNDS, CHAT, EMBED, OTHER, Core, row, start
 
-from mlzoo.core.requests import MOST_LOSSES
 from mlzoo.core.state import needed_from
+from mlzoo.core.suspects import MOST_LOSSES
 from mlzoo.events import commands as cmd
 from mlzoo.events import types as ev
 
@@ -106,6 +106,30 @@ def test_a_request_that_may_be_what_kills_its_worker_ends_after_some_losses():
         core.ready(fingerprint=BITS)
     failure = the(ev.RequestFailed, core.lost()).failure
     assert (failure.code, failure.data["seq"], failure.data["resumable"]) == (1008, 1, False)
+
+
+def test_who_may_be_what_kills_its_worker_runs_alone_so_that_nobody_else_pays_for_it():
+    core = a_core_with_a_keyed_chat()
+    core.chat("r2", key="k2")
+    for _ in range(MOST_LOSSES - 1):
+        core.lost()
+        events = core.ready(fingerprint=BITS)
+    assert the(ev.RequestDispatched, events).request == "r1"
+    assert "RequestDispatched" not in kinds(core.chat("r3"))
+    assert the(ev.RequestFailed, core.lost()).request == "r1"
+    assert the(ev.RequestDispatched, core.ready(fingerprint=BITS)).request == "r2"
+    assert the(ev.RequestDispatched, core.step(row("r2", size_bytes=0))).request == "r3"
+
+
+def test_who_is_to_run_alone_keeps_its_turn_while_those_who_run_are_said_to_their_end():
+    core = a_core_with_a_keyed_chat()
+    core.chat("r2", key="k2")
+    for _ in range(MOST_LOSSES - 1):
+        core.lost()
+        core.ready(fingerprint=BITS)
+    core.step(row("r1", size_bytes=0))
+    assert "RequestDispatched" not in kinds(core.chat("r3"))
+    assert the(ev.RequestDispatched, core.step(row("r1", size_bytes=0, finish_reason="stop"))).request == "r2"
 
 
 def test_losses_between_which_a_token_came_do_not_end_a_request():
