@@ -14,7 +14,8 @@ import orjson
 import torch
 
 from mlzoo import graph_notes
-from mlzoo.inference import tracing
+from mlzoo.inference import graph_library, tracing
+from mlzoo.inference.graph_library import CompiledLibrary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +75,7 @@ def buffers_of(decoder: SlotDecoder) -> dict[str, torch.Tensor]:
 class Library:
     """A library that computes a step."""
 
-    runner: Any
+    compiled: CompiledLibrary
     constants: Mapping[str, torch.Tensor]  # what it reads, which must outlive it
     sha256: str = ""  # of the file
 
@@ -82,8 +83,7 @@ class Library:
         """Return the logits of the wanted rows, ``[wanted, vocabulary]``; none sees more tokens than the extent."""
         tokens, positions, slots, which = map(torch.tensor, (rows.tokens, rows.positions, rows.slots, list(wanted)))
         seen = torch.empty(extent, dtype=torch.uint8)
-        logits: torch.Tensor = self.runner.run([tokens[:, None], positions[:, None], slots, seen, which])[0]
-        return logits
+        return self.compiled.run([tokens[:, None], positions[:, None], slots, seen, which])
 
 
 def opened(path: Path, decoder: SlotDecoder, family: Family) -> Library:
@@ -91,23 +91,21 @@ def opened(path: Path, decoder: SlotDecoder, family: Family) -> Library:
 
     Raises:
         ValueError: It is not what was made.
-        OSError: It cannot be read.
-        RuntimeError: It cannot be loaded.
+        OSError: It cannot be read, or loaded.
+        RuntimeError: It does not fit.
         KeyError: It reads what is not there.
     """
-    from torch._C._aoti import AOTIModelContainerRunnerCpu  # noqa: PLC0415 - the archives of the public way are unpacked into places that nobody clears
-
     tensors = tracing.operands_of(decoder.module, family) | buffers_of(decoder)
     note = graph_notes.read(path.with_suffix(".graph"))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 != note.get("sha256"):
         raise ValueError("the file is damaged")
-    runner = AOTIModelContainerRunnerCpu(str(path), 1)
-    names = runner.get_constant_names_to_original_fqns()
+    compiled = graph_library.load(path)
+    names = compiled.constants()
     its_own = {
         name: torch.tensor(one["numbers"], dtype=getattr(torch, one["dtype"]))
         for name, one in note["constants"].items()
     }
     constants = {constant: tensors[name] if name in tensors else its_own[constant] for constant, name in names.items()}
-    runner.update_constant_buffer(constants, use_inactive=False, validate_full_updates=True, user_managed=True)
-    return Library(runner, constants, sha256)
+    compiled.read(constants)
+    return Library(compiled, constants, sha256)

@@ -77,7 +77,9 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANum
     scores = raw = logits.float()
     best, greedy = scores.max(dim=-1)  # NaN, where there is one, counts as the largest.
     asked = {"finite": torch.isfinite(best), "greedy": greedy}
+    held = [i for i, draw in enumerate(draws) if scores.device.type == "cpu" and _is_only_held(draw)]
     changed = [i for i, draw in enumerate(draws) if draw.seen is not None or draw.allowed is not None]
+    changed = [i for i in changed if i not in held]
     if changed:
         scores = _changed(scores, changed, draws)
         asked["best"], asked["changed"] = rows_of(scores, changed).max(dim=-1)
@@ -95,6 +97,9 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANum
         _put(tokens, changed, here["changed"].tolist())
         for i, score in zip(changed, here["best"].tolist(), strict=True):
             able[i] = able[i] and score > -math.inf
+    for i in held:
+        if able[i]:
+            tokens[i], able[i] = _best_allowed(raw[i], tokens[i], draws[i])
     if cut:
         _put(tokens, cut, _draw_from_best(scores, cut, draws, able, here))
     if uncut:
@@ -116,6 +121,20 @@ def _put(tokens: list[int], rows: Sequence[int], chosen: Sequence[int]) -> None:
         tokens[i] = token
 
 
+def _is_only_held(draw: Draw) -> bool:
+    """Whether a row's token is the best one that is allowed, of scores as they are."""
+    return draw.allowed is not None and draw.seen is None and draw.sampling.temperature <= 0
+
+
+def _best_allowed(row: torch.Tensor, best: int, draw: Draw) -> tuple[int, bool]:
+    """Return the best token that may stand there, and whether there is one; mostly it is the best one of all."""
+    assert draw.allowed is not None
+    if draw.allowed[best]:
+        return best, True
+    score, token = torch.where(draw.allowed, row, -math.inf).max(dim=-1)
+    return int(token), float(score) > -math.inf
+
+
 def _changed(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> torch.Tensor:
     """Divide positive and multiply negative scores of seen tokens by the row's penalty, then drop what is not allowed.
 
@@ -130,10 +149,9 @@ def _changed(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -
     if held:
         masks = sent(torch.stack([*held.values()]), scores.device)
         if len(held) == len(changed):
-            changed.masked_fill_(masks.logical_not_(), -math.inf)
-        else:
-            places = given([*held], scores.device, torch.long)
-            changed[places] = changed[places].masked_fill(masks.logical_not_(), -math.inf)
+            return torch.where(masks, changed, -math.inf)
+        places = given([*held], scores.device, torch.long)
+        changed[places] = torch.where(masks, changed[places], -math.inf)
     return changed
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 
 import attrs
 import orjson
@@ -138,6 +139,25 @@ def test_steps_of_our_own_kernels_read_prompts_and_are_taken_up_by_the_next_load
     decoder.graphs.take_up()
     assert (later.state, decoder.takes_any_rows) == ("used", True)
     assert torch.equal(decoder.read([Part(0, prompt, 0)])[0], alone)
+    assert another_thread_runs_in(later.library.compiled, decoder.context)
+
+
+def another_thread_runs_in(compiled, extent):
+    """Whether a thread that waits for Python's lock gets it while a step is computed: nothing else gives it up."""
+    inputs = [torch.zeros(1, 1, dtype=torch.long)] * 2 + [torch.zeros(1, dtype=torch.long)]
+    inputs += [torch.empty(extent, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)]
+    usual, ran = sys.getswitchinterval(), threading.Event()
+    goes = threading.Lock()
+    goes.acquire()
+    thread = threading.Thread(target=lambda: (goes.acquire(), ran.set()))
+    thread.start()
+    sys.setswitchinterval(ENDS_WITHIN_S)
+    try:
+        goes.release()
+        return any(compiled.run(inputs) is None or ran.is_set() for _ in range(1000))
+    finally:
+        sys.setswitchinterval(usual)
+        thread.join()
 
 
 def test_a_compiler_that_fails_leaves_the_eager_step_and_three_times_in_a_row_it_is_not_asked_again(
