@@ -173,8 +173,9 @@ BENCHMARKS = (
             "sidecar, over NDJSON, all recorded, its compiled steps ready; eager is one without any, as on a machine "
             "without a C++ compiler. llama.cpp (through llama-cpp-python's batches of many sequences, "
             "since its server keeps one at a time) and OpenVINO GenAI (paged) read the Q4_1 file that our weights were "
-            "converted from; `transformers serve` is asked over HTTP and computes in bfloat16, as `generate` does. "
-            "One measures at a time, the other peers' processes are suspended."
+            "converted from; `transformers serve` is asked over HTTP; it and `generate` compute in bfloat16, or in "
+            "float32 where the processor is faster in that. One measures at a time, the other peers' processes are "
+            "suspended."
         ),
     ),
     Benchmark(

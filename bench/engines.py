@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import plots
 from measure import PeerMissing, Row, compare, interleave, main
 from prompts import story
-from rivals import BENCH, LLAMA, MODEL, OPENVINO, Rival, Served, environment, gguf, weights
+from rivals import BENCH, LLAMA, MODEL, OPENVINO, Rival, Served, environment, fastest_dtype, gguf, weights
 from stream import Host, result_of
 from warming import warm
 
@@ -88,7 +88,7 @@ def starters() -> dict[str, Callable[[], Rival]]:
         "OpenVINO GenAI": lambda: script(environment("openvino", OPENVINO), "openvino_paged.py", str(gguf())),
         "transformers serve, continuous batching": lambda: Served("--continuous-batching"),
         "transformers serve": Served,
-        "generate": lambda: script(own, "plain_generate.py", str(weights()), threads),
+        "generate": lambda: script(own, "plain_generate.py", str(weights()), threads, fastest_dtype()),
         "the engine alone": lambda: script(own, "bare_engine.py", MODEL),
     }
 

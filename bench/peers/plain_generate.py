@@ -1,6 +1,6 @@
-"""transformers' own `generate` in bfloat16, prompts padded into one batch: a line of JSON on stdin, one answer each.
+"""transformers' own `generate`, prompts padded into one batch: a line of JSON on stdin, one answer each.
 
-``plain_generate.py DIRECTORY THREADS``.
+``plain_generate.py DIRECTORY THREADS DTYPE``.
 """
 
 import json
@@ -16,7 +16,9 @@ def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     torch.set_num_threads(int(sys.argv[2]))
-    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        sys.argv[1], dtype=getattr(torch, sys.argv[3]), local_files_only=True
+    ).eval()
     for line in sys.stdin:
         order = json.loads(line)
         prompts = [prompt["ids"] for prompt in order["prompts"]]
