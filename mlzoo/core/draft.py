@@ -47,4 +47,4 @@ class Draft:
         losses = counts.losses
         counts.add(piece, self.at_ms)
         if counts.losses < losses:
-            self.only_streams = False  # Who ran alone for its losses need not any more.
+            self.only_streams = False  # Who kept others away by its losses does not any more.

@@ -24,7 +24,7 @@ from mlzoo.core.state import (
     waiting_on_provider,
     waits,
 )
-from mlzoo.core.suspects import Company, is_suspect
+from mlzoo.core.suspects import Company
 from mlzoo.events import types as ev
 
 if TYPE_CHECKING:
@@ -59,10 +59,9 @@ def _serve_those_who_wait(draft: Draft) -> None:
         return  # What has a key waits for the next sidecar.
     while any(_serve_by(draft, provider) for provider in _providers_wanted(draft.state)):
         pass  # Who could not be served by one may wait for another now.
-    those = [r for r in draft.state.requests.values() if waits(r) and not is_remote(r)]
-    those.sort(key=is_suspect, reverse=True)  # What starts for another model must not keep one from running alone.
+    waiting_for = [r.model for r in draft.state.requests.values() if waits(r) and r.model and not is_remote(r)]
     company = Company(draft.state.requests.values())
-    for facts in {r.model.name: r.model for r in those if r.model}.values():
+    for facts in {facts.name: facts for facts in waiting_for}.values():
         waiting = waiting_on(draft.state, facts.name)
         if not waiting:
             continue

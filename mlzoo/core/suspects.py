@@ -1,4 +1,4 @@
-"""Who may be what kills its worker: the last time it is tried it runs alone, so that nobody else pays for it.
+"""Who may be what kills its worker: two of them never run beside each other, so that none pays for another.
 
 Knows running requests and how often each lost its worker; nothing of why a worker died. A request may be what kills
 its worker: by a prompt, a form or a file that its libraries cannot bear. Those beside it lose their worker as often as
@@ -23,23 +23,17 @@ def is_suspect(request: RequestState) -> bool:
 
 
 class Company:
-    """Who runs on each worker, as requests are dispatched one after the other."""
+    """On which workers a suspect runs, as requests are dispatched one after the other."""
 
     def __init__(self, requests: Iterable[RequestState]) -> None:
-        self._busy: set[str] = set()
-        self._closed: set[str] = set()
-        for request in requests:
-            if request.phase == "running" and request.device is not None:
-                self.join(request, request.device)
+        running = [request for request in requests if request.phase == "running" and is_suspect(request)]
+        self._watched = {request.device for request in running}
 
     def admits(self, request: RequestState, device: str) -> bool:
-        """Whether a request may run on a device beside those that do; a suspect keeps its turn until they are done."""
-        if is_suspect(request) and device in self._busy:
-            self._closed.add(device)
-        return device not in self._closed
+        """Whether a request may run on a device beside those that do."""
+        return not is_suspect(request) or device not in self._watched
 
     def join(self, request: RequestState, device: str) -> None:
         """Take in that a request runs on a device."""
-        self._busy.add(device)
         if is_suspect(request):
-            self._closed.add(device)
+            self._watched.add(device)

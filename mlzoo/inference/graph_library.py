@@ -1,8 +1,8 @@
 """A library that torch has compiled ahead of time, called without Python's lock.
 
-Knows the C interface of such libraries and tensors; nothing of what one computes. torch's own way to call one holds the
-lock all the while: a step would keep every other thread of the process from beginning what could be done meanwhile, as
-the masks of answers that must have a form.
+Knows the C interface of such libraries and tensors; nothing of what one computes. torch's own way to call one (2.13)
+holds the lock all the while: a step would keep every other thread of the process from beginning what could be done
+meanwhile, as the masks of answers that must have a form.
 
 Source of the interface: torch/csrc/inductor/aoti_runtime/interface.h of the torch that is installed.
 """
@@ -28,13 +28,20 @@ _capsule = ctypes.pythonapi.PyCapsule_New
 _capsule.restype, _capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
 
+_PREFIX = "AOTInductorModelContainer"
+_NEEDED = (
+    *("CreateWithDevice", "Delete", "Run", "UpdateUserManagedConstantBufferPairs"),
+    *("GetNumConstants", "GetConstantName", "GetConstantOriginalFQN"),
+)
+
+
 class _Constant(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("handle", ctypes.c_void_p))
 
 
 @attrs.frozen(eq=False, weakref_slot=True)
 class CompiledLibrary:
-    """One that is loaded. It reads constants where they lie."""
+    """One that is loaded. It reads tensors where they lie."""
 
     _code: ctypes.CDLL
     _container: ctypes.c_void_p
@@ -46,13 +53,12 @@ class CompiledLibrary:
         return {self._name("Name", place): self._name("OriginalFQN", place) for place in range(count.value)}
 
     def read(self, constants: Mapping[str, torch.Tensor]) -> None:
-        """Have it read some tensors, by its own names, of which none may be missing; they must outlive it.
+        """Have it read some tensors, by its own names, of which none may be missing; their memory must outlive it.
 
         Raises:
             RuntimeError: They are not what it was compiled for.
         """
-        handles = _handles(constants.values())
-        weakref.finalize(self, _drop, handles)
+        handles = _handles(constants.values())  # The library takes handles of its own.
         entries = [_Constant(name.encode(), handle) for name, handle in zip(constants, handles, strict=True)]
         pairs = (_Constant * len(entries))(*entries)
         self._call(
@@ -62,17 +68,18 @@ class CompiledLibrary:
             ctypes.c_bool(False),  # use_inactive
             ctypes.c_bool(True),  # validate_full_update
         )
+        _tensors(handles)
 
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Compute its one output; other threads run meanwhile.
 
         Raises:
-            RuntimeError: It could not; why is on stderr.
+            RuntimeError: It could not.
         """
         given = (ctypes.c_void_p * len(inputs))(*_handles(inputs))  # Whoever is called owns them.
         out = (ctypes.c_void_p * 1)()
         self._call("Run", given, ctypes.c_size_t(len(given)), out, ctypes.c_size_t(1), None, None)
-        return _tensor(out[0])
+        return _tensors(out)[0]
 
     def _name(self, kind: str, place: int) -> str:
         name = ctypes.c_char_p()
@@ -80,7 +87,28 @@ class CompiledLibrary:
         return (name.value or b"").decode()
 
     def _call(self, what: str, *arguments: Any) -> None:
-        _check(what, getattr(self._code, f"AOTInductorModelContainer{what}")(self._container, *arguments))
+        _check(self._code, what, getattr(self._code, _PREFIX + what)(self._container, *arguments))
+
+
+class Interpreted:
+    """One that calls operators by their names, for which torch stands by; it holds the lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._runner = _aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+
+    def constants(self) -> dict[str, str]:
+        """As ``CompiledLibrary``."""
+        return self._runner.get_constant_names_to_original_fqns()
+
+    def read(self, constants: Mapping[str, torch.Tensor]) -> None:
+        """As ``CompiledLibrary``; the tensors must outlive it."""
+        self._runner.update_constant_buffer(
+            dict(constants), use_inactive=False, validate_full_updates=True, user_managed=True
+        )
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """As ``CompiledLibrary``, but other threads wait meanwhile."""
+        return self._runner.run(list(inputs))[0]
 
 
 def load(path: Path) -> CompiledLibrary:
@@ -88,34 +116,34 @@ def load(path: Path) -> CompiledLibrary:
 
     Raises:
         OSError: It cannot be loaded.
-        RuntimeError: It is none, or cannot be made ready.
+        RuntimeError: It is none, or of another version of torch, or cannot be made ready.
     """
     code, container = ctypes.CDLL(str(path)), ctypes.c_void_p()
-    try:
-        create = code.AOTInductorModelContainerCreateWithDevice
-    except AttributeError as error:
-        raise RuntimeError("it is no compiled step") from error
-    _check("CreateWithDevice", create(ctypes.byref(container), ctypes.c_size_t(1), ctypes.c_char_p(b"cpu"), None))
+    missing = [
+        name for name in (*(_PREFIX + what for what in _NEEDED), "AOTInductorGetLastError") if not hasattr(code, name)
+    ]
+    if missing:
+        raise RuntimeError(f"it lacks {missing[0]}")
+    device = ctypes.c_char_p(b"cpu")
+    status = code.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), ctypes.c_size_t(1), device, None)
+    _check(code, "CreateWithDevice", status)
     library = CompiledLibrary(code, container)
     weakref.finalize(library, code.AOTInductorModelContainerDelete, container)
     return library
 
 
-def _check(what: str, status: int) -> None:
+def _check(code: ctypes.CDLL, what: str, status: int) -> None:
     if status:
-        raise RuntimeError(f"{what} of a compiled library failed ({status})")
+        why = ctypes.c_char_p()
+        code.AOTInductorGetLastError(ctypes.byref(why))
+        raise RuntimeError((why.value or what.encode()).decode(errors="replace"))
 
 
 def _handles(tensors: Iterable[torch.Tensor]) -> list[int]:
-    """Return a handle of each tensor, which somebody has to take or to drop."""
+    """Return a handle of each tensor, which somebody has to take."""
     return [_pointer(capsule, None) for capsule in _aoti.unsafe_alloc_void_ptrs_from_tensors(list(tensors))]
 
 
-def _tensor(handle: int | None) -> torch.Tensor:
-    """Take a handle; return its tensor."""
-    return _aoti.alloc_tensor_by_stealing_from_void_ptr(_capsule(handle, None, None))
-
-
-def _drop(handles: Iterable[int]) -> None:
-    for handle in handles:
-        _tensor(handle)
+def _tensors(handles: Iterable[int | None]) -> list[torch.Tensor]:
+    """Take handles; return their tensors. torch's way to take a single one (2.13) leaves the handle, and its memory."""
+    return _aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule(handle, None, None) for handle in handles])

@@ -1,6 +1,6 @@
 """What a graph of a decoder's step is made of, and the library that was made of it, opened on the decoder's tensors.
 
-Knows decoders, files and torch's way to load a library; nothing of when a graph is made, compared or used.
+Knows decoders and files; nothing of when a graph is made, compared or used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 
 from mlzoo import graph_notes
 from mlzoo.inference import graph_library, tracing
-from mlzoo.inference.graph_library import CompiledLibrary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +74,7 @@ def buffers_of(decoder: SlotDecoder) -> dict[str, torch.Tensor]:
 class Library:
     """A library that computes a step."""
 
-    compiled: CompiledLibrary
+    compiled: graph_library.CompiledLibrary | graph_library.Interpreted
     constants: Mapping[str, torch.Tensor]  # what it reads, which must outlive it
     sha256: str = ""  # of the file
 
@@ -100,7 +99,8 @@ def opened(path: Path, decoder: SlotDecoder, family: Family) -> Library:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 != note.get("sha256"):
         raise ValueError("the file is damaged")
-    compiled = graph_library.load(path)
+    # Where it calls operators by their names, torch has to be there for it.
+    compiled = graph_library.Interpreted(path) if path.with_suffix(".json").exists() else graph_library.load(path)
     names = compiled.constants()
     its_own = {
         name: torch.tensor(one["numbers"], dtype=getattr(torch, one["dtype"]))

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mlzoo.inference import gpu_int4, native
+from mlzoo.inference import gpu_int4, memory, native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -121,8 +121,9 @@ class Linear(nn.Module):
         if family != "plain" and weight.device.type == "cpu":
             try:
                 return packed(weight)
-            except RuntimeError:  # A machine may have kernels for fewer bits, and none for numbers of 16 in this order.
-                if family == "packed":
+            except RuntimeError as error:
+                # A machine may have kernels for fewer bits, and none for numbers of 16 in this order.
+                if family == "packed" or memory.is_out_of_memory(error):
                     raise
         return partial(plain_product, weight)
 

@@ -5,6 +5,7 @@ Knows transformers' loading and this package's parts; nothing of requests or the
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     OnProgress = Callable[[str, int, int, str], None]  # stage, done, total, unit
 
 IN_STEPS = "exact requests: in compiled steps for all their tokens, as fast ones; those that began eagerly go on so"
-OTHER_NUMBERS = "they are for bfloat16 on a processor"
 MEMORY_SLACK = 1.1  # what loading needs, times the size of the weights
 
 
@@ -96,7 +96,12 @@ def silent(_stage: str, _done: int, _total: int, _unit: str) -> None:
 
 
 def load_chat(
-    load: Load, device: torch.device, progress: OnProgress = silent, *, cache: Path | None = None
+    load: Load,
+    device: torch.device,
+    progress: OnProgress = silent,
+    *,
+    cache: Path | None = None,
+    in_4_bits: bool = True,
 ) -> ChatModel:
     """Load a causal language model.
 
@@ -105,22 +110,26 @@ def load_chat(
         device: Where to.
         progress: Hears how far it is.
         cache: The directory in which the findings of self-tests are kept; None: nowhere.
+        in_4_bits: Whether the dtype may be the one that our own kernels for weights in 4 bits have.
 
     Raises:
         ModelLoadFailed: What is in the directory is no model, or does not fit together.
         OutOfMemory: It does not fit on the device.
     """
     before = memory.used_bytes(device)
-    lacking = _own_kernels(load, device, cache)
-    in_4_bits = not lacking and load.dtype == "auto" and _comes_in_4_bits(load)
-    found = read(load, device, images.kind_of(load), progress, in_4_bits=in_4_bits)
+    may = partial(_comes_in_4_bits, load, device, cache) if in_4_bits else sizing.never
+    found = read(load, device, images.kind_of(load), progress, in_4_bits=may)
     known = adapters.read(load.model, load.adapters, found.module, device, CHUNK)
     progress("check", 0, 1, "checks")
-    lacking = lacking or ("" if found.dtype == torch.bfloat16 else OTHER_NUMBERS)
+    lacking = _own_kernels(load, device, found.dtype, cache)
     subject = selftest.subject(load, device, found.dtype, own_kernels=not lacking)
     findings = selftest.Findings(cache if load.digest else None, subject)
     arranged = arrange(found.module, load, device, findings, own_kernels=not lacking)
     decoder = arranged.decoder
+    if found.why == sizing.IN_4_BITS and not _computes_by_our_own(decoder):
+        del found, arranged, decoder, known
+        memory.give_back(device)
+        return load_chat(load, device, progress, cache=cache, in_4_bits=False)
     if known:
         decoder.adapters = known
         any_threads = isinstance(decoder, SlotDecoder) and decoder.any_threads
@@ -129,7 +138,7 @@ def load_chat(
     if not findings.keep():
         del found, arranged, decoder, known
         memory.give_back(device)
-        return load_chat(load, device, progress, cache=cache)
+        return load_chat(load, device, progress, cache=cache, in_4_bits=in_4_bits)
     if findings.asked_anew:
         memory.give_back(device)  # What was only made to be measured is not the model's.
     compiled = _compiled(load, decoder, device, cache, subject)
@@ -191,14 +200,13 @@ def read(
     kind: Any,
     progress: OnProgress,
     attention: str = "eager",
-    *,
-    in_4_bits: bool = False,
+    in_4_bits: Callable[[], bool] = sizing.never,
 ) -> Weights:
     """Read module and tokenizer; ``kind`` is the class of transformers that makes the module."""
     directory = Path(load.path)
     size = weights.verify(directory)
     size += sum(adapter_files.size_bytes(Path(path)) for path in load.adapters.values())
-    dtype, why = sizing.choose_dtype(load.dtype, device, in_4_bits=in_4_bits)
+    dtype, why = sizing.choose_dtype(load.dtype, device, in_4_bits)
     expect_room(size, device)
     options = {"local_files_only": True, "trust_remote_code": load.trust_remote_code}
     progress("tokenizer", 0, 1, "files")
@@ -243,15 +251,23 @@ def expect_room(size_bytes: int, device: torch.device) -> None:
         )
 
 
-def _own_kernels(load: Load, device: torch.device, cache: Path | None) -> str:
-    """Have our own kernels at hand, where a model may use them; return why not, or nothing."""
+def _own_kernels(load: Load, device: torch.device, dtype: torch.dtype, cache: Path | None) -> str:
+    """Have our own kernels at hand, where a model can use them; return why not, or nothing."""
     if load.compile == "none":
         return "switched off"
-    if device.type != "cpu" or load.dtype not in ("auto", "bfloat16"):
-        return OTHER_NUMBERS
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return "they are for bfloat16 on a processor"
     return native.offer(cache)
 
 
-def _comes_in_4_bits(load: Load) -> bool:
-    """Whether a model's weights will be in 4 bits: they were asked for, or cost nothing."""
-    return load.quantization == "int4" or (load.quantization == "auto" and grids.lies_on_one(Path(load.path)))
+def _comes_in_4_bits(load: Load, device: torch.device, cache: Path | None) -> bool:
+    """Whether our own kernels will compute with weights in 4 bits, as far as can be told before they are read."""
+    if load.quantization == "none" or images.sees(load):
+        return False
+    is_so = load.quantization == "int4" or grids.lies_on_one(Path(load.path))
+    return is_so and not _own_kernels(load, device, torch.bfloat16, cache)
+
+
+def _computes_by_our_own(decoder: Decoder) -> bool:
+    kernels = decoder.kernels if isinstance(decoder, SlotDecoder) else None
+    return kernels is not None and "w4a16" in kernels.plan.families()

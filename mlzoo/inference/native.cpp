@@ -217,7 +217,7 @@ using Any = decltype(up_to(std::make_integer_sequence<int, MOST_GROUPS>()));
 // Some rows of one slot, from all heads that share some heads of keys and values; each of those has so many queries.
 // Lines are read once, for all heads.
 void attend(Slots slots, int64_t first_line, int64_t head, int64_t heads, Query* queries, int count, int64_t extent,
-                 float scale) {
+            float scale) {
   const uint16_t* keys = slots.keys + first_line * slots.line + head * slots.dim;
   const uint16_t* values = slots.values + first_line * slots.line + head * slots.dim;
   for (int q = 0; q < heads * count; ++q)

@@ -44,7 +44,8 @@ ROUNDING = 0.05  # of a product's norm at most: what a kernel in 16 bits may dif
 # Of this thread; where its clock is too coarse (Windows), the time that passes.
 OWN_TIME = time.perf_counter if sys.platform == "win32" else time.thread_time
 ROUNDS = 5  # in which everybody is measured; the fastest counts, since others use the machine as well
-HOPELESS = 2.0  # times as long as the fastest takes, after which one is not measured again
+FAR_BEHIND = 2.0  # times as long as the fastest takes: so one is not measured again, once it was so often
+SURE_AFTER = 2  # rounds; the first one makes what a library needs
 
 
 @attrs.frozen
@@ -279,8 +280,8 @@ def _rounds(
         for family, _ in tried:
             layer.make(family)
     with threads.using(1):
-        for _, (family, height) in product(range(ROUNDS), tried):
-            if math.isfinite(took[family, height]) and took[family, height] > HOPELESS * _least(took, height):
+        for number, (family, height) in product(range(ROUNDS), tried):
+            if number >= SURE_AFTER and took[family, height] > FAR_BEHIND * _least(took, height):
                 continue
             replaced.in_force.family = family
             took[family, height] = min(took[family, height], _pass_s(sample, inputs[height], clock) * 1e3)

@@ -5,13 +5,17 @@ Knows numbers and devices' abilities; nothing of loading. Each choice comes with
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
 from mlzoo.errors import OutOfMemory
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IN_4_BITS = "dtype bfloat16: there are kernels of our own for weights in 4 bits"
 MOST_CONTEXT = 8192  # tokens of a row, where nothing else is asked for
 LEAST_CONTEXT = 4096  # rows are given up before the context gets shorter than this
 SHORTEST_CONTEXT = 256
@@ -21,7 +25,12 @@ CAPTURED_SHARE = 0.1  # likewise: for captured steps, where there are some
 CAPTURED_BYTES = 64 << 20  # below which they are not worth their trouble
 
 
-def choose_dtype(asked: str, device: torch.device, *, in_4_bits: bool = False) -> tuple[torch.dtype, str]:
+def never() -> bool:
+    """Answer whether weights come in 4 bits, where nobody has kernels for them."""
+    return False
+
+
+def choose_dtype(asked: str, device: torch.device, in_4_bits: Callable[[], bool] = never) -> tuple[torch.dtype, str]:
     """Return the dtype to compute in, and why.
 
     bfloat16 halves the memory that each token reads: it wins where the processor multiplies it natively (a decode
@@ -31,7 +40,7 @@ def choose_dtype(asked: str, device: torch.device, *, in_4_bits: bool = False) -
     Args:
         asked: For; auto: whatever is fastest.
         device: Where.
-        in_4_bits: Whether weights come in 4 bits, and kernels of our own compute with them.
+        in_4_bits: Whether weights come in 4 bits, and kernels of our own compute with them; asked where it matters.
     """
     if asked != "auto":
         return getattr(torch, asked), f"dtype {asked}: asked for"
@@ -44,8 +53,8 @@ def choose_dtype(asked: str, device: torch.device, *, in_4_bits: bool = False) -
     native = [name for name in ("amx_tile", "avx512_bf16") if _processor_has(name)]
     if native:
         return torch.bfloat16, f"dtype bfloat16: this processor computes it natively ({native[0]})"
-    if in_4_bits:
-        return torch.bfloat16, "dtype bfloat16: the weights lie on a 4-bit grid, for which there are kernels of our own"
+    if in_4_bits():
+        return torch.bfloat16, IN_4_BITS
     return torch.float32, "dtype float32: this processor does not compute bfloat16 natively"
 
 

@@ -108,28 +108,28 @@ def test_a_request_that_may_be_what_kills_its_worker_ends_after_some_losses():
     assert (failure.code, failure.data["seq"], failure.data["resumable"]) == (1008, 1, False)
 
 
-def test_who_may_be_what_kills_its_worker_runs_alone_so_that_nobody_else_pays_for_it():
+def test_two_that_may_be_what_kills_their_worker_never_run_beside_each_other():
     core = a_core_with_a_keyed_chat()
     core.chat("r2", key="k2")
     for _ in range(MOST_LOSSES - 1):
         core.lost()
         events = core.ready(fingerprint=BITS)
     assert the(ev.RequestDispatched, events).request == "r1"
-    assert "RequestDispatched" not in kinds(core.chat("r3"))
-    assert the(ev.RequestFailed, core.lost()).request == "r1"
-    assert the(ev.RequestDispatched, core.ready(fingerprint=BITS)).request == "r2"
-    assert the(ev.RequestDispatched, core.step(row("r2", size_bytes=0))).request == "r3"
+    assert the(ev.RequestDispatched, core.chat("r3", key="k3")).request == "r3"
+    events = core.lost()
+    assert the(ev.RequestFailed, events).request == "r1"
+    assert the(ev.RequestSuspended, events).request == "r3"
+    events = core.ready(fingerprint=BITS)
+    assert [event.request for event in events if isinstance(event, ev.RequestDispatched)] == ["r2", "r3"]
 
 
-def test_who_is_to_run_alone_keeps_its_turn_while_those_who_run_are_said_to_their_end():
+def test_who_has_said_a_token_lets_the_next_one_run_beside_it():
     core = a_core_with_a_keyed_chat()
     core.chat("r2", key="k2")
     for _ in range(MOST_LOSSES - 1):
         core.lost()
         core.ready(fingerprint=BITS)
-    core.step(row("r1", size_bytes=0))
-    assert "RequestDispatched" not in kinds(core.chat("r3"))
-    assert the(ev.RequestDispatched, core.step(row("r1", size_bytes=0, finish_reason="stop"))).request == "r2"
+    assert the(ev.RequestDispatched, core.step(row("r1", size_bytes=0))).request == "r2"
 
 
 def test_losses_between_which_a_token_came_do_not_end_a_request():

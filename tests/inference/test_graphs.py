@@ -146,6 +146,7 @@ def another_thread_runs_in(compiled, extent):
     """Whether a thread that waits for Python's lock gets it while a step is computed: nothing else gives it up."""
     inputs = [torch.zeros(1, 1, dtype=torch.long)] * 2 + [torch.zeros(1, dtype=torch.long)]
     inputs += [torch.empty(extent, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)]
+    assert compiled.run(inputs)._use_count() == 1  # Nobody keeps what comes out.
     usual, ran = sys.getswitchinterval(), threading.Event()
     goes = threading.Lock()
     goes.acquire()

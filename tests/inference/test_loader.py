@@ -120,7 +120,7 @@ def test_the_dtype_is_what_was_asked_for_or_what_the_processor_is_fast_at(monkey
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(sizing, "_processor_has", lambda _name, native=native: native)
         assert sizing.choose_dtype("auto", CPU)[0] == dtype
-    assert sizing.choose_dtype("auto", CPU, in_4_bits=True)[0] == torch.bfloat16
+    assert sizing.choose_dtype("auto", CPU, lambda: True)[0] == torch.bfloat16
     assert sizing.choose_dtype("auto", torch.device("mps"))[0] == torch.float16
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import stat
 
@@ -43,6 +45,41 @@ def test_products_are_those_of_the_weights_on_their_grid(bits, rows):
     seen = linears.w4a16(centred, bits)(x).float()
     expected = x.float() @ centred.float().T
     assert float((seen - expected).norm() / expected.norm()) < 0.003  # the rounding of what comes out
+
+
+def pseudo(*shape, seed=0):
+    """Numbers that are the same on every machine, in every version: 16 bits of a congruential generator (Lehmer)."""
+    state, made = 48271 * (seed + 1), []
+    for _ in range(math.prod(shape)):
+        state = state * 48271 % (2**31 - 1)
+        made.append((state >> 8) % 4001 - 2000)
+    return torch.tensor(made, dtype=torch.float32).view(shape) / 512
+
+
+def digest_of(numbers):
+    return hashlib.sha256(numbers.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(4, "b6758006a990f8d0"), (8, "19018932652b7c25")])
+def test_products_have_the_same_bits_on_every_processor(bits, expected):
+    product, x = linears.w4a16(pseudo(48, 288).bfloat16(), bits), pseudo(37, 288, seed=1).bfloat16()
+    assert digest_of(torch.cat([product(x[:rows]) for rows in (1, 2, 3, 5, 8, 16, 37)])) == expected
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "dim", "expected"),
+    [(9, 3, 64, "6122ab034ec6ba38"), (4, 4, 16, "4674aa776ac919ec"), (7, 1, 80, "66050e9ed7bdb031")],
+)
+def test_attention_has_the_same_bits_on_every_processor(heads, key_heads, dim, expected):
+    keys, values = (pseudo(3 * 60, key_heads * dim, seed=seed).bfloat16() for seed in (2, 3))
+    query, seen = pseudo(6, heads, dim, seed=4).bfloat16(), pseudo(6, 57, seed=5) > -2
+    seen[:, 0] = True
+    lines = torch.tensor([0, 0, 60, 120, 120, 120])
+    outs = [
+        torch.ops.mlzoo.slot_attention(query, keys, values, lines, seen[:, :extent].to(torch.uint8), dim**-0.5)
+        for extent in (2, 17, 57)
+    ]
+    assert digest_of(torch.cat(outs)) == expected
 
 
 def test_a_number_that_is_far_greater_than_its_neighbours_does_not_drown_them():
