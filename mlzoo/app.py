@@ -287,6 +287,8 @@ class Sidecar:
 
         async def ended() -> None:
             self._flushing.be_patient()
+            with trio.move_on_after(self._config.limits.drain_s):
+                await connection.none_slow()  # What was asked before the end may still have something to decide.
             await self._shut_down("eof")
 
         try:

@@ -104,6 +104,10 @@ class Connection:
             self._none_slow.set()  # They were cancelled: whoever waits for what is due waits for nothing any more.
             self.outbox.close()
 
+    async def none_slow(self) -> None:
+        """Return once no call is on its way whose answer takes more than one decision, or a look into the log."""
+        await self._none_slow.wait()
+
     async def drain(self) -> None:
         """Return once everything that is due has been sent; nothing new may come."""
         await self._none_slow.wait()

@@ -124,7 +124,8 @@ def _add_dependents(found: Recording, session: Session, reasons: dict[Call, str]
     count = -1
     while count != len(reasons):
         count = len(reasons)
-        gone = [groups[session.requests[call]]["command"][2] for call in reasons if call in session.requests]
+        ended = [session.requests[call] for call in reasons if call in session.requests]
+        gone = [groups[request]["command"][2] for request in ended if request in groups]
         conversations = {data["conversation"] for data in gone if data.get("conversation")}
         for call in session.calls:
             data = groups.get(session.requests.get(call, ""), {"command": ("", 1, {}), "events": ()})

@@ -67,6 +67,17 @@ def test_stdin_and_stdout_may_be_a_terminal_whose_flags_stay_as_they_are(log):
     os.close(theirs)
 
 
+def test_what_was_asked_before_the_end_of_input_is_still_decided_also_where_that_takes_several_looks(log):
+    lines = [
+        call("personas.put", 1, name="kind", system="Be kind."),
+        call("personas.list", 2),
+        call("personas.delete", 3, name="kind"),
+    ]
+    done = mlzoo("serve", "--log", log, stdin=None, input="".join(json.dumps(line) + "\n" for line in lines).encode())
+    answers = {answer["id"]: answer for answer in map(json.loads, done.stdout.splitlines())}
+    assert [number for number, answer in sorted(answers.items()) if "result" in answer] == [1, 2, 3]
+
+
 def test_no_input_at_all_is_no_error(log):
     done = mlzoo("serve", "--log", log)
     assert (done.returncode, done.stdout) == (0, b"")
