@@ -153,6 +153,23 @@ async def test_what_was_forgotten_or_never_kept_is_left_out_with_what_depends_on
     assert kept["message"]["content"] == "kept"
 
 
+async def test_what_was_forgotten_while_it_ran_is_left_out_and_the_others_are_run(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        host = sidecar.host
+        sidecar.workshop.answer = None
+        sidecar.chat("hush", stream=True, key="mine")
+        worker = await sidecar.worker()
+        await worker.given()
+        await host.call("forget", {"key": "mine"})
+        kept = sidecar.chat("kept", stream=True)
+        [request] = await worker.given()
+        worker.generate(request, "kept")
+        await host.result(kept)
+    found = run_again(recorded(), lives.config())
+    assert found.holds, "\n".join(found.told())
+    assert found.told()[-1] == "1 calls run again, 1 the same, 3 lines not run: all as recorded"
+
+
 async def test_where_nothing_can_be_run_that_is_said_before_anything_is(lives, recorded, autojump_clock):
     async with lives.begin() as sidecar:
         await sidecar.host.result(sidecar.chat("hush", retention="ephemeral"))
