@@ -29,7 +29,7 @@ from mlzoo.inference import (
     weights,
 )
 from mlzoo.inference.adapters import Adapters
-from mlzoo.inference.arranging import CHUNK, arrange
+from mlzoo.inference.arranging import CHUNK, Arrangement, arrange
 from mlzoo.inference.constraint import Constraints
 from mlzoo.inference.decoder import Decoder, SlotDecoder
 from mlzoo.inference.serial_decoder import SerialDecoder
@@ -131,10 +131,7 @@ def load_chat(
         memory.give_back(device)
         return load_chat(load, device, progress, cache=cache, in_4_bits=False)
     if known:
-        decoder.adapters = known
-        any_threads = isinstance(decoder, SlotDecoder) and decoder.any_threads
-        arranged.why.append(known.try_out(decoder.slots, findings, any_threads=any_threads))
-        known.install(found.module)
+        _adapt(found, arranged, known, findings)
     if not findings.keep():
         del found, arranged, decoder, known
         memory.give_back(device)
@@ -164,16 +161,38 @@ def load_chat(
         memory_bytes=max(memory.used_bytes(device) - before, 0),
         fingerprint=eager,
         free_fingerprint=free,
-        why=(
-            found.why,
-            *arranged.why,
-            calls if isinstance(calls, str) else calls.why,
-            f"kernels of our own: {f'none, {lacking}' if lacking else 'at hand'}",
-            compiled,
-            *((IN_STEPS,) if free else ()),
-            *(() if findings.asked_anew else ("its self-test was passed at an earlier load",)),
-        ),
+        why=_why(found, arranged, calls, lacking, compiled, findings, in_steps=bool(free)),
         adapters=known,
+    )
+
+
+def _adapt(found: Weights, arranged: Arrangement, known: Adapters, findings: selftest.Findings) -> None:
+    """Give a decoder its adapters."""
+    decoder = arranged.decoder
+    decoder.adapters = known
+    any_threads = isinstance(decoder, SlotDecoder) and decoder.any_threads
+    arranged.why.append(known.try_out(decoder.slots, findings, any_threads=any_threads))
+    known.install(found.module)
+
+
+def _why(
+    found: Weights,
+    arranged: Arrangement,
+    calls: ToolForm | str,
+    lacking: str,
+    compiled: str,
+    findings: selftest.Findings,
+    *,
+    in_steps: bool,
+) -> tuple[str, ...]:
+    return (
+        found.why,
+        *arranged.why,
+        calls if isinstance(calls, str) else calls.why,
+        f"kernels of our own: {f'none, {lacking}' if lacking else 'at hand'}",
+        compiled,
+        *((IN_STEPS,) if in_steps else ()),
+        *(() if findings.asked_anew else ("its self-test was passed at an earlier load",)),
     )
 
 
