@@ -47,7 +47,7 @@ class CompiledLibrary:
     _container: ctypes.c_void_p
 
     def constants(self) -> dict[str, str]:
-        """Return the names by which it knows what it reads, and by which whoever was compiled did."""
+        """Return the names by which it knows what it reads, and those that its maker gave."""
         count = ctypes.c_size_t()
         self._call("GetNumConstants", ctypes.byref(count))
         return {self._name("Name", place): self._name("OriginalFQN", place) for place in range(count.value)}
@@ -61,14 +61,12 @@ class CompiledLibrary:
         handles = _handles(constants.values())  # The library takes handles of its own.
         entries = [_Constant(name.encode(), handle) for name, handle in zip(constants, handles, strict=True)]
         pairs = (_Constant * len(entries))(*entries)
-        self._call(
-            "UpdateUserManagedConstantBufferPairs",
-            pairs,
-            ctypes.c_size_t(len(pairs)),
-            ctypes.c_bool(False),  # use_inactive
-            ctypes.c_bool(True),  # validate_full_update
-        )
-        _tensors(handles)
+        use_inactive, validate_full_update = ctypes.c_bool(False), ctypes.c_bool(True)
+        size = ctypes.c_size_t(len(pairs))
+        try:
+            self._call("UpdateUserManagedConstantBufferPairs", pairs, size, use_inactive, validate_full_update)
+        finally:
+            _tensors(handles)
 
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Compute its one output; other threads run meanwhile.
@@ -111,13 +109,15 @@ class Interpreted:
         return self._runner.run(list(inputs))[0]
 
 
-def load(path: Path) -> CompiledLibrary:
-    """Return the library at a path.
+def load(path: Path) -> CompiledLibrary | Interpreted:
+    """Return the library at a path; a file beside it says where it calls operators by their names.
 
     Raises:
         OSError: It cannot be loaded.
         RuntimeError: It is none, or of another version of torch, or cannot be made ready.
     """
+    if path.with_suffix(".json").exists():
+        return Interpreted(path)
     code, container = ctypes.CDLL(str(path)), ctypes.c_void_p()
     missing = [
         name for name in (*(_PREFIX + what for what in _NEEDED), "AOTInductorGetLastError") if not hasattr(code, name)

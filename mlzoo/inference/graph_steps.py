@@ -99,8 +99,7 @@ def opened(path: Path, decoder: SlotDecoder, family: Family) -> Library:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 != note.get("sha256"):
         raise ValueError("the file is damaged")
-    # Where it calls operators by their names, torch has to be there for it.
-    compiled = graph_library.Interpreted(path) if path.with_suffix(".json").exists() else graph_library.load(path)
+    compiled = graph_library.load(path)
     names = compiled.constants()
     its_own = {
         name: torch.tensor(one["numbers"], dtype=getattr(torch, one["dtype"]))

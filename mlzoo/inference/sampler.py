@@ -78,8 +78,8 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANum
     best, greedy = scores.max(dim=-1)  # NaN, where there is one, counts as the largest.
     asked = {"finite": torch.isfinite(best), "greedy": greedy}
     held = [i for i, draw in enumerate(draws) if scores.device.type == "cpu" and _is_only_held(draw)]
-    changed = [i for i, draw in enumerate(draws) if draw.seen is not None or draw.allowed is not None]
-    changed = [i for i in changed if i not in held]
+    others = [(i, draw) for i, draw in enumerate(draws) if i not in held]
+    changed = [i for i, draw in others if draw.seen is not None or draw.allowed is not None]
     if changed:
         scores = _changed(scores, changed, draws)
         asked["best"], asked["changed"] = rows_of(scores, changed).max(dim=-1)
