@@ -2,7 +2,8 @@
 
 Knows forms, tokens and masks; nothing of models, rows or sampling. The automata are llguidance's. A form is compiled,
 and its masks are computed, in threads of their own, which do not hold the interpreter's lock: the former before its
-request gets a place among the rows, the latter while the model computes the logits that they are for.
+request gets a place among the rows, the latter while the model computes the logits that they are for. Where only the
+likeliest token is asked about, and mostly is allowed, no mask is computed at all until one is not.
 
 Source: Koo et al. 2024, "Automata-based constraints for language model decoding"; Geng et al. 2025, "JSONSchemaBench".
 """
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 FORCED_RIGHT = 0.9  # how often a token comes that a form leaves no choice about, before any was seen
-PATIENCE = 4  # such tokens after which an average has forgotten about two thirds of what it was
+PATIENCE = 4  # tokens after which an average has forgotten about two thirds of what it was
+NEEDED = 0.5  # of the last tokens, how many needed a mask where the next one is computed before it is asked for
 DETAIL_CHARS = 1000  # of what the library says: it may repeat the whole schema
 # One space, or a new line and its indentation: whatever a model writes by itself, and no way to go on for ever.
 WHITESPACE = r" |\n[ \t]{0,24}"
@@ -111,15 +113,17 @@ class Constraints:
         self._compiles = ThreadPoolExecutor(1, thread_name_prefix="compiles forms")
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="computes masks")
 
-    def compiled(self, grammar: Grammar, tokens: Sequence[int]) -> Future[Constraint]:
+    def compiled(self, grammar: Grammar, tokens: Sequence[int], *, lazy: bool = False) -> Future[Constraint]:
         """Return a constraint as it is after some tokens, once there is one.
+
+        It is lazy where masks are needed for those tokens only that may not stand where they came.
 
         It fails with FormRefusal where there is no such automaton, with Unsupported where the tokenizer is none that
         the library knows, with Interrupted where it does not allow the tokens.
         """
-        return self._compiles.submit(self._compile, grammar, tuple(tokens))
+        return self._compiles.submit(self._compile, grammar, tuple(tokens), lazy=lazy)
 
-    def _compile(self, grammar: Grammar, tokens: tuple[int, ...]) -> Constraint:
+    def _compile(self, grammar: Grammar, tokens: tuple[int, ...], *, lazy: bool) -> Constraint:
         if not self._end_tokens:
             raise Unsupported(
                 f"{self._model} has no token that ends an answer: it cannot be held to a form",
@@ -136,7 +140,7 @@ class Constraints:
                 "what was said is not of the form that was asked for, as this version reads that: it cannot go on.",
                 resumable=False,
             )
-        return Constraint(matcher, self._vocabulary, self._masks.submit)
+        return Constraint(matcher, self._vocabulary, self._masks.submit, lazy=lazy)
 
     def _read_tokenizer(self) -> LLTokenizer:
         size = max(self._vocabulary, len(self._tokenizer))
@@ -161,9 +165,18 @@ class Constraint:
     there are.
     """
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int, start: Callable[..., Future[list[torch.Tensor]]]) -> None:
-        self._matcher, self._vocabulary, self._start = matcher, vocabulary, start
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        vocabulary: int,
+        start: Callable[..., Future[list[torch.Tensor]]],
+        *,
+        lazy: bool = False,
+    ) -> None:
+        self._matcher, self._vocabulary, self._start, self._lazy = matcher, vocabulary, start, lazy
+        self._guessed: tuple[int, ...] = ()
         self._masks: Future[list[torch.Tensor]] | None = None
+        self._is_needed, self._needed = False, 0.0  # a mask: for this token, and how often of late
         self._expected: list[int] = []  # tokens that were forced, and are still to come
         self._right = FORCED_RIGHT  # how often such a token came of late: there may be other tokens for the same bytes
 
@@ -190,18 +203,38 @@ class Constraint:
         return list(guessed[: self._matcher.validate_tokens(list(guessed))]) if guessed else []
 
     def look(self, guessed: Sequence[int] = ()) -> None:
-        """Begin to compute what may come next, and what after each of the guessed tokens."""
+        """Begin to compute what may come next, and what after each of the guessed tokens, if that will be needed."""
         self._rest()
-        self._masks = self._start(self._compute, tuple(guessed))
+        self._guessed, self._masks = tuple(guessed), None
+        if not self._lazy or self._needed > NEEDED:
+            self._masks = self._start(self._compute, self._guessed)
 
-    def allowed(self) -> list[torch.Tensor]:
-        """Return what ``look`` began to compute: for each place the tokens that may stand there, ``[vocabulary]`` bool.
+    def allowed(self) -> list[Allowed]:
+        """Return what may stand at each of the places that ``look`` was given, until the next token is taken in."""
+        return [Allowed(self, place) for place in range(len(self._guessed) + 1)]
+
+    def permits(self, place: int, token: int) -> bool:
+        """Whether a token may stand at a place."""
+        if self._masks is not None:
+            return bool(self._masks.result()[place][token])
+        before = self._guessed[:place]
+        taken = self._matcher.try_consume_tokens(list(before)) if before else 0
+        # Text about which there is no choice may be cut into tokens in one way only, as a mask has it, too.
+        forced = self._matcher.compute_ff_tokens()
+        is_next = forced[0] == token if forced else self._matcher.validate_tokens([token]) == 1
+        if taken:
+            self._matcher.rollback(taken)
+        return taken == len(before) and is_next
+
+    def mask(self, place: int) -> torch.Tensor:
+        """Return the tokens that may stand at a place, ``[vocabulary]`` bool.
 
         Where nothing may follow, not even the end, none is allowed.
         """
-        assert self._masks is not None
-        masks, self._masks = self._masks.result(), None
-        return masks
+        self._is_needed = True
+        if self._masks is not None:
+            return self._masks.result()[place]
+        return self._compute(self._guessed[:place])[place]
 
     def take(self, token: int) -> None:
         """Take in the token that came.
@@ -209,6 +242,10 @@ class Constraint:
         Raises:
             DeadEnd: It may not stand there.
         """
+        self._rest()
+        self._guessed, self._masks = (), None
+        self._needed += (self._is_needed - self._needed) / PATIENCE
+        self._is_needed = False
         if self._expected:
             is_right = self._expected.pop(0) == token
             self._right += (is_right - self._right) / PATIENCE
@@ -223,7 +260,7 @@ class Constraint:
             self._masks.result()
 
     def _compute(self, guessed: tuple[int, ...]) -> list[torch.Tensor]:
-        """Return the masks, in the thread that computes them; the matcher is as before then.
+        """Return the masks of all places; the matcher is as before then.
 
         It unpacks them with numpy: torch would wake threads of its own, beside those of the forward.
         """
@@ -244,3 +281,19 @@ class Constraint:
             return np.zeros(self._vocabulary, np.bool_)
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         return np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)
+
+
+@attrs.frozen(eq=False)
+class Allowed:
+    """What may stand at one place of an answer, after those of the guessed tokens that are before it."""
+
+    _constraint: Constraint
+    _place: int
+
+    def permits(self, token: int) -> bool:
+        """Whether a token may stand there."""
+        return self._constraint.permits(self._place, token)
+
+    def mask(self) -> torch.Tensor:
+        """Return the tokens that may stand there, ``[vocabulary]`` bool; where nothing may follow, none."""
+        return self._constraint.mask(self._place)

@@ -17,7 +17,7 @@ al. 2024. Their order, and what happens to ties, are those of transformers' logi
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import torch
@@ -37,6 +37,16 @@ HEAVIEST = 2.0**44  # what the likeliest token weighs where masses are integers:
 LEAST_LOGPROB = -9999.0  # what a probability of 0 becomes: JSON has no infinity
 
 
+class Allowed(Protocol):
+    """Which tokens may stand at one place."""
+
+    def permits(self, token: int) -> bool:
+        """Whether one may: the cheaper question."""
+
+    def mask(self) -> torch.Tensor:
+        """Return all that may, ``[vocabulary]`` bool."""
+
+
 @attrs.frozen
 class Draw:
     """What a row needs to choose: how, at which position, and what it must not repeat."""
@@ -44,7 +54,7 @@ class Draw:
     sampling: Sampling
     position: int  # index of the token to be chosen in the whole sequence
     seen: torch.Tensor | None = None  # [vocabulary] bool: tokens of prompt and answer; only with a repetition penalty
-    allowed: torch.Tensor | None = None  # [vocabulary] bool: tokens that may stand there; None: all
+    allowed: Allowed | None = None  # which tokens may stand there; None: all
 
 
 @attrs.frozen
@@ -77,7 +87,7 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | NotANum
     scores = raw = logits.float()
     best, greedy = scores.max(dim=-1)  # NaN, where there is one, counts as the largest.
     asked = {"finite": torch.isfinite(best), "greedy": greedy}
-    held = [i for i, draw in enumerate(draws) if scores.device.type == "cpu" and _is_only_held(draw)]
+    held = [i for i, draw in enumerate(draws) if _is_lazy(draw, scores)]
     others = [(i, draw) for i, draw in enumerate(draws) if i not in held]
     changed = [i for i, draw in others if draw.seen is not None or draw.allowed is not None]
     if changed:
@@ -121,17 +131,22 @@ def _put(tokens: list[int], rows: Sequence[int], chosen: Sequence[int]) -> None:
         tokens[i] = token
 
 
-def _is_only_held(draw: Draw) -> bool:
-    """Whether a row's token is the best one that is allowed, of scores as they are."""
-    return draw.allowed is not None and draw.seen is None and draw.sampling.temperature <= 0
+def is_only_held(sampling: Sampling, seen: torch.Tensor | None) -> bool:
+    """Whether a row's token, if it is held to a form, is the best one that is allowed, of scores as they are."""
+    return seen is None and sampling.temperature <= 0
+
+
+def _is_lazy(draw: Draw, scores: torch.Tensor) -> bool:
+    """Whether a row is asked about its best token first: elsewhere than on a processor, asking again costs more."""
+    return scores.device.type == "cpu" and draw.allowed is not None and is_only_held(draw.sampling, draw.seen)
 
 
 def _best_allowed(row: torch.Tensor, best: int, draw: Draw) -> tuple[int, bool]:
     """Return the best token that may stand there, and whether there is one; mostly it is the best one of all."""
     assert draw.allowed is not None
-    if draw.allowed[best]:
+    if draw.allowed.permits(best):
         return best, True
-    score, token = torch.where(draw.allowed, row, -math.inf).max(dim=-1)
+    score, token = torch.where(draw.allowed.mask(), row, -math.inf).max(dim=-1)
     return int(token), float(score) > -math.inf
 
 
@@ -145,7 +160,7 @@ def _changed(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -
         seen, row, penalty = draws[i].seen, changed[i], draws[i].sampling.repetition_penalty
         if seen is not None:
             changed[i] = torch.where(seen, torch.where(row < 0, row * penalty, row / penalty), row)
-    held = {i: allowed for i in rows if (allowed := draws[i].allowed) is not None}
+    held = {i: allowed.mask() for i in rows if (allowed := draws[i].allowed) is not None}
     if held:
         masks = sent(torch.stack([*held.values()]), scores.device)
         if len(held) == len(changed):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+from concurrent.futures import Future
 
 import attrs
 import jsonschema
@@ -13,7 +15,7 @@ from json_schemas import schemas
 from tiny_models import Heard, ask, load, run, save_causal, tokenizer
 
 from mlzoo.frames import WorkFailed
-from mlzoo.inference.constraint import Constraints, grammar_of
+from mlzoo.inference.constraint import Constraint, Constraints, grammar_of
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
@@ -171,6 +173,69 @@ def test_probabilities_are_those_of_the_whole_distribution(tiny):
     [free], [held] = heard.rows["r"], heard.rows["held"]
     assert held.logprobs[0].top[0] == (free.logprobs[0].token, pytest.approx(free.logprobs[0].logprob))
     assert held.logprobs[0].logprob < free.logprobs[0].logprob
+
+
+# ------------------------------------------------------------------------------------------------------ without a mask
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whether_one_token_may_stand_somewhere_is_said_as_by_the_mask(tiny, seed):
+    grammar, draw = grammar_of(by(THING)), random.Random(seed)
+    asked, masked = (tiny.constraints.compiled(grammar, (), lazy=lazy).result() for lazy in (True, False))
+    while not masked.is_over:
+        for constraint in (asked, masked):
+            constraint.look()
+        [one], [other] = asked.allowed(), masked.allowed()
+        mask = other.mask()
+        assert [one.permits(token) for token in range(len(mask))] == mask.tolist()
+        token = draw.choice(mask.nonzero()[:, 0].tolist())
+        asked.take(token)
+        masked.take(token)
+    assert asked.is_over
+
+
+def test_so_is_what_may_stand_after_tokens_that_are_guessed(tiny):
+    grammar = grammar_of(by(THING))
+    asked, masked = (tiny.constraints.compiled(grammar, (), lazy=lazy).result() for lazy in (True, False))
+    guessed = masked.guess((), 8, 0.0)
+    wrong = next(token for token, may in enumerate(_allowed(masked, guessed[:1])) if not may)
+    for tokens in (guessed, [*guessed[:1], wrong, *guessed[1:]]):
+        for constraint in (asked, masked):
+            constraint.look(tokens)
+        pairs = list(zip(asked.allowed(), masked.allowed(), strict=True))
+        assert len(pairs) == len(tokens) + 1
+        for one, other in pairs:
+            mask = other.mask().tolist()
+            assert [one.permits(token) for token in range(len(mask))] == mask
+            assert one.mask().tolist() == mask
+
+
+def _allowed(constraint, tokens):
+    constraint.look(tokens)
+    return constraint.allowed()[-1].mask().tolist()
+
+
+def test_masks_are_computed_ahead_once_they_were_needed_for_most_tokens(tiny):
+    ahead = []
+
+    def start(compute, *given):
+        ahead.append(given)
+        done = Future()
+        done.set_result(compute(*given))
+        return done
+
+    matcher = tiny.constraints.compiled(grammar_of(by(THING)), ()).result()._matcher
+    constraint, taken = Constraint(matcher, tiny.vocabulary, start, lazy=True), 0
+    while not ahead:
+        constraint.look()
+        if ahead:
+            break
+        [place] = constraint.allowed()
+        constraint.take(int(place.mask().nonzero()[0]))
+        taken += 1
+    assert taken == 3
+    [place] = constraint.allowed()
+    assert place.permits(int(place.mask().nonzero()[0]))
 
 
 # ------------------------------------------------------------------------------------------------------------ failures
