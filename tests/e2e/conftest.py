@@ -1,7 +1,21 @@
 """What the tests of the real process share: where its log is, a sidecar, the weights, a host."""
 
+import os
+
 import pytest
 from real_process import RawSidecar, hosting
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Have models compute in one thread where tests run beside each other: more would wait for each other by spinning.
+
+    What runs there takes twice as long then. ``test_inference`` has as many threads as a user has.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+            patch.setenv("MLZOO_DEVICES_CPU_THREADS", "1")
+        yield
 
 
 @pytest.fixture

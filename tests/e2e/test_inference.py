@@ -15,6 +15,11 @@ GREEDY = {"temperature": 0}
 TOPICS = ["the sea", "copper", "Vienna", "bread", "the moon", "a horse", "mathematics", "rain"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Here are as many threads as a user has."""
+
+
 def about(topic):
     # Exact: what one says alone is what it says in company.
     return {"messages": user(f"Tell me about {topic}."), "max_tokens": 40, "determinism": "exact", **GREEDY}
