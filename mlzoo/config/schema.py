@@ -61,7 +61,7 @@ class Limits(_Compared):
     """Most messages in one JSON-RPC batch."""
     max_queued: int = attrs.field(default=256, validator=ge(1))
     """Most requests that wait for a model or a place in its batch."""
-    max_running: int = attrs.field(default=64, validator=ge(1))
+    max_running: int = attrs.field(default=96, validator=ge(1))
     """Most requests that are with the workers."""
     inputs_per_embed: int = attrs.field(default=2048, validator=ge(1))
     """Most texts in one ``embed`` request, and inputs in one ``predict``."""

@@ -57,6 +57,8 @@ def _serve_all_who_wait(draft: Draft) -> None:
 def _serve_those_who_wait(draft: Draft) -> None:
     if drain_is_over(draft.state, draft.at_ms):
         return  # What has a key waits for the next sidecar.
+    if not any(map(waits, draft.state.requests.values())):
+        return
     while any(_serve_by(draft, provider) for provider in _providers_wanted(draft.state)):
         pass  # Who could not be served by one may wait for another now.
     waiting_for = [r.model for r in draft.state.requests.values() if waits(r) and r.model and not is_remote(r)]

@@ -363,6 +363,6 @@ def lines_of_groups(lines: Iterable[Line]) -> Iterator[tuple[Line, ...]]:
 
 def group_count(line: bytes | memoryview) -> int:
     """Return how many records the group has whose first line this is."""
-    head = bytes(line[:140])
-    start = head.index(b'"group":[') + 9
-    return int(head[head.index(b",", start) + 1 : head.index(b"]", start)])
+    head = line if type(line) is bytes else bytes(line[:140])
+    comma = head.index(b",", head.index(b'"group":[') + 9)
+    return int(head[comma + 1 : head.index(b"]", comma)])

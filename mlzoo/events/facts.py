@@ -164,7 +164,7 @@ class TurnFacts:
     forked: bool = False  # whether it was a turn of another conversation at first
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # It is made for each token: with slots that takes longer.
 class RowFacts:
     """What one step brought to one request: counts, never text."""
 

@@ -141,14 +141,15 @@ def _scan_records(data: bytes, offset: int, first_seq: int, header_bytes: int) -
     next_mark = 0
     while offset < size:
         end = data.find(b"\n", offset) + 1  # No record holds a newline within: JSON escapes it.
-        body = data[offset + _CRC_END : end - 1]
+        crc = crc32(data[offset + _CRC_END : end - 1])
         # What such a record begins with is made and compared, which is faster than to read it, and as strict.
-        if not data.startswith(b'{"crc":"%08x","size":"%08x",' % (crc32(body), end - offset), offset):
-            break
         if group_end:
-            if not data.startswith(b'"log_seq":%d,%b' % (expected, group_text), offset + PREFIX_BYTES):
+            head = b'{"crc":"%08x","size":"%08x","log_seq":%d,%b' % (crc, end - offset, expected, group_text)
+            if not data.startswith(head, offset):
                 break
         else:
+            if not data.startswith(b'{"crc":"%08x","size":"%08x",' % (crc, end - offset), offset):
+                break
             match = record(data, offset)
             if match is None or int(match[3]) != expected:
                 break

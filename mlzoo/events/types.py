@@ -146,7 +146,7 @@ class RequestSuspended:
     reason: Suspension = "worker"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # It is made for each token: with slots that takes longer.
 class RequestStreamed:
     """Text of a request: item ``row`` of the group's text. seq is None where nothing can be shown yet."""
 

@@ -42,7 +42,7 @@ class Unread:
 
 def unread_groups(lines: Sequence[bytes]) -> Iterator[Unread]:
     """Yield the groups of verified lines that are all there; an unfinished one at the end is left out."""
-    at, end = 0, len(lines)
+    at, end, decode = 0, len(lines), CODEC.decode
     while at < end:
         starts: list[int] = []
         while at < end and len(starts) < AT_ONCE:
@@ -51,7 +51,7 @@ def unread_groups(lines: Sequence[bytes]) -> Iterator[Unread]:
         if at > end:
             starts.pop()  # It is unfinished.
         for start, record in zip(starts, parsed([lines[start] for start in starts]), strict=True):
-            command = cast("Command", CODEC.decode(record["type"], record["version"], record["data"]))
+            command: Command = decode(record["type"], record["version"], record["data"])
             seq, count = record["group"]
             events = lines[start + 1 : start + count]
             yield Unread(seq, record["at_ms"], record["time_ms"], command, events)
@@ -76,16 +76,14 @@ def is_written_as(events: Sequence[Event], group: Unread) -> bool:
     """
     if len(events) != len(group.lines):
         return False
-    place = group.first_seq, len(events) + 1, group.at_ms, group.time_ms
-    common = b'"group":[%d,%d],"at_ms":%d,"time_ms":%d,' % place
     seq = group.first_seq
+    common = b'"group":[%d,%d],"at_ms":%d,"time_ms":%d,' % (seq, len(events) + 1, group.at_ms, group.time_ms)
     for line, event in zip(group.lines, events, strict=True):
         seq += 1
         if type(event) is RequestStreamed and event.prompt_tokens is None and event.seq is not None:
             # By far the most frequent: written out here, which takes a third of the time. Where it were written in
             # another way one day, nothing would be wrong but the speed.
-            request = _as_json(event.request)
-            body = _PIECE % (seq, common, request, event.row, event.tokens, event.seq)
+            body = _PIECE % (seq, common, _as_json(event.request), event.row, event.tokens, event.seq)
             is_same = event.cached_tokens == 0 and line.endswith(body)
         else:
             head, data = CODEC.encode(event)

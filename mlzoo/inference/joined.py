@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Frame = TypeVar("Frame")
 Row = TypeVar("Row")
 
-REQUESTS = 48  # of one model that a worker is given together: forwards are full, and max_running has room for others
+REQUESTS = 64  # of one model that a worker is given together: forwards are full, and max_running has room for others
 ROWS_CPU, TOKENS_CPU = 32, 2048  # of one forward: more make none of them sooner, and who comes next wait
 ROWS_ELSEWHERE, TOKENS_ELSEWHERE = 256, 16384
 FAILS = (MemoryError, RuntimeError, IndexError, ValueError, TypeError, KeyError)

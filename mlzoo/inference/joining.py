@@ -18,7 +18,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WINDOW = 4  # forwards, out of whose rows one is put together: the more, the more alike are their lengths
+WINDOW = 16  # forwards, out of whose rows one is put together: the more, the more alike are their lengths
 
 
 @attrs.frozen

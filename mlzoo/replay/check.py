@@ -170,7 +170,7 @@ def fold(story: Iterator[Base | Group | Unread]) -> Checked:
             continue
         if last_seq is not None and last_seq != item.first_seq - 1:
             raise _missing(last_seq, item.first_seq - 1)
-        count = 1 + (len(item.lines) if isinstance(item, Unread) else len(item.events))
+        count = 1 + len(item.lines if isinstance(item, Unread) else item.events)
         last_seq = item.first_seq + count - 1
         if isinstance(item.command, Start) and item.command.core_version != version:
             version, since = item.command.core_version, item.first_seq

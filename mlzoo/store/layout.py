@@ -16,6 +16,7 @@ Weights of a ``path:`` source stay where they are; their manifest points there.
 from __future__ import annotations
 
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from mlzoo.errors import PullFailed
 from mlzoo.store.lock import exclusively
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mlzoo.config import Config, ModelEntry
 
@@ -105,7 +106,7 @@ class Store:
         return Store(self.root / ".adapters" / model)
 
     def find(self, entry: ModelEntry) -> Installed | None:
-        """Return what is installed for an entry, or None. One small file is read; callable on the event loop.
+        """Return what is installed for an entry, or None. One small file is read, once; callable on the event loop.
 
         A manifest for another source or other weights than the entry's counts as none: the configuration changed since.
         Where it names adapters, a small file is read for each of them as well, and all must be there.
@@ -133,11 +134,11 @@ class Store:
             adapters=adapters,
         )
 
-    def read_manifest(self, name: str) -> dict[str, Any] | None:
+    def read_manifest(self, name: str) -> Mapping[str, Any] | None:
         """Return a model's manifest; None where there is none, or none that this version can read."""
         return manifest_at(self.manifest(name))
 
-    def _manifests(self, name: str) -> Iterator[dict[str, Any]]:
+    def _manifests(self, name: str) -> Iterator[Mapping[str, Any]]:
         for path in (self.manifest(name), self.next_manifest(name)):
             kept = manifest_at(path)
             if kept is not None:
@@ -198,11 +199,21 @@ class Store:
         return self.root / ".locks" / f"{name}.lock"
 
 
-def manifest_at(path: Path) -> dict[str, Any] | None:
+def manifest_at(path: Path) -> Mapping[str, Any] | None:
     """Return what a manifest says; None where there is none, or none that this version can read."""
     try:
+        seen = path.stat()
+        return _manifest(path, seen.st_ino, seen.st_mtime_ns, seen.st_size)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def _manifest(path: Path, *_seen: int) -> Mapping[str, Any] | None:
+    """Return what a file says, read once while it is the same, as each request asks; nobody writes into it."""
+    try:
         kept = orjson.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except ValueError:
         return None
     if not isinstance(kept, dict) or kept.get("format") != MANIFEST_FORMAT or not kept.keys() >= MANIFEST_KEYS:
         return None

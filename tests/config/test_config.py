@@ -183,7 +183,7 @@ def test_a_damaged_cache_is_ignored_and_written_again(load, tmp_path, damage):
 def test_a_cache_with_values_that_cannot_be_is_ignored(load, tmp_path):
     composed = load()
     (place,) = (tmp_path / "cache").iterdir()
-    place.write_bytes(place.read_bytes().replace(b'"max_running":64', b'"max_running":-1'))
+    place.write_bytes(place.read_bytes().replace(b'"max_running":96', b'"max_running":-1'))
     assert load() == composed
 
 
