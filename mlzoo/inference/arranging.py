@@ -25,6 +25,7 @@ from mlzoo.inference import (
     sizing,
     speculation,
     threads,
+    wide,
 )
 from mlzoo.inference.decoder import Decoder, SlotDecoder
 from mlzoo.inference.serial_decoder import SerialDecoder
@@ -83,6 +84,7 @@ def _slots(
         grain = chosen.plan.grain if chosen.plan.exact is not None else None
         why += chosen.why
         chosen.for_prompt()
+    is_wide = chosen is not None and _widened(module, chosen, findings, why)
     queries = heads and findings.ask(
         f"grain of {size.slots} rows' queries", lambda: kernels.query_grain(heads, size.slots, like)
     )
@@ -100,6 +102,7 @@ def _slots(
         module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
     )
     decoder.own_attention = own_kernels and anatomy.attends_plainly(module)
+    decoder.is_wide = is_wide
     decoder.own_products = chosen is not None and linears.are_ours(module, chosen.plan.many)
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.any_threads = heads is not None and findings.ask(
@@ -119,6 +122,7 @@ def _slots(
         "joined": joins,
         "grains": [grain, queries],
         "families": None if chosen is None else [chosen.plan.many, chosen.plan.exact],
+        "wide": is_wide,
     }
     is_exact = grain is not None and not anatomy.has_experts(module)
     decoder.ahead = load.speculation and is_exact
@@ -182,6 +186,22 @@ def _kernels(
         return chosen
     replaced.undo()
     return None
+
+
+def _widened(module: Any, chosen: plan.Kernels, findings: selftest.Findings, why: list[str]) -> bool:
+    """Have 32 bits between layers where all products are of our own kernel, which takes them as fast."""
+    whole = linears.are_ours(module, chosen.plan.many) and set(chosen.plan.families()) == {chosen.plan.many}
+    if not whole or module.dtype != torch.bfloat16 or not wide.can_be(module):
+        return False
+    question = "difference of 32 bits between layers"
+    expected = None if findings.knows(question) else gate.sample_logits(module, anatomy.vocabulary(module))
+    undo = wide.widen(module)
+    difference = findings.ask(question, lambda: _difference(module, chosen, [chosen.plan.many], expected))
+    if difference > gate.tolerance(module.dtype):
+        undo()
+        return False
+    why.append("32 bits between layers: our own kernels take rows so")
+    return True
 
 
 def _difference(

@@ -77,6 +77,9 @@ def slot_attention(
     now = _in_progress[-1]
     padding = query.shape[0] - now.rows
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dtype, query = query.dtype, query.to(key.dtype)
+    if attention_mask is not None:
+        attention_mask = attention_mask.to(key.dtype)
     parts = []
     for run in now.runs:
         queries = query[run.rows]
@@ -88,7 +91,7 @@ def slot_attention(
             parts.append(attend(queries, keys, values, mask, scale, now.query_grain))
         else:
             parts.append(attend_in_steps(queries, keys, values, mask, scale, softcap, s_aux, now.query_grain))
-    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    out = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
     return (functional.pad(out, (0, 0, 0, 0, 0, 0, 0, padding)) if padding else out), None
 
 

@@ -55,19 +55,19 @@ class Forward:
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
-    """One layer's keys and values. Buffers come with the first forward, which shows heads, size and dtype."""
+    """One layer's keys and values. Buffers come with the first forward, which shows heads and size."""
 
     is_sliding = False  # Windows are the mask's business: positions say which tokens a row sees.
     is_compileable = True
 
-    def __init__(self, forward: Forward, slots: int, size: int) -> None:
+    def __init__(self, forward: Forward, slots: int, size: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.forward, self.slots, self.size = forward, slots, size
+        self.forward, self.slots, self.size, self.kept_in = forward, slots, size, dtype
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make the buffers for keys and values of this shape, ``[rows, heads, tokens, dim]``."""
-        self.keys = _zeros(self.slots * self.size, key_states)
-        self.values = _zeros(self.slots * self.size, value_states)
+        self.keys = _zeros(self.slots * self.size, key_states, self.kept_in)
+        self.values = _zeros(self.slots * self.size, value_states, self.kept_in)
         self.is_initialized = True
 
     def update(
@@ -81,7 +81,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
     def _write(self, buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         now = self.forward
         new = states[: now.rows].transpose(1, 2).reshape(len(now.lines), -1)
-        buffer.index_copy_(0, now.lines, new)
+        buffer.index_copy_(0, now.lines, new.to(buffer.dtype))
         return self._seen(buffer, states.shape[1])
 
     def _seen(self, buffer: torch.Tensor, heads: int) -> torch.Tensor:
@@ -117,16 +117,19 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         layers: Of the model.
         slots: Rows that may run together.
         size: Tokens that each holds.
+        dtype: That keys and values are kept in.
         free_bytes: Says what memory may still be had, where buffers take it as they are written: on the CPU. None: they
             have it from the start.
     """
 
-    def __init__(self, layers: int, slots: int, size: int, free_bytes: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, layers: int, slots: int, size: int, dtype: torch.dtype, free_bytes: Callable[[], int] | None = None
+    ) -> None:
         self.forward = Forward()
         self.slots, self.size = slots, size
         self.free_bytes = free_bytes
         self._reserved = [0] * slots  # lines of each slot for which there is memory
-        super().__init__(layers=[SlotLayer(self.forward, slots, size) for _ in range(layers)])
+        super().__init__(layers=[SlotLayer(self.forward, slots, size, dtype) for _ in range(layers)])
 
     def reserve(self, slot: int, stop: int) -> None:
         """Make sure that there is memory for a slot's lines up to one, before they are written for the first time.
@@ -186,13 +189,13 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]
 
 
-def _zeros(lines: int, states: torch.Tensor) -> torch.Tensor:
+def _zeros(lines: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return zeros for lines of keys or values; on the CPU, memory that costs nothing until it is written."""
     width = states.shape[1] * states.shape[3]
     if states.device.type != "cpu":
-        return states.new_zeros(lines, width)
+        return states.new_zeros(lines, width, dtype=dtype)
     # torch.zeros writes its zeros; numpy asks the system for zero pages, which exist once they are touched.
     import numpy as np  # noqa: PLC0415 - only on the CPU
 
-    plain = np.zeros(lines * width * states.element_size(), dtype=np.uint8)
-    return torch.from_numpy(plain).view(states.dtype).view(lines, width)
+    plain = np.zeros(lines * width * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(plain).view(dtype).view(lines, width)

@@ -163,8 +163,8 @@ class SlotDecoder:
                 part.warn_if_padding_and_no_attention_mask = _say_nothing
         self.module, self.slots, self.context, self.chunk, self.grain = module, slots, context, chunk, grain
         layers = module.config.get_text_config(decoder=True).num_hidden_layers
-        is_lazy = module.device.type == "cpu"
-        self.cache = SlotCache(layers, slots, context, partial(memory.free_bytes, module.device) if is_lazy else None)
+        free_bytes = partial(memory.free_bytes, module.device) if module.device.type == "cpu" else None
+        self.cache = SlotCache(layers, slots, context, module.dtype, free_bytes)
         self.cache.forward.query_grain = query_grain
         self.kernels = kernels
         self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
@@ -172,6 +172,7 @@ class SlotDecoder:
         self.own_attention = (
             False  # whether compiled steps attend by our own kernel, which is the fastest at all lengths
         )
+        self.is_wide = False  # whether what runs between layers has 32 bits (see ``mlzoo.inference.wide``)
         self.own_products = False  # whether all linear layers compute by our own kernel, for prompts and for answers
         self.any_threads = False  # whether no bit depends on how many threads compute
         self.graphs: Compiled | None = None  # of fast steps

@@ -54,7 +54,7 @@ class GatheredLayer(SlotLayer):
     """A layer's slots, of which each row of a step gets its own."""
 
     def __init__(self, layer: SlotLayer, forward: Forward, seen: torch.Tensor) -> None:
-        super().__init__(forward, layer.slots, layer.size)
+        super().__init__(forward, layer.slots, layer.size, layer.kept_in)
         self.keys, self.values, self.is_initialized = layer.keys, layer.values, layer.is_initialized
         self.seen = seen  # [rows * extent] lines of the buffers
 

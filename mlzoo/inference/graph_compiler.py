@@ -136,7 +136,7 @@ def build(order: Order, step: Step) -> Any:
     import torch  # noqa: PLC0415
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
-    from mlzoo.inference import linears, tracing  # noqa: PLC0415
+    from mlzoo.inference import linears, tracing, wide  # noqa: PLC0415
 
     options = {"local_files_only": True, "trust_remote_code": order.trust_remote_code}
     config = AutoConfig.from_pretrained(order.model, **options)
@@ -147,6 +147,8 @@ def build(order: Order, step: Step) -> Any:
         linears.replace(module)
     module = module.to_empty(device="cpu").requires_grad_(requires_grad=False)
     tracing.place(module, step.products)
+    if step.is_wide:
+        wide.widen(module)
     return tracing.TracedStep(module, step)
 
 

@@ -30,7 +30,8 @@ MOST_ROWS = 256  # of a step, where our own kernel attends: tokens of prompts ar
 def name_of(decoder: SlotDecoder, family: Family, subject: Mapping[str, Any]) -> str:
     """Return the file name of a family's library, which holds a digest of all that it depends on."""
     products = [attrs.asdict(tracing.product_of(layer, family)) for layer in tracing.layers_of(decoder.module)]
-    whole = {"subject": subject, "size": [decoder.slots, decoder.context], "products": products}
+    size = [decoder.slots, decoder.context, decoder.is_wide]
+    whole = {"subject": subject, "size": size, "products": products}
     digest = hashlib.sha256(orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return f"graph-{digest[:32]}-{family}.so"
 
@@ -54,6 +55,7 @@ def step_of(decoder: SlotDecoder, family: Family) -> tracing.Step:
         context=decoder.context,
         rows=most_rows(decoder),
         attention=_attention(decoder, family),
+        is_wide=decoder.is_wide,
     )
 
 

@@ -12,6 +12,7 @@ typedef struct AtenTensorOpaque* Tensor;
 int32_t aoti_torch_get_data_ptr(Tensor, void**);
 int32_t aoti_torch_get_sizes(Tensor, int64_t**);
 int32_t aoti_torch_get_strides(Tensor, int64_t**);
+int32_t aoti_torch_get_dtype(Tensor, int32_t*);
 int32_t aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, Tensor*);
 int32_t aoti_torch_dtype_bfloat16(void);
 int32_t aoti_torch_dtype_float32(void);
@@ -41,12 +42,16 @@ constexpr int64_t WIDTH = 16;  // outputs that are computed together
 constexpr int MOST_PARTS = 8;   // of 16 numbers, that a head is wide
 constexpr int64_t MOST_SCORES = 64 * 1024;  // of what is attended together
 constexpr int ROWS_TOGETHER = 4;  // of one slot, that read its keys and values together
+constexpr int64_t AHEAD_BYTES = 2560;  // of weights that are asked for before they are needed
 
+// Rows come in 16 bits or in 32, and leave as they came.
+inline F16 read(const uint16_t* from) { return widened(from); }
+inline F16 read(const float* from) { return loaded(from); }
 inline void store(uint16_t* to, F16 numbers) { store_narrowed(to, numbers); }
 
 // Logits are weights in 8 bits, and not rounded: in 16 bits, the likeliest of them would often be equal.
-template <int BITS>
-using Out = std::conditional_t<BITS == 8, float, uint16_t>;
+template <int BITS, typename Number>
+using Out = std::conditional_t<BITS == 8, float, Number>;
 
 // Rows in 16 bits, of each group of their own steps.
 struct Rows {
@@ -55,9 +60,10 @@ struct Rows {
   float* sums;       // of a group's numbers, [rows, groups]
 };
 
-void in_16_bits(const uint16_t* row, int64_t groups, uint8_t* numbers, float* sizes, float* sums) {
+template <typename Number>
+void in_16_bits(const Number* row, int64_t groups, uint8_t* numbers, float* sizes, float* sums) {
   for (int64_t g = 0; g < groups; ++g, row += GROUP, numbers += 2 * GROUP) {
-    const F16 first = widened(row), second = widened(row + 16);
+    const F16 first = read(row), second = read(row + 16);
     const int32_t bits = farthest(first, second);
     if (bits >= 0x7f800000) {  // Infinite, or no number: so are all outputs of this row, and of no other.
       sizes[g] = sums[g] = NAN;
@@ -77,13 +83,16 @@ void in_16_bits(const uint16_t* row, int64_t groups, uint8_t* numbers, float* si
 
 // Some rows of 16 outputs. A block of weights is a group's 32 inputs of 16 outputs: steps above the least, then the sizes
 // of steps and the least weights in 16 bits.
-template <int ROWS, int BITS>
-inline void products(const uint8_t* weights, int64_t groups, Rows rows, Out<BITS>* out, int64_t outputs) {
+template <int ROWS, int BITS, typename To>
+inline void products(const uint8_t* weights, int64_t groups, Rows rows, To* out, int64_t outputs) {
   const int64_t stride = groups * 2 * GROUP;
   F16 added[ROWS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) added[r] = all(0.0f);
   for (int64_t g = 0; g < groups; ++g) {
+    // The processor looks ahead by itself as far as a page reaches, which rows are quicker than.
+#pragma GCC unroll 9
+    for (int line = 0; line <= BITS; ++line) __builtin_prefetch(weights + AHEAD_BYTES + 64 * line);
     I16 sums[ROWS];
     multiply_group<ROWS, BITS>(weights, rows.numbers + g * 2 * GROUP, stride, sums);
     weights += 64 * BITS;
@@ -101,8 +110,8 @@ inline void products(const uint8_t* weights, int64_t groups, Rows rows, Out<BITS
 }
 
 // All rows of 16 outputs: as many at once as there are registers for, and the rest in halves of that.
-template <int ROWS, int BITS>
-void columns(const uint8_t* weights, int64_t count, int64_t groups, Rows rows, Out<BITS>* out, int64_t outputs) {
+template <int ROWS, int BITS, typename To>
+void columns(const uint8_t* weights, int64_t count, int64_t groups, Rows rows, To* out, int64_t outputs) {
   for (; count >= ROWS; count -= ROWS) {
     products<ROWS, BITS>(weights, groups, rows, out, outputs);
     rows = {rows.numbers + ROWS * groups * 2 * GROUP, rows.sizes + ROWS * groups, rows.sums + ROWS * groups};
@@ -130,10 +139,10 @@ struct Slots {
 
 // A query: one head of one row, of those that share keys and values.
 struct Query {
-  const uint16_t* numbers;  // [dim]
-  const uint8_t* seen;      // [extent]
-  uint16_t* out;            // [dim]
-  float* scores;            // [extent, padded to a multiple of 16]
+  const void* numbers;  // [dim]
+  const uint8_t* seen;  // [extent]
+  void* out;            // [dim], as the numbers are
+  float* scores;        // [extent, padded to a multiple of 16]
   float wide[MOST_PARTS * 16];
   float sums[MOST_PARTS * 16];
   float share;
@@ -216,13 +225,14 @@ using Any = decltype(up_to(std::make_integer_sequence<int, MOST_GROUPS>()));
 
 // Some rows of one slot, from all heads that share some heads of keys and values; each of those has so many queries.
 // Lines are read once, for all heads.
+template <typename Number>
 void attend(Slots slots, int64_t first_line, int64_t head, int64_t heads, Query* queries, int count, int64_t extent,
             float scale) {
   const uint16_t* keys = slots.keys + first_line * slots.line + head * slots.dim;
   const uint16_t* values = slots.values + first_line * slots.line + head * slots.dim;
   for (int q = 0; q < heads * count; ++q)
     for (int64_t p = 0; p < slots.dim; p += 16) {
-      store(queries[q].wide + p, widened(queries[q].numbers + p));
+      store(queries[q].wide + p, read(static_cast<const Number*>(queries[q].numbers) + p));
       store(queries[q].sums + p, all(0.0f));
     }
   float block[MOST_PARTS * 16 * 16];
@@ -244,17 +254,12 @@ void attend(Slots slots, int64_t first_line, int64_t head, int64_t heads, Query*
                                                          std::min(t + 16, extent));
   for (int q = 0; q < heads * count; ++q)
     for (int64_t p = 0; p < slots.dim; p += 16)
-      store(queries[q].out + p, multiply(loaded(queries[q].sums + p), all(queries[q].share)));
+      store(static_cast<Number*>(queries[q].out) + p, multiply(loaded(queries[q].sums + p), all(queries[q].share)));
 }
 
-}  // namespace
-
-extern "C" {
-
-int mlzoo_supported(void) { return is_supported(); }
-
-void mlzoo_w4a16(const uint8_t* ordered, int64_t bits, const uint16_t* x, void* out, int64_t rows, int64_t inputs,
-                int64_t outputs) {
+template <typename Number>
+void w4a16(const uint8_t* ordered, int64_t bits, const Number* x, void* out, int64_t rows, int64_t inputs,
+           int64_t outputs) {
   const int64_t groups = inputs / GROUP, tiles = outputs / WIDTH, tile_bytes = groups * 64 * (bits + 1);
   static thread_local std::vector<uint8_t> numbers;
   static thread_local std::vector<float> sizes, sums;
@@ -269,16 +274,17 @@ void mlzoo_w4a16(const uint8_t* ordered, int64_t bits, const uint16_t* x, void* 
     for (int64_t t = 0; t < tiles; ++t) {
       const uint8_t* weights = ordered + t * tile_bytes;
       if (bits == 4)
-        columns<MOST_ROWS, 4>(weights, rows, groups, every, static_cast<uint16_t*>(out) + t * WIDTH, outputs);
+        columns<MOST_ROWS, 4>(weights, rows, groups, every, static_cast<Out<4, Number>*>(out) + t * WIDTH, outputs);
       else
-        columns<MOST_ROWS, 8>(weights, rows, groups, every, static_cast<float*>(out) + t * WIDTH, outputs);
+        columns<MOST_ROWS, 8>(weights, rows, groups, every, static_cast<Out<8, Number>*>(out) + t * WIDTH, outputs);
     }
   }
 }
 
-void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t* values, const int64_t* first_lines,
-                     const uint8_t* seen, uint16_t* out, int64_t rows, int64_t heads, int64_t key_heads, int64_t dim,
-                     int64_t extent, double scale) {
+template <typename Number>
+void attention(const Number* query, const uint16_t* keys, const uint16_t* values, const int64_t* first_lines,
+               const uint8_t* seen, Number* out, int64_t rows, int64_t heads, int64_t key_heads, int64_t dim,
+               int64_t extent, double scale) {
   const int64_t groups = heads / key_heads, padded = (extent + 15) / 16 * 16;
   const Slots slots{keys, values, key_heads, dim, key_heads * dim};
   static thread_local std::vector<int64_t> starts;  // of rows that are taken together
@@ -316,10 +322,36 @@ void mlzoo_attention(const uint16_t* query, const uint16_t* keys, const uint16_t
             queries[at].numbers = query + place, queries[at].out = out + place;
             queries[at].seen = seen + row * extent, queries[at].scores = scores + at * padded;
           }
-      attend(slots, first_lines[borders[tile]], head, heads_now, queries, static_cast<int>(rows_now * groups),
-             extent, static_cast<float>(scale));
+      attend<Number>(slots, first_lines[borders[tile]], head, heads_now, queries, static_cast<int>(rows_now * groups),
+                     extent, static_cast<float>(scale));
     }
   }
+}
+
+}  // namespace
+
+// Rows are of 32 bits where they are wide, else of 16.
+extern "C" {
+
+int mlzoo_supported(void) { return is_supported(); }
+
+void mlzoo_w4a16(const uint8_t* ordered, int64_t bits, const void* x, void* out, int64_t rows, int64_t inputs,
+                 int64_t outputs, int64_t is_wide) {
+  if (is_wide)
+    w4a16(ordered, bits, static_cast<const float*>(x), out, rows, inputs, outputs);
+  else
+    w4a16(ordered, bits, static_cast<const uint16_t*>(x), out, rows, inputs, outputs);
+}
+
+void mlzoo_attention(const void* query, const uint16_t* keys, const uint16_t* values, const int64_t* first_lines,
+                     const uint8_t* seen, void* out, int64_t rows, int64_t heads, int64_t key_heads, int64_t dim,
+                     int64_t extent, int64_t is_wide, double scale) {
+  if (is_wide)
+    attention(static_cast<const float*>(query), keys, values, first_lines, seen, static_cast<float*>(out), rows, heads,
+              key_heads, dim, extent, scale);
+  else
+    attention(static_cast<const uint16_t*>(query), keys, values, first_lines, seen, static_cast<uint16_t*>(out), rows,
+              heads, key_heads, dim, extent, scale);
 }
 
 }  // extern "C"
@@ -337,11 +369,13 @@ int32_t aoti_torch_cpu_w4a16(Tensor ordered, Tensor x, Tensor* out) {
   int64_t *blocks, *sizes;
   if (aoti_torch_get_data_ptr(ordered, &weights) || aoti_torch_get_sizes(ordered, &blocks)) return 1;
   if (aoti_torch_get_data_ptr(x, &from) || aoti_torch_get_sizes(x, &sizes)) return 1;
+  int32_t dtype;
+  if (aoti_torch_get_dtype(x, &dtype)) return 1;
   const int64_t bits = blocks[2] / 64 - 1;
-  const int32_t dtype = bits == 8 ? aoti_torch_dtype_float32() : aoti_torch_dtype_bfloat16();
-  if (made(sizes[0], blocks[0] * 16, dtype, out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
-  mlzoo_w4a16(static_cast<uint8_t*>(weights), bits, static_cast<uint16_t*>(from), to, sizes[0], sizes[1],
-             blocks[0] * 16);
+  const bool is_wide = dtype == aoti_torch_dtype_float32();
+  if (made(sizes[0], blocks[0] * 16, bits == 8 ? aoti_torch_dtype_float32() : dtype, out)) return 1;
+  if (aoti_torch_get_data_ptr(*out, &to)) return 1;
+  mlzoo_w4a16(static_cast<uint8_t*>(weights), bits, from, to, sizes[0], sizes[1], blocks[0] * 16, is_wide);
   return 0;
 }
 
@@ -353,11 +387,13 @@ int32_t aoti_torch_cpu_slot_attention(Tensor query, Tensor keys, Tensor values, 
   if (aoti_torch_get_data_ptr(keys, &from) || aoti_torch_get_sizes(keys, &buffer)) return 1;
   if (aoti_torch_get_data_ptr(values, &what) || aoti_torch_get_data_ptr(first_lines, &lines)) return 1;
   if (aoti_torch_get_data_ptr(seen, &mask) || aoti_torch_get_sizes(seen, &visible)) return 1;
+  int32_t dtype;
+  if (aoti_torch_get_dtype(query, &dtype)) return 1;
   const int64_t rows = sizes[0], heads = sizes[1], dim = sizes[2];
-  if (made(rows, heads * dim, aoti_torch_dtype_bfloat16(), out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
-  mlzoo_attention(static_cast<uint16_t*>(queries), static_cast<uint16_t*>(from), static_cast<uint16_t*>(what),
-                  static_cast<int64_t*>(lines), static_cast<uint8_t*>(mask), static_cast<uint16_t*>(to), rows, heads,
-                  buffer[1] / dim, dim, visible[1], scale);
+  if (made(rows, heads * dim, dtype, out) || aoti_torch_get_data_ptr(*out, &to)) return 1;
+  mlzoo_attention(queries, static_cast<uint16_t*>(from), static_cast<uint16_t*>(what), static_cast<int64_t*>(lines),
+                  static_cast<uint8_t*>(mask), to, rows, heads, buffer[1] / dim, dim, visible[1],
+                  dtype == aoti_torch_dtype_float32(), scale);
   return 0;
 }
 

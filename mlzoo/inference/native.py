@@ -4,9 +4,11 @@ Knows compilers, files and torch's registry of operators; nothing of models, nor
 wrong leaves the kernels that torch has, and is said. Two operators:
 
     w4a16: products of rows with weights in 4 or 8 bits, the rows in 16: integer products, as llama.cpp's quantised
-        kernels compute them (ggml's Q4_1 by Q8_1), in groups of 32, but with rows as precise as bfloat16 needs. A row
+        kernels compute them (ggml's Q4_1 by Q8_1), in groups of 32, but with rows more precise than bfloat16. A row
         is rounded by itself, and added up in an order of its own, so that its result is the same in every company.
     slot_attention: from one query for each head of each row to the keys and values of its slot, where they lie.
+
+Both take rows in bfloat16 or in 32 bits, and return them so.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ WIDTH = 16  # outputs that are computed together
 LOGITS_BITS = 8  # of the weights of logits, whose products are not rounded to 16 bits
 MOST_GROUPS = 8  # heads of queries that share keys, in slot_attention
 DIMS = range(16, 129, 16)  # of a head, in slot_attention
+ROWS = (torch.bfloat16, torch.float32)  # what rows may come in
 SHIMS = {  # what compiled steps call, by operator: torch's interface for those of others
     "w4a16": "int32_t aoti_torch_cpu_w4a16(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*)",
     "slot_attention": "int32_t aoti_torch_cpu_slot_attention(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, "
@@ -190,13 +193,12 @@ def _w4a16(ordered: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     assert _State.library is not None
     x = x.contiguous()
     rows, inputs = x.shape
-    if x.dtype != torch.bfloat16 or inputs != ordered.shape[1] * GROUP:
+    if x.dtype not in ROWS or inputs != ordered.shape[1] * GROUP:
         raise RuntimeError(f"rows of {inputs} numbers of {x.dtype} are not what these weights are for")
     outputs, bits = ordered.shape[0] * WIDTH, ordered.shape[2] // 64 - 1
     out = _w4a16_shape(ordered, x)
-    _State.library.mlzoo_w4a16(
-        *map(_pointer, (ordered,)), _long(bits), *map(_pointer, (x, out)), *map(_long, (rows, inputs, outputs))
-    )
+    numbers = rows, inputs, outputs, x.dtype == torch.float32
+    _State.library.mlzoo_w4a16(_pointer(ordered), _long(bits), *map(_pointer, (x, out)), *map(_long, numbers))
     return out
 
 
@@ -209,12 +211,12 @@ def _slot_attention(
     scale: float,
 ) -> torch.Tensor:
     assert _State.library is not None
-    if any(tensor.dtype != torch.bfloat16 for tensor in (query, keys, values)):
-        raise RuntimeError("this kernel attends in bfloat16 alone")
+    if query.dtype not in ROWS or {keys.dtype, values.dtype} != {torch.bfloat16}:
+        raise RuntimeError("this kernel attends to keys and values in bfloat16 alone, from queries in that or 32 bits")
     query, seen = query.contiguous(), seen.contiguous()
     rows, heads, dim = query.shape
     out = query.new_empty(rows, heads * dim)
-    numbers = rows, heads, keys.shape[1] // dim, dim, seen.shape[1]
+    numbers = rows, heads, keys.shape[1] // dim, dim, seen.shape[1], query.dtype == torch.float32
     _State.library.mlzoo_attention(
         *map(_pointer, (query, keys, values, first_lines, seen, out)), *map(_long, numbers), ctypes.c_double(scale)
     )

@@ -54,6 +54,7 @@ class Step:
     context: int
     rows: int  # that one step has at most
     attention: str = SUMS  # of SUMS, LIBRARY, SLOTS; where the last two do not fit a model, SUMS
+    is_wide: bool = False  # whether what runs between layers has 32 bits (see ``wide``)
 
 
 class TracedStep(nn.Module):
@@ -156,7 +157,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
 
     def _written(self, buffer: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
         assert buffer is not None, "a layer without keys of its own writes none"
-        return buffer.index_copy_(0, self.now.written(), states.reshape(states.shape[0], -1))
+        return buffer.index_copy_(0, self.now.written(), states.reshape(states.shape[0], -1).to(buffer.dtype))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - transformers' interface
         """Return length and offset of what attention sees."""
@@ -203,7 +204,7 @@ def traced_attention(
     scale = dim**-0.5 if scaling is None else scaling
     is_usual = softcap is None and s_aux is None
     if key.dim() == 2:
-        fits = heads * dim // key.shape[1] <= native.MOST_GROUPS and query.dtype == key.dtype
+        fits = heads * dim // key.shape[1] <= native.MOST_GROUPS and query.dtype in native.ROWS
         if fits and is_usual and attention_mask is not None:
             seen = attention_mask[:, 0, 0].contiguous()
             queries = query[:, :, 0].contiguous()
@@ -212,9 +213,9 @@ def traced_attention(
         key, value = now.gathered(key, dim), now.gathered(value, dim)
     groups = heads // key.shape[1]
     if now.attention != SUMS and is_usual:
-        queries = query.view(rows, heads // groups, groups, dim)
+        queries = query.view(rows, heads // groups, groups, dim).to(key.dtype)
         out = functional.scaled_dot_product_attention(queries, key, value, attn_mask=attention_mask, scale=scale)
-        return out.reshape(rows, 1, heads, -1), None
+        return out.reshape(rows, 1, heads, -1).to(query.dtype), None
     key, value = key.transpose(1, 2), value.transpose(1, 2)
     queries = query.view(rows, 1, -1, groups, dim).float()
     scores = (queries * key[:, :, :, None].float()).sum(-1) * scale

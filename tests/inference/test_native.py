@@ -60,9 +60,17 @@ def digest_of(numbers):
     return hashlib.sha256(numbers.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize(("bits", "expected"), [(4, "b6758006a990f8d0"), (8, "19018932652b7c25")])
-def test_products_have_the_same_bits_on_every_processor(bits, expected):
-    product, x = linears.w4a16(pseudo(48, 288).bfloat16(), bits), pseudo(37, 288, seed=1).bfloat16()
+@pytest.mark.parametrize(
+    ("bits", "dtype", "expected"),
+    [
+        (4, torch.bfloat16, "b6758006a990f8d0"),
+        (8, torch.bfloat16, "19018932652b7c25"),
+        (4, torch.float32, "7a759f16b2194806"),
+        (8, torch.float32, "62912156230666e4"),
+    ],
+)
+def test_products_have_the_same_bits_on_every_processor(bits, dtype, expected):
+    product, x = linears.w4a16(pseudo(48, 288).bfloat16(), bits), pseudo(37, 288, seed=1).to(dtype)
     assert digest_of(torch.cat([product(x[:rows]) for rows in (1, 2, 3, 5, 8, 16, 37)])) == expected
 
 
@@ -89,6 +97,20 @@ def test_a_number_that_is_far_greater_than_its_neighbours_does_not_drown_them():
     expected = x.float() @ weight.float().T
     x[0, 5] = 1000
     assert float((product(x).float() - expected).norm() / expected.norm()) < 0.02  # of 8 bits, 4 would be left
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_wide_rows_are_products_of_what_they_are_and_leave_as_wide(bits):
+    steps = torch.randint(bits // 8, 1 << bits, (48, 96), generator=torch.Generator().manual_seed(1))
+    centred = (steps - (1 << (bits - 1))).bfloat16()
+    centred[:, 0::32], centred[:, 1::32] = -(1 << (bits - 1)) + bits // 8, (1 << (bits - 1)) - 1
+    x = torch.randn(37, 96, generator=torch.Generator().manual_seed(2))
+    product = linears.w4a16(centred, bits)
+    seen, expected = product(x), x @ centred.float().T
+    assert seen.dtype == torch.float32
+    assert float((seen - expected).norm() / expected.norm()) < 5e-5  # bfloat16 is forty times as far
+    for height in (1, 3, 8, 16):
+        assert torch.equal(product(x[5 : 5 + height]), seen[5 : 5 + height])
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -150,6 +172,13 @@ def test_attention_is_that_of_the_library_over_what_each_row_sees(heads, key_hea
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[:, None, None]
     expected = functional.scaled_dot_product_attention(query.float()[:, :, None], key, value, attn_mask=mask, scale=0.2)
     assert torch.allclose(found.float(), expected[:, :, 0], atol=2e-2, rtol=1e-2)
+
+
+def test_wide_queries_attend_as_narrow_ones_and_what_they_get_is_wide():
+    query, keys, values, first_lines, seen = scene(3, 9, 3, 64, 57)
+    found = attended(query.float(), keys, values, first_lines, seen)
+    assert found.dtype == torch.float32
+    assert torch.equal(found.bfloat16(), attended(query, keys, values, first_lines, seen))
 
 
 def test_what_a_row_does_not_see_need_not_be_a_number():
@@ -264,7 +293,7 @@ def test_a_processor_without_the_instructions_is_asked_before_any_compiler(tmp_p
 
 def test_numbers_of_another_kind_or_width_are_refused():
     product = linears.w4a16(numbers(32, 64), 4)
-    for wrong in (numbers(2, 64).float(), numbers(2, 96)):
+    for wrong in (numbers(2, 64).half(), numbers(2, 96)):
         with pytest.raises(RuntimeError, match="are not what these weights are for"):
             product(wrong)
 
