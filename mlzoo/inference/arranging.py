@@ -18,6 +18,7 @@ from mlzoo.inference import (
     gpu_int4,
     images,
     kernels,
+    lean,
     linears,
     memory,
     plan,
@@ -102,7 +103,7 @@ def _slots(
         module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
     )
     decoder.own_attention = own_kernels and anatomy.attends_plainly(module)
-    decoder.is_wide = is_wide
+    decoder.is_wide, decoder.lean = is_wide, _lean(module, device, findings, why)
     decoder.own_products = chosen is not None and linears.are_ours(module, chosen.plan.many)
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.any_threads = heads is not None and findings.ask(
@@ -123,6 +124,7 @@ def _slots(
         "grains": [grain, queries],
         "families": None if chosen is None else [chosen.plan.many, chosen.plan.exact],
         "wide": is_wide,
+        "lean": decoder.lean is not None,
     }
     is_exact = grain is not None and not anatomy.has_experts(module)
     decoder.ahead = load.speculation and is_exact
@@ -202,6 +204,25 @@ def _widened(module: Any, chosen: plan.Kernels, findings: selftest.Findings, why
         return False
     why.append("32 bits between layers: our own kernels take rows so")
     return True
+
+
+def _lean(module: Any, device: torch.device, findings: selftest.Findings, why: list[str]) -> lean.LeanStep | None:
+    """Return the lean step of a model of that kind, on a processor: elsewhere steps are captured."""
+    step = lean.step_of(module) if device.type == "cpu" else None
+    if step is None:
+        return None
+
+    def difference() -> float:
+        expected = gate.sample_logits(module, anatomy.vocabulary(module))
+        try:
+            return gate.mean_difference(expected, gate.sample_logits(module, anatomy.vocabulary(module), step))
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+            return gate.WORST  # It is of that kind by the names of its parts alone.
+
+    if findings.ask("difference of lean steps", difference) > gate.tolerance(module.dtype):
+        return None
+    why.append("eager steps: in few operations, as of decoders of Llama's kind")
+    return step
 
 
 def _difference(

@@ -77,22 +77,35 @@ def slot_attention(
     now = _in_progress[-1]
     padding = query.shape[0] - now.rows
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = attend_runs(now, query[: now.rows], key, value, attention_mask, scale, softcap, s_aux)
+    return (functional.pad(out, (0, 0, 0, 0, 0, 0, 0, padding)) if padding else out), None
+
+
+def attend_runs(
+    now: Forward,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attend from the rows of the forward in progress, neighbours together; shapes as in ``slot_attention``."""
     dtype, query = query.dtype, query.to(key.dtype)
-    if attention_mask is not None:
-        attention_mask = attention_mask.to(key.dtype)
+    mask = None if mask is None else mask.to(key.dtype)
     parts = []
     for run in now.runs:
         queries = query[run.rows]
         keys, values = key[run.slots, :, : run.extent], value[run.slots, :, : run.extent]
         if len(keys) < len(queries):  # of one slot, which all of them read
             keys, values = (lines.expand(len(queries), -1, -1, -1) for lines in (keys, values))
-        mask = None if attention_mask is None else attention_mask[run.rows, ..., : run.extent]
+        seen = None if mask is None else mask[run.rows, ..., : run.extent]
         if softcap is None and s_aux is None:
-            parts.append(attend(queries, keys, values, mask, scale, now.query_grain))
+            parts.append(attend(queries, keys, values, seen, scale, now.query_grain))
         else:
-            parts.append(attend_in_steps(queries, keys, values, mask, scale, softcap, s_aux, now.query_grain))
-    out = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
-    return (functional.pad(out, (0, 0, 0, 0, 0, 0, 0, padding)) if padding else out), None
+            parts.append(attend_in_steps(queries, keys, values, seen, scale, softcap, s_aux, now.query_grain))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
 
 
 def attend(

@@ -84,6 +84,12 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         buffer.index_copy_(0, now.lines, new.to(buffer.dtype))
         return self._seen(buffer, states.shape[1])
 
+    def put(self, lines: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write keys and values ``[lines, heads, dim]``, where there are buffers; return all slots as ``update``."""
+        self.keys.index_copy_(0, lines, keys.reshape(len(lines), -1).to(self.keys.dtype))
+        self.values.index_copy_(0, lines, values.reshape(len(lines), -1).to(self.values.dtype))
+        return self._seen(self.keys, keys.shape[1]), self._seen(self.values, values.shape[1])
+
     def _seen(self, buffer: torch.Tensor, heads: int) -> torch.Tensor:
         return buffer.view(self.slots, self.size, heads, -1).transpose(1, 2)
 

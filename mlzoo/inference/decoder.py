@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mlzoo.inference import attention, memory, threads
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mlzoo.inference.adapters import Adapters
+    from mlzoo.inference.lean import LeanStep
     from mlzoo.inference.linears import Family
     from mlzoo.inference.plan import Kernels
 
@@ -172,6 +174,7 @@ class SlotDecoder:
         self.own_attention = (
             False  # whether compiled steps attend by our own kernel, which is the fastest at all lengths
         )
+        self.lean: LeanStep | None = None  # computes the steps of rows without adapters, where it is there
         self.is_wide = False  # whether what runs between layers has 32 bits (see ``mlzoo.inference.wide``)
         self.own_products = False  # whether all linear layers compute by our own kernel, for prompts and for answers
         self.any_threads = False  # whether no bit depends on how many threads compute
@@ -254,23 +257,29 @@ class SlotDecoder:
             self.cache.reserve(slot, position + 1)
         if self.kernels is not None:
             self.kernels.for_step(len(set(slots)), exact=exact)
-        eager = partial(self._eager, slots, tokens, positions, grain=self.grain if exact else 1)
+        eager = partial(self._eager, slots, tokens, positions, grain=self.grain if exact else 1, lean=self.lean)
         if adapters:
             with with_adapters(self.adapters, adapters):
-                return eager()
+                return self._eager(slots, tokens, positions, grain=self.grain if exact else 1, lean=None)
         if self.graphs is None:
             return eager()
         family = "plain" if self.kernels is None else self.kernels.in_force.family
         return self.graphs.decode(family, slots, tokens, positions, eager, exact=exact)
 
     def _eager(
-        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, grain: int
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        *,
+        grain: int,
+        lean: LeanStep | None,
     ) -> torch.Tensor:
         """Decode step by step of Python, which a second thread waits for more than it helps where rows are few."""
         is_few = self.few_threads is not None and len(slots) <= threads.FEW_ROWS
         most = torch.get_num_threads()
         with threads.using(min(self.few_threads or most, most) if is_few else most):
-            return self._decode(slots, tokens, positions, grain=grain)
+            return self._decode(slots, tokens, positions, grain=grain, lean=lean)
 
     @torch.inference_mode()
     def forget(self, slot: int, start: int, stop: int) -> None:
@@ -283,12 +292,26 @@ class SlotDecoder:
             self.forget(slot, 0, tokens)
 
     def _decode(
-        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int], *, grain: int
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        *,
+        grain: int,
+        lean: LeanStep | None = None,
     ) -> torch.Tensor:
         ids, places, index = given([list(tokens), list(positions), list(slots)], self._device)[:, :, None]
         lines = (index * self.context + places).reshape(-1)
         runs = self._runs(slots, [position + 1 for position in positions])
-        return self._forward(ids, places, lines, runs, keep=0, grain=grain)[: len(slots), -1]
+        if lean is None or not self.cache.layers[0].is_initialized:
+            return self._forward(ids, places, lines, runs, keep=0, grain=grain)[: len(slots), -1]
+        now = self.cache.forward
+        now.positions, now.lines, now.runs = places, lines, runs
+        ids, places = ids[:, 0], places[:, 0]
+        padding = -len(slots) % grain
+        if padding:
+            ids, places = (functional.pad(column, (0, padding)) for column in (ids, places))
+        return lean(ids, places, lines, self.cache)[: len(slots)]
 
     def _forward(
         self,

@@ -18,6 +18,8 @@ from mlzoo.inference.serial_decoder import SerialDecoder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlzoo.inference.lean import LeanStep
+
 PROMPT_TOKENS = 24
 CHUNK = 16
 STEPS = 4
@@ -70,9 +72,10 @@ def disagreement(module: Any, vocabulary: int) -> float:
     return mean_difference([*expected, expected[0]], [*seen, whole])
 
 
-def sample_logits(module: Any, vocabulary: int) -> list[torch.Tensor]:
+def sample_logits(module: Any, vocabulary: int, lean: LeanStep | None = None) -> list[torch.Tensor]:
     """Return the logits after a prompt and some tokens, in a slot."""
     decoder = SlotDecoder(module, 1, 64, chunk=CHUNK)
+    decoder.lean = lean
     prompt = _tokens(vocabulary, PROMPT_TOKENS, seed=1)
     logits = [_prefill(decoder, 0, prompt, CHUNK)]
     for step, token in enumerate(_continuation(prompt)):

@@ -98,10 +98,12 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``[..., outputs]`` for ``[..., inputs]``, in the family that is in force."""
-        out = self.products[self._in_force.family](x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            out = out + self.bias
-        return out.view(*x.shape[:-1], self.out_features)
+        return self.rows(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``[rows, outputs]`` for ``[rows, inputs]``."""
+        out = self.products[self._in_force.family](x)
+        return out if self.bias is None else out + self.bias
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""32 bits between layers: nearer to what a model would say in full precision, and no other memory for what it has read."""
+"""32 bits between layers: nearer to what a model would say in full precision, in the memory that it took before."""
 
 from __future__ import annotations
 

@@ -1,0 +1,180 @@
+"""A decode step of plain decoders, in as few operations as it takes.
+
+Where no compiler makes a step, most of the time of a few rows is what Python and torch spend around products: twenty
+operations for a rotation, eight for a norm. Decoders of Llama's kind (norms by root mean square, rotated queries and
+keys, a gated network) are computed here in half of the operations, from the model's own weights, in the same order of
+rows and slots. Who uses it has compared it with the model's own forward. Knows modules of transformers by the names of
+their parts; nothing of requests, or of how kernels are chosen.
+
+Sources: Touvron et al. 2023, "LLaMA"; Su et al. 2021, "RoFormer"; Zhang and Sennrich 2019, "Root Mean Square Layer
+Normalization"; Shazeer 2020, "GLU Variants Improve Transformer".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mlzoo.inference.attention import attend_runs
+from mlzoo.inference.linears import Linear, Sibling
+
+if TYPE_CHECKING:
+    from mlzoo.inference.cache import Forward, SlotCache, SlotLayer
+
+INNER = {"embed_tokens", "layers", "norm", "rotary_emb"}  # parts of a decoder of that kind, by transformers' names
+OF_LAYERS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+OF_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+OF_NETWORKS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+@attrs.frozen(eq=False)
+class Norm:
+    """Divides by the root of the mean square, and weighs; ``[rows, width]``."""
+
+    weight: torch.Tensor
+    least: float  # that is added to the mean
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return rows as they leave it."""
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.least)
+
+
+@attrs.frozen(eq=False)
+class Layer:
+    """The parts of one layer."""
+
+    before: Norm
+    heads: Linear  # queries, keys and values
+    out: Linear
+    after: Norm
+    gates: Linear  # the gates, and what they let through
+    down: Linear
+
+
+@attrs.frozen(eq=False)
+class LeanStep:
+    """The step of one model."""
+
+    module: Any
+    layers: tuple[Layer, ...]
+    last: Norm
+    logits: Linear
+    queries: int  # heads
+    keys: int
+    dim: int
+    scale: float
+
+    def __call__(
+        self, ids: torch.Tensor, positions: torch.Tensor, lines: torch.Tensor, cache: SlotCache
+    ) -> torch.Tensor:
+        """Write each row's token into its slot; return the logits after them, ``[rows, vocabulary]``.
+
+        Args:
+            ids: A token for each row, ``[rows and padding]``.
+            positions: Where it stands, ``[rows and padding]``.
+            lines: Of the cache, where it is written, ``[rows]``.
+            cache: Its forward in progress says what the rows see.
+        """
+        inner = self.module.model
+        x = inner.embed_tokens(ids)
+        cos, sin = (part[0, :, None] for part in inner.rotary_emb(x[None], positions[None]))
+        half = self.dim // 2
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+        mask = _mask(cache.forward, cache.layers[0].kept_in)
+        for layer, slots in zip(self.layers, cache.layers, strict=True):
+            heads = layer.heads.rows(layer.before(x)).view(len(x), -1, self.dim)
+            turned = heads[:, : self.queries + self.keys]
+            turned = turned * cos + torch.cat((turned[..., half:], turned[..., :half]), -1) * sin
+            x = x + layer.out.rows(self._attended(slots, lines, turned, heads, mask))
+            gates, values = layer.gates.rows(layer.after(x)).chunk(2, -1)
+            x = x + layer.down.rows(functional.silu(gates) * values)
+        return self.logits.rows(self.last(x))
+
+    def _attended(
+        self, slots: SlotLayer, lines: torch.Tensor, turned: torch.Tensor, heads: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the rows attend to, ``[rows and padding, queries * dim]``; padding gets zeros."""
+        rows, now = len(lines), slots.forward
+        key, value = slots.put(lines, turned[:rows, self.queries :], heads[:rows, self.queries + self.keys :])
+        out = attend_runs(now, turned[:rows, : self.queries, None], key, value, mask, self.scale)
+        out = out.reshape(rows, -1)
+        padding = len(turned) - rows
+        return functional.pad(out, (0, 0, 0, padding)) if padding else out
+
+
+def step_of(module: Any) -> LeanStep | None:
+    """Return the lean step of a model whose linear layers were replaced; None where it is of another kind."""
+    try:
+        inner, config = module.model, module.config
+        layers = tuple(_layer(layer) for layer in inner.layers)
+        attention = inner.layers[0].self_attn
+        step = LeanStep(
+            module=module,
+            layers=layers,
+            last=_norm(inner.norm),
+            logits=_alone(module.lm_head),
+            queries=config.num_attention_heads,
+            keys=config.num_key_value_heads,
+            dim=attention.head_dim,
+            scale=attention.scaling,
+        )
+    except (AttributeError, TypeError):
+        return None
+    is_usual = (
+        _parts(inner) == INNER
+        and type(inner.embed_tokens) is nn.Embedding
+        and not getattr(config, "sliding_window", None)
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+    )
+    return step if is_usual else None
+
+
+def _layer(layer: Any) -> Layer:
+    attention, network = layer.self_attn, layer.mlp
+    kinds = (_parts(layer), OF_LAYERS), (_parts(attention), OF_ATTENTION), (_parts(network), OF_NETWORKS)
+    if any(found != wanted for found, wanted in kinds) or not _is_silu(network.act_fn):
+        raise TypeError("a layer of another kind")
+    return Layer(
+        before=_norm(layer.input_layernorm),
+        heads=_joined(attention.q_proj),
+        out=_alone(attention.o_proj),
+        after=_norm(layer.post_attention_layernorm),
+        gates=_joined(network.gate_proj),
+        down=_alone(network.down_proj),
+    )
+
+
+def _parts(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}
+
+
+def _norm(norm: Any) -> Norm:
+    return Norm(norm.weight, norm.variance_epsilon)
+
+
+def _joined(first: Any) -> Linear:
+    """Return the product that siblings share."""
+    if not isinstance(first, Sibling):
+        raise TypeError("layers that read the same input, and are no siblings")
+    return first.linear
+
+
+def _alone(layer: Any) -> Linear:
+    if not isinstance(layer, Linear):
+        raise TypeError("a layer that is no linear one")
+    return layer
+
+
+def _is_silu(function: Any) -> bool:
+    numbers = torch.linspace(-4, 4, 9)
+    return torch.equal(function(numbers), functional.silu(numbers))
+
+
+def _mask(now: Forward, dtype: torch.dtype) -> torch.Tensor:
+    """Return what to add to the scores, ``[rows, 1, 1, extent]``: a row sees what is not after it."""
+    seen = torch.arange(now.extent)[None, None, None] <= now.positions[:, :, None, None]
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
