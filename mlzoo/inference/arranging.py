@@ -103,7 +103,8 @@ def _slots(
         module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
     )
     decoder.own_attention = own_kernels and anatomy.attends_plainly(module)
-    decoder.is_wide, decoder.lean = is_wide, _lean(module, device, findings, why)
+    kernels_are = f"{'wide' if is_wide else 'narrow'} {'plain' if chosen is None else chosen.plan.many}"
+    decoder.is_wide, decoder.lean = is_wide, _lean(module, device, findings, why, kernels_are)
     decoder.own_products = chosen is not None and linears.are_ours(module, chosen.plan.many)
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.any_threads = heads is not None and findings.ask(
@@ -197,29 +198,30 @@ def _widened(module: Any, chosen: plan.Kernels, findings: selftest.Findings, why
         return False
     question = "difference of 32 bits between layers"
     expected = None if findings.knows(question) else gate.sample_logits(module, anatomy.vocabulary(module))
-    undo = wide.widen(module)
+    undo, in_one_piece = wide.widen(module), wide.activate_in_pieces(module)
     difference = findings.ask(question, lambda: _difference(module, chosen, [chosen.plan.many], expected))
     if difference > gate.tolerance(module.dtype):
         undo()
+        in_one_piece()
         return False
     why.append("32 bits between layers: our own kernels take rows so")
     return True
 
 
-def _lean(module: Any, device: torch.device, findings: selftest.Findings, why: list[str]) -> lean.LeanStep | None:
+def _lean(
+    module: Any, device: torch.device, findings: selftest.Findings, why: list[str], kernels_are: str
+) -> lean.LeanStep | None:
     """Return the lean step of a model of that kind, on a processor: elsewhere steps are captured."""
     step = lean.step_of(module) if device.type == "cpu" else None
     if step is None:
         return None
 
     def difference() -> float:
-        expected = gate.sample_logits(module, anatomy.vocabulary(module))
-        try:
-            return gate.mean_difference(expected, gate.sample_logits(module, anatomy.vocabulary(module), step))
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
-            return gate.WORST  # It is of that kind by the names of its parts alone.
+        prompt_and_steps = [gate.sample_logits(module, anatomy.vocabulary(module), one) for one in (None, step)]
+        expected, seen = (logits[1:] for logits in prompt_and_steps)  # Prompts are read by the module itself.
+        return max(gate.mean_difference([one], [other]) for one, other in zip(expected, seen, strict=True))
 
-    if findings.ask("difference of lean steps", difference) > gate.tolerance(module.dtype):
+    if findings.ask(f"difference of lean steps, {kernels_are}", difference) > gate.tolerance(module.dtype):
         return None
     why.append("eager steps: in few operations, as of decoders of Llama's kind")
     return step

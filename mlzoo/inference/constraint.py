@@ -219,6 +219,9 @@ class Constraint:
             return bool(self._masks.result()[place][token])
         before = self._guessed[:place]
         taken = self._matcher.try_consume_tokens(list(before)) if before else 0
+        if self._matcher.is_stopped():
+            self._matcher.rollback(taken)
+            return False  # What may follow the end, a mask says.
         # Text about which there is no choice may be cut into tokens in one way only, as a mask has it, too.
         forced = self._matcher.compute_ff_tokens()
         is_next = forced[0] == token if forced else self._matcher.validate_tokens([token]) == 1
@@ -234,7 +237,12 @@ class Constraint:
         self._is_needed = True
         if self._masks is not None:
             return self._masks.result()[place]
-        return self._compute(self._guessed[:place])[place]
+        before = self._guessed[:place]
+        taken = self._matcher.try_consume_tokens(list(before)) if before else 0
+        mask = self._mask() if taken == len(before) else np.zeros(self._vocabulary, np.bool_)
+        if taken:
+            self._matcher.rollback(taken)
+        return torch.from_numpy(mask)
 
     def take(self, token: int) -> None:
         """Take in the token that came.

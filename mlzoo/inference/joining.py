@@ -18,7 +18,8 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WINDOW = 16  # forwards, out of whose rows one is put together: the more, the more alike are their lengths
+WINDOW = 4  # forwards, out of whose rows one is put together: the more, the more alike are their lengths
+WINDOW_ROWS = 512  # that it is at least
 
 
 @attrs.frozen
@@ -53,6 +54,8 @@ class Joiner:
     def __init__(self, tokens: int, rows: int) -> None:
         self._tokens = tokens
         self._rows = rows
+        self._window_rows = max(WINDOW * rows, WINDOW_ROWS)
+        self._window_tokens = tokens * self._window_rows // rows
         self._waiting: dict[str, Waiting] = {}
         self._arrived = 0
         self._stand = 0.0  # of somebody with an equal share of what was computed, in tokens
@@ -92,7 +95,7 @@ class Joiner:
         heapq.heapify(heap)
         found: list[Place] = []
         tokens = 0
-        while heap and tokens < WINDOW * self._tokens and len(found) < WINDOW * self._rows:
+        while heap and tokens < self._window_tokens and len(found) < self._window_rows:
             batch, served, _, number, request, at = heap[0]
             left = self._waiting[request].left
             place = left[at]

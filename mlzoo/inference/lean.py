@@ -6,6 +6,9 @@ keys, a gated network) are computed here in half of the operations, from the mod
 rows and slots. Who uses it has compared it with the model's own forward. Knows modules of transformers by the names of
 their parts; nothing of requests, or of how kernels are chosen.
 
+Others have the same parts and use them in another way (other rotations, scales that grow with the position), which a
+few tokens need not show: only what is named here is of that kind.
+
 Sources: Touvron et al. 2023, "LLaMA"; Su et al. 2021, "RoFormer"; Zhang and Sennrich 2019, "Root Mean Square Layer
 Normalization"; Shazeer 2020, "GLU Variants Improve Transformer".
 """
@@ -21,10 +24,12 @@ from torch.nn import functional
 
 from mlzoo.inference.attention import attend_runs
 from mlzoo.inference.linears import Linear, Sibling
+from mlzoo.inference.wide import in_pieces
 
 if TYPE_CHECKING:
     from mlzoo.inference.cache import Forward, SlotCache, SlotLayer
 
+KINDS = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}  # classes of transformers
 INNER = {"embed_tokens", "layers", "norm", "rotary_emb"}  # parts of a decoder of that kind, by transformers' names
 OF_LAYERS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 OF_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -91,7 +96,7 @@ class LeanStep:
             turned = turned * cos + torch.cat((turned[..., half:], turned[..., :half]), -1) * sin
             x = x + layer.out.rows(self._attended(slots, lines, turned, heads, mask))
             gates, values = layer.gates.rows(layer.after(x)).chunk(2, -1)
-            x = x + layer.down.rows(functional.silu(gates) * values)
+            x = x + layer.down.rows(in_pieces(functional.silu, gates) * values)
         return self.logits.rows(self.last(x))
 
     def _attended(
@@ -108,6 +113,9 @@ class LeanStep:
 
 def step_of(module: Any) -> LeanStep | None:
     """Return the lean step of a model whose linear layers were replaced; None where it is of another kind."""
+    kind = type(module)
+    if kind.__name__ not in KINDS or not kind.__module__.startswith("transformers.models."):
+        return None
     try:
         inner, config = module.model, module.config
         layers = tuple(_layer(layer) for layer in inner.layers)

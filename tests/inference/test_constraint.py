@@ -210,6 +210,24 @@ def test_so_is_what_may_stand_after_tokens_that_are_guessed(tiny):
             assert one.mask().tolist() == mask
 
 
+def test_what_may_stand_after_a_guessed_end_is_what_a_mask_says(tiny):
+    grammar = grammar_of({"type": "regex", "pattern": "(one|two) [a-f]"})
+    walker, asked, masked = (
+        tiny.constraints.compiled(grammar, (), lazy=lazy).result() for lazy in (False, True, False)
+    )
+    tokens = []
+    while not walker.is_over:
+        tokens.append(_allowed(walker, ()).index(True))
+        walker.take(tokens[-1])
+    for constraint in (asked, masked):
+        constraint.look([*tokens, tokens[0]])
+    for one, other in zip(asked.allowed(), masked.allowed(), strict=True):
+        mask = other.mask().tolist()
+        assert one.mask().tolist() == mask
+        assert not any(one.permits(token) for token, may in enumerate(mask) if not may)
+    asked.take(tokens[0])  # It is as before.
+
+
 def _allowed(constraint, tokens):
     constraint.look(tokens)
     return constraint.allowed()[-1].mask().tolist()

@@ -9,10 +9,12 @@ import pytest
 import torch
 from tiny_models import causal
 from torch import nn
+from torch.nn import functional
 
 from mlzoo.config.loading import cache_directory
 from mlzoo.inference import anatomy, gate, linears, native, wide
 from mlzoo.inference.decoder import SlotDecoder
+from mlzoo.inference.threads import using
 
 pytestmark = pytest.mark.torch
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -58,6 +60,27 @@ def test_logits_are_nearer_to_those_of_full_precision(kind):
     assert wide.can_be(narrow)
     wide.widen(narrow)
     assert gate.mean_difference(expected, logits(narrow)) < before * 0.7  # What is left is that of keys and values.
+
+
+@pytest.mark.parametrize("function", [functional.silu, functional.gelu, torch.tanh])
+def test_activations_are_the_same_in_every_company_and_by_all_numbers_of_threads(function):
+    rows = torch.randn(37, 1696, generator=torch.Generator().manual_seed(3)) * 3
+    whole = wide.in_pieces(function, rows)
+    for first, last in ((0, 1), (5, 6), (2, 19), (0, 36)):
+        assert torch.equal(wide.in_pieces(function, rows[first:last]), whole[first:last])
+    with using(1):
+        assert torch.equal(wide.in_pieces(function, rows), whole)
+    assert torch.allclose(whole, function(rows))
+
+
+def test_activations_of_a_wide_model_are_computed_so_until_that_is_undone():
+    module = by_our_kernels(causal("llama", **SIZES).eval().bfloat16())
+    before = logits(module)
+    undo = wide.activate_in_pieces(module)
+    assert {type(layer.mlp.act_fn) for layer in module.model.layers} == {wide.InPieces}
+    assert all(map(torch.equal, before, logits(module)))
+    undo()
+    assert wide.InPieces not in {type(part) for part in module.modules()}
 
 
 def test_keys_and_values_take_as_much_memory_as_before():
