@@ -263,9 +263,12 @@ class Torture:
         return life
 
     def _kill_worker(self, life: Life, streams: list[Stream]) -> bool:
-        """Kill the worker, unless a stream has said nothing between two losses: a third one ends it, as promised."""
+        """Kill the worker, unless that may be the third loss of a stream without a word: it ends by that, as promised.
+
+        A word that is heard after a kill may have been said before it, so that a stream may have lost one more.
+        """
         going = [stream for stream in streams if not stream.over]
-        if any(stream.losses + 1 >= MOST_LOSSES for stream in going) or not life.kill_worker():
+        if any(stream.losses + 2 >= MOST_LOSSES for stream in going) or not life.kill_worker():
             return False
         for stream in going:
             stream.losses += 1
