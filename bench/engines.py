@@ -75,8 +75,11 @@ def prompts(host: Host, streams: int) -> list[dict[str, Any]]:
     return made
 
 
-def starters() -> dict[str, Callable[[], Rival]]:
-    """Return how each peer is started; what is not installed is installed then."""
+def starters(context: int) -> dict[str, Callable[[], Rival]]:
+    """Return how each peer is started; what is not installed is installed then.
+
+    Our engine alone has slots of as many tokens as the sidecar's, however little memory the peers leave.
+    """
     threads = str(process.usable_processors())
 
     def script(python: str, name: str, *arguments: str) -> Rival:
@@ -89,7 +92,7 @@ def starters() -> dict[str, Callable[[], Rival]]:
         "transformers serve, continuous batching": lambda: Served("--continuous-batching"),
         "transformers serve": Served,
         "generate": lambda: script(own, "plain_generate.py", str(weights()), threads, fastest_dtype()),
-        "the engine alone": lambda: script(own, "bare_engine.py", MODEL),
+        "the engine alone": lambda: script(own, "bare_engine.py", MODEL, str(context)),
     }
 
 
@@ -99,10 +102,10 @@ def rival_rate(rival: Rival | None, host: Host, streams: int) -> float:
     return rival.rate(prompts(host, streams), TOKENS)
 
 
-def start(stack: ExitStack) -> dict[str, Rival | None]:
+def start(stack: ExitStack, context: int) -> dict[str, Rival | None]:
     """Start all peers and have each say something, one after the other; None stands for one that cannot run here."""
     rivals: dict[str, Rival | None] = {}
-    for name, starter in starters().items():
+    for name, starter in starters(context).items():
         try:
             rivals[name] = rival = stack.enter_context(starter())
             rival.suspend()
@@ -120,7 +123,7 @@ def measure(rounds: int) -> list[Row]:
         print(f"Compiled steps: {warm(host, MODEL)}", flush=True)
         eager = stack.enter_context(Host([*serve, f"models.{MODEL}.compile=none", "--log", f"{log}/eager"]))
         warm(eager, MODEL)
-        rivals = start(stack)
+        rivals = start(stack, host.call("models.info", {"model": MODEL})["chosen"]["context"])
         measures: dict[str, Callable[[], float]] = {}
         for streams in STREAMS:
             measures[f"ours {streams}"] = partial(tokens_per_second, host, streams)

@@ -24,8 +24,11 @@ def prepared():
     return answers
 
 
-def started(model):
-    """Return an engine that has loaded a model, and where answers go: whatever libraries print goes to stderr."""
+def started(model, context=None):
+    """Return an engine that has loaded a model, and where answers go: whatever libraries print goes to stderr.
+
+    Its slots hold so many tokens; None: as many as memory has room for, beside whoever else runs now.
+    """
     config = load(())
     entry = config.model(model)
     installed = open_store(config).find(entry)
@@ -48,7 +51,7 @@ def started(model):
         kind="chat",
         dtype=entry.dtype,
         slots=entry.slots,
-        context=entry.context,
+        context=context or entry.context,
         digest=installed.digest,
     )
     # The findings of the self-test are those of the sidecar's own load: both sides compute with the same threads.

@@ -1,6 +1,7 @@
 """The worker's engine called bare: no sidecar, no log, no socket. A line of JSON on stdin, one answer each.
 
-``bare_engine.py MODEL``, set up as a worker process is; the model is loaded as the worker loads it.
+``bare_engine.py MODEL [CONTEXT]``, set up as a worker process is; the model is loaded as the worker loads it, its slots
+of so many tokens: what compiled steps there are depends on that.
 """
 
 import json
@@ -12,7 +13,7 @@ from bare import started
 
 def main():
     model = sys.argv[1]
-    engine, answers = started(model)
+    engine, answers = started(model, int(sys.argv[2]) if sys.argv[2:] else None)
     for line in sys.stdin:
         asked = json.loads(line)
         count, seconds = generate(engine, model, asked["prompts"], asked["tokens"])
