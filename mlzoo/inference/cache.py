@@ -76,18 +76,14 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         """Write the new tokens; return all slots, of which attention takes its runs, ``[slots, heads, size, dim]``."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        return self._write(self.keys, key_states), self._write(self.values, value_states)
-
-    def _write(self, buffer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         now = self.forward
-        new = states[: now.rows].transpose(1, 2).reshape(len(now.lines), -1)
-        buffer.index_copy_(0, now.lines, new.to(buffer.dtype))
-        return self._seen(buffer, states.shape[1])
+        keys, values = (states[: now.rows].transpose(1, 2).flatten(0, 1) for states in (key_states, value_states))
+        return self.put(now.lines, keys, values)
 
     def put(self, lines: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write keys and values ``[lines, heads, dim]``, where there are buffers; return all slots as ``update``."""
-        self.keys.index_copy_(0, lines, keys.reshape(len(lines), -1).to(self.keys.dtype))
-        self.values.index_copy_(0, lines, values.reshape(len(lines), -1).to(self.values.dtype))
+        for buffer, states in ((self.keys, keys), (self.values, values)):
+            buffer.index_copy_(0, lines, states.reshape(len(lines), -1).to(buffer.dtype))
         return self._seen(self.keys, keys.shape[1]), self._seen(self.values, values.shape[1])
 
     def _seen(self, buffer: torch.Tensor, heads: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ Source: Koo et al. 2024, "Automata-based constraints for language model decoding
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from llguidance import LLMatcher, LLTokenizer, grammar_from
 from mlzoo.errors import InternalError, Interrupted, InvalidParams, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from llguidance._lib import JsonCompileOptions
 
@@ -217,17 +218,12 @@ class Constraint:
         """Whether a token may stand at a place."""
         if self._masks is not None:
             return bool(self._masks.result()[place][token])
-        before = self._guessed[:place]
-        taken = self._matcher.try_consume_tokens(list(before)) if before else 0
-        if self._matcher.is_stopped():
-            self._matcher.rollback(taken)
-            return False  # What may follow the end, a mask says.
-        # Text about which there is no choice may be cut into tokens in one way only, as a mask has it, too.
-        forced = self._matcher.compute_ff_tokens()
-        is_next = forced[0] == token if forced else self._matcher.validate_tokens([token]) == 1
-        if taken:
-            self._matcher.rollback(taken)
-        return taken == len(before) and is_next
+        with self._at(place) as is_there:
+            if not is_there or self._matcher.is_stopped():
+                return False  # What may follow the end, a mask says.
+            # Text about which there is no choice may be cut into tokens in one way only, as a mask has it, too.
+            forced = self._matcher.compute_ff_tokens()
+            return bool(forced[0] == token if forced else self._matcher.validate_tokens([token]) == 1)
 
     def mask(self, place: int) -> torch.Tensor:
         """Return the tokens that may stand at a place, ``[vocabulary]`` bool.
@@ -237,12 +233,19 @@ class Constraint:
         self._is_needed = True
         if self._masks is not None:
             return self._masks.result()[place]
-        before = self._guessed[:place]
-        taken = self._matcher.try_consume_tokens(list(before)) if before else 0
-        mask = self._mask() if taken == len(before) else np.zeros(self._vocabulary, np.bool_)
-        if taken:
-            self._matcher.rollback(taken)
-        return torch.from_numpy(mask)
+        with self._at(place) as is_there:
+            return torch.from_numpy(self._mask() if is_there else np.zeros(self._vocabulary, np.bool_))
+
+    @contextlib.contextmanager
+    def _at(self, place: int) -> Iterator[bool]:
+        """Have the matcher stand at a place, if all that was guessed before it may stand there."""
+        before = list(self._guessed[:place])
+        taken = self._matcher.try_consume_tokens(before) if before else 0
+        try:
+            yield taken == len(before)
+        finally:
+            if taken:
+                self._matcher.rollback(taken)
 
     def take(self, token: int) -> None:
         """Take in the token that came.

@@ -257,10 +257,11 @@ class SlotDecoder:
             self.cache.reserve(slot, position + 1)
         if self.kernels is not None:
             self.kernels.for_step(len(set(slots)), exact=exact)
-        eager = partial(self._eager, slots, tokens, positions, grain=self.grain if exact else 1, lean=self.lean)
+        lean = None if adapters else self.lean
+        eager = partial(self._eager, slots, tokens, positions, grain=self.grain if exact else 1, lean=lean)
         if adapters:
             with with_adapters(self.adapters, adapters):
-                return self._eager(slots, tokens, positions, grain=self.grain if exact else 1, lean=None)
+                return eager()
         if self.graphs is None:
             return eager()
         family = "plain" if self.kernels is None else self.kernels.in_force.family
