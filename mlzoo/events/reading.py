@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlzoo.errors import LogUnusable, OutOfRange
+from mlzoo.events.closed import missing
 from mlzoo.events.codec import groups_in, groups_of
 from mlzoo.events.segments import damaged
 
@@ -42,13 +43,16 @@ class GroupReader:
 
         Raises:
             OutOfRange: The place lies before what is kept (type expired).
-            LogUnusable: What was read is damaged.
+            LogUnusable: What was read is damaged, or something between it is missing.
         """
         if seq < next(iter(self._segments.sizes)) - 1:
             raise self._expired(seq)
         if self._tail.get(seq + 1) is None:
             for group in groups_in(self._segments.lines_from(seq + 1)):
                 if group.last_seq > seq:
+                    if group.first_seq > seq + 1:  # Somebody has removed a segment.
+                        path = self._segments.directory.parent
+                        raise missing(path, f"its records {seq + 1} to {group.first_seq - 1} are missing")
                     yield group
                     seq = group.last_seq
                     if self._tail.get(seq + 1) is not None:

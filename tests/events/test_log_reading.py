@@ -1,5 +1,5 @@
 import pytest
-from log_driver import DIRECTORY, append_end, append_tokens, open_log
+from log_driver import DIRECTORY, append_end, append_tokens, bind, open_log
 
 from mlzoo.errors import Failure, LogUnusable, NotFound, OutOfRange
 
@@ -87,6 +87,26 @@ async def test_damage_behind_what_is_wanted_of_a_request_keeps_nobody_from_readi
     assert list(log.groups_of("req-a", 0)) == wanted
     with pytest.raises(LogUnusable):
         list(log.groups_of("req-z", 0))
+
+
+@pytest.mark.parametrize("after_seq", [0, 4])
+async def test_a_segment_that_somebody_removed_is_not_read_over(world, disk, after_seq):
+    log = await open_log(world, segment_bytes=600, tail_bytes=0)
+    bind(log)
+    for number in range(20):
+        append_end(log, number)
+        log.commit()
+    await log.close()
+    _, gone, behind, *_ = (int(name.partition(".")[0]) for name in sorted(disk.names(DIRECTORY / "segments")))
+    assert (gone, behind) == (4, 7)
+    disk.remove(DIRECTORY / "segments" / f"{gone:020d}.ndjson")
+    again = await open_log(world, tail_bytes=0)
+    with pytest.raises(LogUnusable, match=f"its records {max(gone, after_seq + 1)} to {behind - 1} are missing"):
+        again.read(after_seq, 1000)
+    with pytest.raises(LogUnusable):
+        list(again.groups_of("req-a", after_seq))
+    assert again.segment_after(max(gone, after_seq + 1)) == behind
+    assert again.read(behind - 1, 1000)[-1].last_seq == again.last_seq
 
 
 # ------------------------------------------------------------------------------------------------ asides and blobs
