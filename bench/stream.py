@@ -27,12 +27,14 @@ from statistics import median
 from typing import Self
 
 from measure import Row, compare, interleave, main
+from warming import warm
 
 from mlzoo.config import load
 from mlzoo.store import open_store
 
 BENCH = Path(__file__).resolve().parent
 MODEL = "smollm2"
+SERVE = [sys.executable, "-m", "mlzoo", "serve", "--log"]
 MESSAGES = [{"role": "user", "content": "Write a long story about the keeper of a lighthouse."}]
 TOKENS = {1: 128, 4: 32, 16: 16}  # streams at once -> tokens of each
 LATENESS_ROUNDS = 2  # each starts a sidecar and loads the model
@@ -144,11 +146,11 @@ def result_of(message: dict) -> dict:
 
 
 class Bare:
-    """The decode loop in a process of its own."""
+    """The decode loop in a process of its own, its slots as long as the sidecar's."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(BENCH / "peers" / "bare_decode.py"), MODEL],
+            [sys.executable, str(BENCH / "peers" / "bare_decode.py"), MODEL, str(context)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -259,15 +261,24 @@ def lateness(rounds: int) -> list[Row]:
     ]
 
 
+def warmed() -> int:
+    """Have the compiled steps made, so that nobody is measured beside that; return how many tokens a slot holds."""
+    with tempfile.TemporaryDirectory() as log, Host([*SERVE, log]) as sidecar:
+        print(f"Compiled steps: {warm(sidecar, MODEL)}", flush=True)
+        context: int = sidecar.call("models.info", {"model": MODEL})["chosen"]["context"]
+        sidecar.leave()
+    return context
+
+
 def measure(rounds: int) -> list[Row]:
     config = load(())
     if open_store(config).find(config.model(MODEL)) is None:
         sys.exit(f"The weights of {MODEL} are not in the store: mlzoo models pull {MODEL}")
+    context = warmed()
     late = lateness(rounds)
-    serve = [sys.executable, "-m", "mlzoo", "serve", "--log"]
-    with tempfile.TemporaryDirectory() as log, Host([*serve, log]) as sidecar:
+    with tempfile.TemporaryDirectory() as log, Host([*SERVE, log]) as sidecar:
         pings = pinged(sidecar)
-        with Bare() as bare:
+        with Bare(context) as bare:
             rows = rates(sidecar, bare, rounds)
         sidecar.leave()
     return [*rows, *late, pings]

@@ -1,7 +1,8 @@
 """The decode loop of the worker process, called bare: no sidecar, no log, no socket, no JSON for tokens.
 
-``bare_decode.py MODEL``, set up as a worker process is. Each line on stdin, ``[streams, tokens]``, is answered by one
-on stdout: ``[tokens per second, text]``, from the first piece to the end of the last stream.
+``bare_decode.py MODEL CONTEXT``, set up as a worker process is, its slots of so many tokens. Each line on stdin,
+``[streams, tokens]``, is answered by one on stdout: ``[tokens per second, text]``, from the first piece to the end of
+the last stream.
 """
 
 import json
@@ -15,8 +16,8 @@ MESSAGES = json.loads(os.environ["BENCH_MESSAGES"])
 
 
 def main():
-    model = sys.argv[1]
-    engine, answers = started(model)
+    model, context = sys.argv[1], int(sys.argv[2])
+    engine, answers = started(model, context)
     for line in sys.stdin:
         streams, tokens = json.loads(line)
         print(json.dumps(generate(engine, model, streams, tokens)), file=answers, flush=True)
