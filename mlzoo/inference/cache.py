@@ -9,6 +9,9 @@ position takes part in attention with weight 0, and 0 times whatever lay in unin
 
 from __future__ import annotations
 
+import mmap
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -196,8 +199,26 @@ def _zeros(lines: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
     width = states.shape[1] * states.shape[3]
     if states.device.type != "cpu":
         return states.new_zeros(lines, width, dtype=dtype)
-    # torch.zeros writes its zeros; numpy asks the system for zero pages, which exist once they are touched.
-    import numpy as np  # noqa: PLC0415 - only on the CPU
+    # torch.zeros writes its zeros; what the system maps has pages that exist once they are touched.
+    memory = _mapped(lines * width * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(lines, width)
 
-    plain = np.zeros(lines * width * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(plain).view(dtype).view(lines, width)
+
+def _mapped(size_bytes: int) -> mmap.mmap:
+    """Return zeros that take no memory until they are written, and then no more than a small page for each place.
+
+    Raises:
+        MemoryError: The system has not so many addresses.
+    """
+    try:
+        if sys.platform == "win32":
+            return mmap.mmap(-1, size_bytes)
+        memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{size_bytes} bytes of addresses for keys and values are not to be had") from error
+    if sys.platform == "linux":
+        # Of huge pages, the first token of a slot takes 2 MiB in each layer, and once more for the values: as much as
+        # thousands of tokens need, and the time to have it zeroed.
+        with suppress(OSError):  # A kernel without huge pages knows no such advice.
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memory
