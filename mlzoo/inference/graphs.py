@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from mlzoo import graph_notes
-from mlzoo.inference import gate, graph_steps, memory, native
+from mlzoo.inference import gate, graph_steps, memory, native, native_options
 from mlzoo.inference.graph_making import COMMAND, Making
 from mlzoo.inference.linears import Family
 from mlzoo.inference.rows import Rows, StepsLost
@@ -362,8 +362,10 @@ def offer(decoder: Any, load: Load, directory: Path | None, subject: Mapping[str
         made = Graphs(decoder, load, directory, subject)
     except ValueError as error:  # A layer of a kind that nobody has taught to compile.
         return f"no compiled graphs: {error}"
-    if not native.compiler() and not any(graph.state == "there" for graph in made.all.values()):
+    if not native_options.compiler() and not any(graph.state == "there" for graph in made.all.values()):
         return "no compiled graphs: this machine has no C++ compiler"
+    if native.is_there() and not native.steps_can_call():
+        return "no compiled graphs: the kernels that came with the package are not made for them"
     decoder.graphs = made
     if any(graph.state == "there" for graph in made.all.values()):
         with contextlib.suppress(MemoryError):  # They are tried again with the first request, which may find some.

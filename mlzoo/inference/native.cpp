@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#ifndef MLZOO_WITHOUT_STEPS
 extern "C" {
 // The part of torch's C interface that a compiled step calls a kernel through (torch/csrc/inductor/aoti_torch/c/shim.h).
 typedef struct AtenTensorOpaque* Tensor;
@@ -18,6 +19,7 @@ int32_t aoti_torch_dtype_bfloat16(void);
 int32_t aoti_torch_dtype_float32(void);
 int32_t aoti_torch_device_type_cpu(void);
 }
+#endif
 
 #include <omp.h>
 
@@ -356,6 +358,7 @@ void mlzoo_attention(const void* query, const uint16_t* keys, const uint16_t* va
 
 }  // extern "C"
 
+#ifndef MLZOO_WITHOUT_STEPS
 // What compiled steps call; tensors are contiguous, as `native.py` sees to.
 extern "C" {
 
@@ -398,3 +401,4 @@ int32_t aoti_torch_cpu_slot_attention(Tensor query, Tensor keys, Tensor values, 
 }
 
 }  // extern "C"
+#endif

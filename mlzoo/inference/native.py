@@ -1,7 +1,8 @@
-"""Kernels of our own (``native.cpp``): compiled once by this machine's C++ compiler, reached as operators of torch.
+"""Kernels of our own (``native.cpp``), reached as operators of torch: compiled once by this machine's C++ compiler.
 
-Knows compilers, files and torch's registry of operators; nothing of models, nor of who chooses a kernel. Whatever goes
-wrong leaves the kernels that torch has, and is said. Two operators:
+Where there is none, or it fails, they are those that came with the package, if a wheel for this machine was installed:
+of the same bits, but unknown to compiled steps. Knows files and torch's registry of operators; nothing of models, nor
+of who chooses a kernel. Whatever goes wrong leaves the kernels that torch has, and is said. Two operators:
 
     w4a16: products of rows with weights in 4 or 8 bits, the rows in 16: integer products, as llama.cpp's quantised
         kernels compute them (ggml's Q4_1 by Q8_1), in groups of 32, but with rows more precise than bfloat16. A row
@@ -16,10 +17,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import platform
-import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,16 +25,8 @@ from typing import Any
 import torch
 
 from mlzoo import graph_notes
+from mlzoo.inference import native_options
 
-SOURCE = Path(__file__).with_name("native.cpp")
-TIMEOUT_S = 120.0  # for the compiler, beside whatever else the machine does
-OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-fast-math", "-fPIC", "-shared", "-fopenmp", "-w")
-INSTRUCTIONS = {  # that they are written for, the best ones first: as the system calls them, and as the compiler does
-    ("avx512_vnni", "avx512bw", "avx512dq", "avx512f", "avx512vl", "f16c", "fma"): (
-        *("-mavx512vnni", "-mavx512bw", "-mavx512dq", "-mavx512f", "-mavx512vl", "-mf16c", "-mfma"),
-    ),
-    ("avx2", "f16c", "fma"): ("-mavx2", "-mf16c", "-mfma"),
-}
 LACKING = "this processor has neither AVX2 nor AVX-512 with VNNI"
 GROUP = 32  # weights, and numbers of a row, that share a step
 WIDTH = 16  # outputs that are computed together
@@ -78,28 +68,24 @@ def is_there() -> bool:
     return _State.library is not None
 
 
-def compiler() -> str | None:
-    """Return the C++ compiler that torch would use; None: there is none."""
-    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    return shutil.which(os.environ.get("CXX", usual))
+def steps_can_call() -> bool:
+    """Whether compiled steps find the kernels: those of a wheel, which were made without torch, they do not."""
+    return _State.library is not None and all(hasattr(_State.library, f"aoti_torch_cpu_{name}") for name in SHIMS)
 
 
 def _opened(directory: Path) -> str:
     """Load the library; return why that cannot be."""
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+    if not native_options.is_for_this_system():
         return "they are for Linux on x86-64"
     try:
         processor = _processor()
-        options = _options(processor)
-        if not options:
+        name = native_options.best_for(processor.split())
+        if name is None:
             return LACKING
-        # Who compiled it changes no bit: a library is taken up where there is no compiler any more.
-        sources = [file.read_text(encoding="utf-8") for file in sorted(SOURCE.parent.glob("native*.[ch]*"))]
-        key = repr([*sources, *options, torch.__version__, processor])
-        place = directory / f"native-{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
-        if not _is_whole(place):
-            why = _made(place, options)
-            if why:
+        place, why = _made_here(directory, name, processor)
+        if why:
+            place = native_options.PREBUILT / f"{name}.so"
+            if not place.exists():
                 return why
         library = ctypes.CDLL(str(place), mode=ctypes.RTLD_GLOBAL)  # Compiled steps look for its names.
         if not library.mlzoo_supported():
@@ -110,10 +96,14 @@ def _opened(directory: Path) -> str:
     return ""
 
 
-def _options(processor: str) -> tuple[str, ...]:
-    """Return what the compiler is told for a processor; nothing where it lacks what the kernels are written for."""
-    able = set(processor.split())
-    return next(((*OPTIONS, *told) for needed, told in INSTRUCTIONS.items() if able.issuperset(needed)), ())
+def _made_here(directory: Path, name: str, processor: str) -> tuple[Path, str]:
+    """Return the library that was compiled on this machine, and why there is none, or nothing."""
+    # Who compiled it changes no bit: a library is taken up where there is no compiler any more.
+    sources = [file.read_text(encoding="utf-8") for file in sorted(native_options.SOURCE.parent.glob("native*.[ch]*"))]
+    options = [*native_options.OPTIONS, *native_options.INSTRUCTIONS[name][1]]
+    key = repr([*sources, *options, torch.__version__, processor])
+    place = directory / f"native-{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
+    return place, "" if _is_whole(place) else _made(place, name)
 
 
 def _is_whole(place: Path) -> bool:
@@ -122,9 +112,9 @@ def _is_whole(place: Path) -> bool:
     return place.exists() and hashlib.sha256(place.read_bytes()).hexdigest() == note.get("sha256")
 
 
-def _made(place: Path, options: tuple[str, ...]) -> str:
+def _made(place: Path, name: str) -> str:
     """Make a library; return why that cannot be. A compiler that has failed three times in a row is not asked again."""
-    command, failures = compiler(), place.with_suffix(".failed")
+    command, failures = native_options.compiler(), place.with_suffix(".failed")
     if command is None:
         return "this machine has no C++ compiler"
     before = graph_notes.read(failures)
@@ -133,7 +123,7 @@ def _made(place: Path, options: tuple[str, ...]) -> str:
         return f"{before.get('why')} (remove {failures} to have it asked again)"
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _compile(command, place, options)
+        _compile(command, place, name)
     except subprocess.TimeoutExpired:
         why = "the C++ compiler took too long"
     except subprocess.CalledProcessError as error:
@@ -145,20 +135,13 @@ def _made(place: Path, options: tuple[str, ...]) -> str:
     return why
 
 
-def _compile(command: str, place: Path, options: tuple[str, ...]) -> None:
+def _compile(command: str, place: Path, name: str) -> None:
     """Compile into a place, whole or not at all: only what the note beside it describes is ever loaded."""
     libraries = Path(torch.__file__).with_name("lib")
     # By its name, what a process that was killed leaves is removed by later ones.
     with tempfile.TemporaryDirectory(prefix=f"graph-{os.getpid()}-", dir=place.parent) as scratch:
         beside = Path(scratch) / "native.so"
-        subprocess.run(
-            [command, *options, "-o", str(beside), str(SOURCE), f"-L{libraries}", "-ltorch_cpu"],
-            check=True,
-            timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        native_options.compile_for(name, command, beside, [f"-L{libraries}", "-ltorch_cpu"])
         digest = hashlib.sha256(beside.read_bytes()).hexdigest()
         beside.replace(place)
     graph_notes.write(place.with_suffix(".made"), {"sha256": digest})

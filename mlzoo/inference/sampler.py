@@ -26,7 +26,7 @@ from mlzoo.errors import InternalError
 from mlzoo.frames import Sampling
 from mlzoo.inference import threads
 from mlzoo.inference.philox import uniform
-from mlzoo.inference.transfer import given, read, rows_of, sent
+from mlzoo.inference.transfer import given, is_here, read, rows_of, sent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ def is_only_held(sampling: Sampling, seen: torch.Tensor | None) -> bool:
 
 def _best_of_each(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each row's best score, and whose it is: the first of equal ones; NaN, where there is one, is the best."""
-    if scores.device.type != "cpu":
+    if not is_here(scores):
         return scores.max(dim=-1)
     # On a processor, torch takes ten times as long as numpy, which compares many at once.
     tokens = torch.from_numpy(scores.numpy().argmax(axis=-1))
@@ -147,7 +147,7 @@ def _best_of_each(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _is_lazy(draw: Draw, scores: torch.Tensor) -> bool:
     """Whether a row is asked about its best token first: elsewhere than on a processor, asking again costs more."""
-    return scores.device.type == "cpu" and draw.allowed is not None and is_only_held(draw.sampling, draw.seen)
+    return is_here(scores) and draw.allowed is not None and is_only_held(draw.sampling, draw.seen)
 
 
 def _best_allowed(row: torch.Tensor, best: int, draw: Draw) -> tuple[int, bool]:

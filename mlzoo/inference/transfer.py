@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def is_here(tensor: torch.Tensor) -> bool:
+    """Whether the processor may look at a tensor without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
 def given(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Return numbers, nested as the tensor's shape is, on a device; nobody waits until they are there."""
     if device.type != "cuda":

@@ -18,7 +18,7 @@ from tiny_models import load, save_causal
 from mlzoo import graph_notes
 from mlzoo.config.loading import cache_directory
 from mlzoo.errors import ModelLoadFailed
-from mlzoo.inference import gate, graph_steps, graphs, native, plan, tracing
+from mlzoo.inference import gate, graph_steps, graphs, native, native_options, plan, tracing
 from mlzoo.inference.graph_making import Making
 from mlzoo.inference.graphs import CHECKS, Graphs
 from mlzoo.inference.loader import load_chat
@@ -87,7 +87,7 @@ def decoded(decoder):
 
 
 def test_a_graph_is_compiled_while_steps_go_on_then_compared_then_used_and_taken_up_by_the_next_load(loaded, tmp_path):
-    if native.compiler() is None:
+    if native_options.compiler() is None:
         pytest.skip("this machine has no C++ compiler")
     decoder = in_few_bits(loaded)
     expected = decoded(decoder)
@@ -113,7 +113,7 @@ def test_a_graph_is_compiled_while_steps_go_on_then_compared_then_used_and_taken
 
 
 def test_steps_of_our_own_kernels_read_prompts_and_are_taken_up_by_the_next_load_at_once(tmp_path, monkeypatch):
-    if native.compiler() is None:
+    if native_options.compiler() is None:
         pytest.skip("this machine has no C++ compiler")
     decoder, loaded = with_own_kernels(tmp_path, monkeypatch)
     prompt = [5 + number % 11 for number in range(70)]
@@ -285,7 +285,7 @@ def killed_while_it_tries(marker):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the process waits for a signal")
 def test_a_process_that_was_killed_while_it_tried_a_graph_is_not_held_against_it(loaded, tmp_path):
-    if native.compiler() is None:
+    if native_options.compiler() is None:
         pytest.skip("this machine has no C++ compiler")
     decoder = in_few_bits(loaded)
     graph, _ = made(decoder, loaded, tmp_path)

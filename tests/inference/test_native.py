@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from mlzoo import graph_notes
 from mlzoo.config.loading import cache_directory
-from mlzoo.inference import linears, native
+from mlzoo.inference import linears, native, native_options
 from mlzoo.inference.loader import load_chat
 from mlzoo.inference.threads import using
 
@@ -260,7 +260,7 @@ def test_without_a_compiler_what_was_compiled_earlier_is_taken_up(tmp_path, monk
 @pytest.mark.usefixtures("another_process")
 def test_a_compiler_that_hangs_is_ended(tmp_path, monkeypatch):
     compiler_that(tmp_path, monkeypatch, "exec tail -f /dev/null")
-    monkeypatch.setattr(native, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(native_options, "TIMEOUT_S", 0.2)
     assert native.offer(tmp_path / "cache") == "the C++ compiler took too long"
 
 
