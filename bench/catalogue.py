@@ -170,12 +170,12 @@ BENCHMARKS = (
         how=(
             "smollm2, greedy, 96 tokens to each of 1, 4 or 16 prompts that come at once and are new each time; all "
             "tokens by the time from the first request to the last one's end, prompts read within it. Ours is the "
-            "sidecar, over NDJSON, all recorded, its compiled steps ready; eager is one without any, as on a machine "
-            "without a C++ compiler. llama.cpp (through llama-cpp-python's batches of many sequences, "
-            "since its server keeps one at a time) and OpenVINO GenAI (paged) read the Q4_1 file that our weights were "
-            "converted from; `transformers serve` is asked over HTTP; it and `generate` compute in bfloat16, or in "
-            "float32 where the processor is faster in that. One measures at a time, the other peers' processes are "
-            "suspended."
+            "sidecar, over NDJSON, all recorded, its compiled steps ready; eager is one that was installed as a "
+            "wheel where there is no C++ compiler, and one with `compile: none`, of torch's kernels alone. llama.cpp "
+            "(through llama-cpp-python's batches of many sequences, since its server keeps one at a time) and "
+            "OpenVINO GenAI (paged) read the Q4_1 file that our weights were converted from; `transformers serve` is "
+            "asked over HTTP; it and `generate` compute in bfloat16, or in float32 where the processor is faster in "
+            "that. One measures at a time, the other peers' processes are suspended."
         ),
     ),
     Benchmark(
@@ -217,7 +217,8 @@ BENCHMARKS = (
         rounds=5,
         how=(
             "Times are the host's, from its line to the line that it waits for. Every long prompt is a new one. The "
-            "worker is up when the unloaded model is asked for."
+            "worker is up when the unloaded model is asked for. Eager is one that was installed as a wheel where there "
+            "is no C++ compiler."
         ),
     ),
     Benchmark(

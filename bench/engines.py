@@ -6,7 +6,8 @@ takes minutes and a C++ compiler) and draws bench/plots/throughput.svg.
 A figure is the number of tokens said, by the time from the first request's being sent to the last one's end: prompts
 are read within it. All choose greedily, 96 tokens to each prompt; the prompts are new ones each time, of equal lengths.
 Ours is the sidecar as a user has it, over NDJSON, everything recorded: once its compiled steps are there, and beside it
-one without any, as on a machine without a C++ compiler. `transformers serve` is asked over HTTP; the others are called
+one that was installed as a wheel where there is no C++ compiler (eager), and one that may have nothing but torch's own
+kernels. `transformers serve` is asked over HTTP; the others are called
 in their own process.
 """
 
@@ -24,7 +25,19 @@ from typing import TYPE_CHECKING, Any
 import plots
 from measure import PeerMissing, Row, compare, interleave, main
 from prompts import story
-from rivals import BENCH, LLAMA, MODEL, OPENVINO, Rival, Served, environment, fastest_dtype, gguf, weights
+from rivals import (
+    BENCH,
+    LLAMA,
+    MODEL,
+    OPENVINO,
+    Rival,
+    Served,
+    environment,
+    fastest_dtype,
+    gguf,
+    weights,
+    without_compiler,
+)
 from stream import Host, result_of
 from warming import warm
 
@@ -44,7 +57,10 @@ TARGETS: Mapping[str, tuple[str, str, str]] = {  # of ours divided by theirs, at
     "generate": ("", "", ""),
     "the engine alone": ("", "", ">= 0.96"),
 }
-EAGER_TARGETS: Mapping[str, tuple[str, str, str]] = {"llama.cpp": (">= 0.65", ">= 1.2", ">= 1.9")}
+EAGER_TARGETS: Mapping[tuple[str, str, str], tuple[str, str, str]] = {
+    ("eager", "eager", "llama.cpp"): (">= 0.65", ">= 1.2", ">= 1.9"),
+    ("plain", "eager, torch's kernels alone", "llama.cpp"): ("", "", ""),
+}
 CHAPTERS = itertools.count(100)  # Each asking is of new prompts: nobody knows them from before.
 EXACT_TARGETS = {1: ">= 0.4", 16: ">= 0.7"}
 
@@ -121,13 +137,16 @@ def measure(rounds: int) -> list[Row]:
         log = stack.enter_context(tempfile.TemporaryDirectory())
         host = stack.enter_context(Host([*serve, "--log", f"{log}/compiled"]))
         print(f"Compiled steps: {warm(host, MODEL)}", flush=True)
-        eager = stack.enter_context(Host([*serve, f"models.{MODEL}.compile=none", "--log", f"{log}/eager"]))
-        warm(eager, MODEL)
+        eager = stack.enter_context(Host([*serve, "--log", f"{log}/eager"], without_compiler()))
+        print(f"Without a compiler: {warm(eager, MODEL)}", flush=True)
+        plain = stack.enter_context(Host([*serve, f"models.{MODEL}.compile=none", "--log", f"{log}/plain"]))
+        warm(plain, MODEL)
         rivals = start(stack, host.call("models.info", {"model": MODEL})["chosen"]["context"])
         measures: dict[str, Callable[[], float]] = {}
         for streams in STREAMS:
             measures[f"ours {streams}"] = partial(tokens_per_second, host, streams)
             measures[f"eager {streams}"] = partial(tokens_per_second, eager, streams)
+            measures[f"plain {streams}"] = partial(tokens_per_second, plain, streams)
             if streams in EXACT_TARGETS:
                 measures[f"exact {streams}"] = partial(tokens_per_second, host, streams, "exact")
             for name, rival in rivals.items():
@@ -135,6 +154,7 @@ def measure(rounds: int) -> list[Row]:
         values = interleave(rounds, measures)
         host.leave()
         eager.leave()
+        plain.leave()
     draw(values)
     return rows(values)
 
@@ -146,8 +166,8 @@ def rows(values: Mapping[str, list[float]]) -> list[Row]:
         for streams, target in zip(STREAMS, targets, strict=True)
     ]
     eager = [
-        compare(f"{what(n)}, eager", "tokens/s", values[f"eager {n}"], name, values[f"{name} {n}"], target)
-        for name, targets in EAGER_TARGETS.items()
+        compare(f"{what(n)}, {how}", "tokens/s", values[f"{side} {n}"], name, values[f"{name} {n}"], target)
+        for (side, how, name), targets in EAGER_TARGETS.items()
         for n, target in zip(STREAMS, targets, strict=True)
     ]
     exact = [
@@ -166,6 +186,7 @@ def draw(values: Mapping[str, list[float]]) -> None:
     names = {
         "mlzoo": "ours",
         "mlzoo, eager": "eager",
+        "mlzoo, torch's kernels": "plain",
         "mlzoo, exact": "exact",
         **{name: name for name in TARGETS if name != "the engine alone"},
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from measure import Row, compare, interleave, main
 from prompts import long, story
-from rivals import MODEL
+from rivals import MODEL, without_compiler
 from stream import Host, result_of
 from warming import warm
 
@@ -131,8 +131,8 @@ class Reaction:
 
 
 def measure(rounds: int) -> list[Row]:
-    eager, found = reactions(f"models.{MODEL}.compile=none", rounds)
-    compiled, values = reactions("", rounds)
+    eager, found = reactions(without_compiler(), rounds)
+    compiled, values = reactions(None, rounds)
     # The first of each was that of the round that warms up.
     steps, ones, firsts = compiled.step_ms[1:], compiled.one_ms[1:], compiled.first_ms[1:]
     chunks = [first * CHUNK / 1000 for first in firsts]
@@ -149,10 +149,12 @@ def measure(rounds: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def reactions(override: str, rounds: int) -> tuple[Reaction, dict[str, list[float]]]:
-    """Measure one sidecar, its compiled steps ready if it has any."""
-    serve = [sys.executable, "-m", "mlzoo", "serve", *([override] if override else [])]
-    with tempfile.TemporaryDirectory() as log, Host([*serve, "--log", log]) as host:
+def reactions(env: dict[str, str] | None, rounds: int) -> tuple[Reaction, dict[str, list[float]]]:
+    """Measure one sidecar in an environment, its compiled steps ready if it has any."""
+    with (
+        tempfile.TemporaryDirectory() as log,
+        Host([sys.executable, "-m", "mlzoo", "serve", "--log", log], env) as host,
+    ):
         host.call("models.load", {"model": "minilm"})  # Keeps the worker up where the other model is unloaded.
         warm(host, MODEL)
         reaction = Reaction(host)

@@ -101,6 +101,20 @@ def serving() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(directory), "HF_HUB_OFFLINE": "1"}
 
 
+def without_compiler() -> dict[str, str]:
+    """Return the environment of a machine without a C++ compiler, on which this project was installed as a wheel."""
+    directory = PEERS / "installed"
+    shutil.rmtree(directory, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip"]
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
+    with tempfile.TemporaryDirectory() as place:
+        build = ["wheel", *quiet, "--no-build-isolation", "--wheel-dir", place, str(BENCH.parent)]
+        subprocess.run([*pip, *build], check=True)
+        subprocess.run([*pip, "install", *quiet, "--target", str(directory), *Path(place).iterdir()], check=True)
+    caches = {"XDG_CACHE_HOME": str(PEERS / "cache")}  # In the usual one is what a compiler has made.
+    return {**os.environ, **caches, "PYTHONPATH": str(directory), "PYTHONSAFEPATH": "1", "CXX": "no-such-compiler"}
+
+
 class Rival:
     """A peer's process, and its children; suspended between measurements."""
 
