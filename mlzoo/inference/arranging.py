@@ -103,8 +103,13 @@ def _slots(
         module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
     )
     decoder.own_attention = own_kernels and anatomy.attends_plainly(module)
-    kernels_are = f"{'wide' if is_wide else 'narrow'} {'plain' if chosen is None else chosen.plan.many}"
-    decoder.is_wide, decoder.lean = is_wide, _lean(module, device, findings, why, kernels_are)
+    kernels_are = " ".join((
+        "wide" if is_wide else "narrow",
+        "plain" if chosen is None else chosen.plan.many,
+        *(["own attention"] if decoder.own_attention else []),
+    ))  # fmt: skip
+    decoder.is_wide = is_wide
+    decoder.lean = _lean(module, device, findings, why, kernels_are, own_attention=decoder.own_attention)
     decoder.own_products = chosen is not None and linears.are_ours(module, chosen.plan.many)
     if device.type == "cpu" and torch.get_num_threads() > 1:
         decoder.any_threads = heads is not None and findings.ask(
@@ -125,7 +130,7 @@ def _slots(
         "grains": [grain, queries],
         "families": None if chosen is None else [chosen.plan.many, chosen.plan.exact],
         "wide": is_wide,
-        "lean": decoder.lean is not None,
+        "lean": decoder.lean is not None and kernels_are,
     }
     is_exact = grain is not None and not anatomy.has_experts(module)
     decoder.ahead = load.speculation and is_exact
@@ -209,10 +214,16 @@ def _widened(module: Any, chosen: plan.Kernels, findings: selftest.Findings, why
 
 
 def _lean(
-    module: Any, device: torch.device, findings: selftest.Findings, why: list[str], kernels_are: str
+    module: Any,
+    device: torch.device,
+    findings: selftest.Findings,
+    why: list[str],
+    kernels_are: str,
+    *,
+    own_attention: bool,
 ) -> lean.LeanStep | None:
     """Return the lean step of a model of that kind, on a processor: elsewhere steps are captured."""
-    step = lean.step_of(module) if device.type == "cpu" else None
+    step = lean.step_of(module, own_attention=own_attention) if device.type == "cpu" else None
     if step is None:
         return None
 

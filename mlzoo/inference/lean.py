@@ -27,7 +27,12 @@ from mlzoo.inference.linears import Linear, Sibling
 from mlzoo.inference.wide import in_pieces
 
 if TYPE_CHECKING:
-    from mlzoo.inference.cache import Forward, SlotCache, SlotLayer
+    from collections.abc import Callable
+
+    from mlzoo.inference.cache import SlotCache, SlotLayer
+
+    # A layer's slots, queries [rows, heads, dim], keys and values of all slots -> what the rows get.
+    Attention = Callable[[SlotLayer, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 KINDS = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}  # classes of transformers
 INNER = {"embed_tokens", "layers", "norm", "rotary_emb"}  # parts of a decoder of that kind, by transformers' names
@@ -72,6 +77,7 @@ class LeanStep:
     keys: int
     dim: int
     scale: float
+    own_attention: bool  # whether it attends by our own kernel, all rows at once
 
     def __call__(
         self, ids: torch.Tensor, positions: torch.Tensor, lines: torch.Tensor, cache: SlotCache
@@ -89,30 +95,47 @@ class LeanStep:
         cos, sin = (part[0, :, None] for part in inner.rotary_emb(x[None], positions[None]))
         half = self.dim // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        mask = _mask(cache.forward, cache.layers[0].kept_in)
+        attend = self._attention(positions, lines, cache)
         for layer, slots in zip(self.layers, cache.layers, strict=True):
             heads = layer.heads.rows(layer.before(x)).view(len(x), -1, self.dim)
             turned = heads[:, : self.queries + self.keys]
             turned = turned * cos + torch.cat((turned[..., half:], turned[..., :half]), -1) * sin
-            x = x + layer.out.rows(self._attended(slots, lines, turned, heads, mask))
+            x = x + layer.out.rows(self._attended(attend, slots, lines, turned, heads))
             gates, values = layer.gates.rows(layer.after(x)).chunk(2, -1)
             x = x + layer.down.rows(in_pieces(functional.silu, gates) * values)
         return self.logits.rows(self.last(x))
 
+    def _attention(self, positions: torch.Tensor, lines: torch.Tensor, cache: SlotCache) -> Attention:
+        """Return what the rows attend with in each layer: a row sees what is not after it."""
+        now = cache.forward
+        seen = torch.arange(now.extent) <= now.positions
+        if self.own_attention:
+            first_lines = lines - positions[: len(lines)]
+            return lambda slots, query, _key, _value: torch.ops.mlzoo.slot_attention(
+                query, slots.keys, slots.values, first_lines, seen, self.scale
+            )
+        kept_in = cache.layers[0].kept_in
+        mask = torch.zeros(seen.shape, dtype=kept_in).masked_fill_(~seen, torch.finfo(kept_in).min)[:, None, None]
+        return lambda _slots, query, key, value: attend_runs(now, query[:, :, None], key, value, mask, self.scale)
+
     def _attended(
-        self, slots: SlotLayer, lines: torch.Tensor, turned: torch.Tensor, heads: torch.Tensor, mask: torch.Tensor
+        self, attend: Attention, slots: SlotLayer, lines: torch.Tensor, turned: torch.Tensor, heads: torch.Tensor
     ) -> torch.Tensor:
         """Return what the rows attend to, ``[rows and padding, queries * dim]``; padding gets zeros."""
-        rows, now = len(lines), slots.forward
+        rows = len(lines)
         key, value = slots.put(lines, turned[:rows, self.queries :], heads[:rows, self.queries + self.keys :])
-        out = attend_runs(now, turned[:rows, : self.queries, None], key, value, mask, self.scale)
-        out = out.reshape(rows, -1)
+        out = attend(slots, turned[:rows, : self.queries], key, value).reshape(rows, -1)
         padding = len(turned) - rows
         return functional.pad(out, (0, 0, 0, padding)) if padding else out
 
 
-def step_of(module: Any) -> LeanStep | None:
-    """Return the lean step of a model whose linear layers were replaced; None where it is of another kind."""
+def step_of(module: Any, *, own_attention: bool = False) -> LeanStep | None:
+    """Return the lean step of a model whose linear layers were replaced; None where it is of another kind.
+
+    Args:
+        module: The model.
+        own_attention: Whether this process has our own kernel of attention, and the model's heads are for it.
+    """
     kind = type(module)
     if kind.__name__ not in KINDS or not kind.__module__.startswith("transformers.models."):
         return None
@@ -129,6 +152,7 @@ def step_of(module: Any) -> LeanStep | None:
             keys=config.num_key_value_heads,
             dim=attention.head_dim,
             scale=attention.scaling,
+            own_attention=own_attention,
         )
     except (AttributeError, TypeError):
         return None
@@ -180,9 +204,3 @@ def _alone(layer: Any) -> Linear:
 def _is_silu(function: Any) -> bool:
     numbers = torch.linspace(-4, 4, 9)
     return torch.equal(function(numbers), functional.silu(numbers))
-
-
-def _mask(now: Forward, dtype: torch.dtype) -> torch.Tensor:
-    """Return what to add to the scores, ``[rows, 1, 1, extent]``: a row sees what is not after it."""
-    seen = torch.arange(now.extent)[None, None, None] <= now.positions[:, :, None, None]
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)

@@ -196,8 +196,10 @@ def _slot_attention(
     assert _State.library is not None
     if query.dtype not in ROWS or {keys.dtype, values.dtype} != {torch.bfloat16}:
         raise RuntimeError("this kernel attends to keys and values in bfloat16 alone, from queries in that or 32 bits")
-    query, seen = query.contiguous(), seen.contiguous()
+    query, first_lines, seen = query.contiguous(), first_lines.contiguous(), seen.contiguous()
     rows, heads, dim = query.shape
+    if dim not in DIMS or heads * dim > keys.shape[1] * MOST_GROUPS:
+        raise RuntimeError(f"this kernel attends with no {heads} heads of {dim} over lines of {keys.shape[1]}")
     out = query.new_empty(rows, heads * dim)
     numbers = rows, heads, keys.shape[1] // dim, dim, seen.shape[1], query.dtype == torch.float32
     _State.library.mlzoo_attention(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from tiny_models import ask, causal, load, run, save_causal
 
-from mlzoo.inference import anatomy, gate, kernels, lean, linears
+from mlzoo.config.loading import cache_directory
+from mlzoo.inference import anatomy, gate, kernels, lean, linears, native
 from mlzoo.inference.decoder import SlotDecoder
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
@@ -15,11 +18,15 @@ pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
 
 
-def of(kind, dtype=torch.float32, **settings):
+def of(kind, dtype=torch.float32, *, own_attention=False, **settings):
     """Return a model as it is served, and its lean step."""
+    if own_attention:
+        settings["head_dim"] = 16  # the least that our kernel takes
+        if lacking := native.offer(cache_directory(None, os.environ)):
+            pytest.skip(f"no kernels of our own: {lacking}")
     module = causal(kind, dtype, **settings)
     linears.replace(module)
-    return module, lean.step_of(module)
+    return module, lean.step_of(module, own_attention=own_attention)
 
 
 def logits(module, step=None):
@@ -54,9 +61,17 @@ def test_layers_that_are_torchs_own_have_none():
     assert lean.step_of(causal("llama")) is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_are_the_same_alone_in_company_and_several_of_one_slot(dtype):
-    module, step = of("llama", dtype)
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_our_own_attention_gives_what_the_library_does(kind):
+    module, step = of(kind, torch.bfloat16, own_attention=True)
+    assert gate.mean_difference(logits(module), logits(module, step)) < gate.tolerance(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "own_attention"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+)
+def test_rows_are_the_same_alone_in_company_and_several_of_one_slot(dtype, own_attention):
+    module, step = of("llama", dtype, own_attention=own_attention)
     heads, like = anatomy.heads(module), next(module.parameters())
     grain, queries = kernels.row_grain(module, 4), kernels.query_grain(heads, 4, like)
     if grain is None or queries is None:

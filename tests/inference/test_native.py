@@ -198,6 +198,13 @@ def test_a_broken_query_breaks_its_own_row_alone():
     assert torch.equal(broken[[0, 2]], expected[[0, 2]])
 
 
+@pytest.mark.parametrize(("heads", "dim"), [(4, 8), (4, 144), (18, 32)])
+def test_heads_that_attention_is_not_written_for_are_refused_before_any_memory_is_touched(heads, dim):
+    query, keys, values, first_lines, seen = scene(2, heads, 2, dim, 16)
+    with pytest.raises(RuntimeError, match=f"no {heads} heads of {dim}"):
+        attended(query, keys, values, first_lines, seen)
+
+
 def test_attention_has_the_same_bits_in_every_company_however_far_others_see():
     query, keys, values, first_lines, seen = scene(5, 9, 3, 64, 80)
     seen[2, 33:] = False
