@@ -7,7 +7,7 @@ so that the sidecar's start does not pay for it. Fields that hold their default 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import attrs
 import orjson
@@ -60,7 +60,22 @@ def decode(line: bytes) -> Frame:
 def _converter() -> Any:
     from cattrs import Converter  # noqa: PLC0415 - 20 ms that only the first frame pays
 
-    return Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
+    converter = Converter(omit_if_default=True, forbid_extra_keys=True, detailed_validation=False)
+    converter.register_structure_hook_factory(_is_of_one_kind)(_of_one_kind)
+    return converter
+
+
+def _is_of_one_kind(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
+
+
+def _of_one_kind(kind: Any, converter: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+    """Return how a tuple of one kind is read: cattrs itself looks up how, for each element anew."""
+    inner = get_args(kind)[0]
+    if inner in {int, str}:
+        return lambda values, _: tuple(map(inner, values))
+    read = converter.get_structure_hook(inner)
+    return lambda values, _: tuple([read(value, inner) for value in values])
 
 
 @functools.cache
