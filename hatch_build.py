@@ -1,7 +1,7 @@
 """What a wheel holds beside Python: the kernels of ``native.cpp``, for machines that have no C++ compiler.
 
-Built where the kernels are for (Linux on x86-64) and there is a compiler; elsewhere, and in an editable install, the
-wheel is of Python alone, and says so. They call nothing newer than glibc 2.14 and libstdc++ of GCC 3.4.
+Built where the kernels are for (Linux on x86-64) and there is a compiler that can; elsewhere, and in an editable
+install, the wheel is of Python alone, and says so. They call nothing newer than glibc 2.14 and libstdc++ of GCC 5.
 """
 
 from __future__ import annotations
@@ -34,8 +34,14 @@ class Kernels(BuildHookInterface):  # type: ignore[misc]  # hatchling is no depe
             place = Path(self._scratch.name) / f"{name}.so"
             try:
                 options["compile_for"](name, command, place, [options["WITHOUT_STEPS"], "-s"])
-            except subprocess.CalledProcessError as error:
-                self.app.abort(f"The kernels for {name} do not compile: {error.stderr.decode(errors='replace')}")
+            except (subprocess.SubprocessError, OSError) as error:
+                said = (getattr(error, "stderr", None) or b"").decode(errors="replace")
+                self.app.display_warning(
+                    f"No kernels are in this wheel: {command} does not compile them. {error}\n{said}"
+                )
+                return
+        for name in options["INSTRUCTIONS"]:
+            place = Path(self._scratch.name) / f"{name}.so"
             build_data["force_include"][str(place)] = f"mlzoo/inference/prebuilt/{name}.so"
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"

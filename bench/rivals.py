@@ -24,6 +24,7 @@ import psutil
 from measure import PeerMissing
 
 from mlzoo.config import load
+from mlzoo.config.loading import CACHE_DIR_VARIABLE
 from mlzoo.config.sources import Wheel, parse
 from mlzoo.store import open_store, wheel
 
@@ -111,8 +112,11 @@ def without_compiler() -> dict[str, str]:
         build = ["wheel", *quiet, "--no-build-isolation", "--wheel-dir", place, str(BENCH.parent)]
         subprocess.run([*pip, *build], check=True)
         subprocess.run([*pip, "install", *quiet, "--target", str(directory), *Path(place).iterdir()], check=True)
-    caches = {"XDG_CACHE_HOME": str(PEERS / "cache")}  # In the usual one is what a compiler has made.
-    return {**os.environ, **caches, "PYTHONPATH": str(directory), "PYTHONSAFEPATH": "1", "CXX": "no-such-compiler"}
+    without = {
+        CACHE_DIR_VARIABLE: str(PEERS / "cache"),
+        "CXX": "no-such-compiler",
+    }  # In the usual cache is what one made.
+    return {**os.environ, **without, "PYTHONPATH": str(directory), "PYTHONSAFEPATH": "1"}
 
 
 class Rival:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LOCAL_EXTRA = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "huggingface-hub", "jinja2")
 _START_S = 30.0  # From spawn to the first reply; a healthy one takes a fraction of a second.
+_FAULTS = 3  # of a log that are told, of many
+_PUT_BACK = "put them back from a copy, if there is one"
 _LET_WRITE = "let this user write there, or have the log elsewhere: --log DIR"
 _MARKS = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
@@ -298,7 +300,11 @@ def _log(path: Path, budget_bytes: int) -> Finding:
         return Finding(topic, "fault", f"cannot be read: {error}", "give this user access to it")
     used = f"{found.records} records, {size(found.size_bytes)} of {size(budget_bytes)}"
     if damage := [fault for fault in found.faults if fault not in found.torn]:
-        return Finding(topic, "fault", "; ".join(damage), f"mlzoo log repair {path}")
+        text = "; ".join(damage[:_FAULTS]) + (f"; and {len(damage) - _FAULTS} more" if len(damage) > _FAULTS else "")
+        if all(fault.startswith("blobs/") for fault in damage):
+            text = f"{text}: whoever asks for what they held is told so, all else is whole"
+            return Finding(topic, "fault", text, _PUT_BACK)
+        return Finding(topic, "fault", text, f"mlzoo log repair {path}")
     if (part := _unwritable(path)) is not None:
         return Finding(
             topic, "fault", f"{used}; this user cannot write to {part}, so no sidecar can use it", _LET_WRITE

@@ -157,7 +157,7 @@ def _stat(path: Path) -> int:
     from mlzoo.events.identity import read_identity
     from mlzoo.events.recovery import look
     from mlzoo.events.segments import Segments
-    from mlzoo.events.story import verify_end
+    from mlzoo.events.story import gaps, verify_end
     from mlzoo.world import real_world
 
     world = real_world()
@@ -176,7 +176,10 @@ def _stat(path: Path) -> int:
         ("keys", f"{len(keys)}, {sum(keys.values()):,} bytes"),
     ):
         print(f"{name:<10} {value}")
-    return _tell_of(verify_end(world, path))
+    between = gaps(groups)
+    for one in between:
+        print(f"mlzoo log: {one}", file=sys.stderr)
+    return 1 if _tell_of(verify_end(world, path)) or between else 0
 
 
 def _span(first: int, last: int) -> str:
@@ -268,7 +271,7 @@ def _readers(path: Path, start: int = 0) -> tuple[LineReader, LineReader]:
 
 
 def _cat(path: Path, *, as_json: bool) -> int:
-    from mlzoo.events.story import story, verify_end
+    from mlzoo.events.story import gap, story, verify_end
     from mlzoo.world import real_world
 
     readers, end = _readers(path), verify_end(real_world(), path)
@@ -279,7 +282,7 @@ def _cat(path: Path, *, as_json: bool) -> int:
             left_out += 1
             continue
         if seq is not None and last_seq and seq != last_seq + 1:
-            stopped.append(f"after {last_seq} comes {seq}: what was between is missing")
+            stopped.append(gap(last_seq, seq))
         last_seq = seq or last_seq
         _show(record, as_json=as_json)
     stopped += [place for reader in readers for place in reader.stopped]
@@ -293,17 +296,22 @@ def _cat(path: Path, *, as_json: bool) -> int:
 def _tail(path: Path, count: int, *, follow: bool, as_json: bool) -> int:
     from collections import deque
 
-    from mlzoo.events.story import story
+    from mlzoo.events.story import gap, story
 
-    readers = _readers(path, start=2)
+    readers, last_seq, status = _readers(path, start=2), 0, 0
     for record in deque(story(*readers), maxlen=max(0, count)):
+        seq = record[1].get("log_seq")
+        if seq is not None and last_seq and seq != last_seq + 1:
+            print(f"mlzoo log: {gap(last_seq, seq)}", file=sys.stderr)
+            status = 1
+        last_seq = seq or last_seq
         _show(record, as_json=as_json)
     while follow:
         sys.stdout.flush()
         time.sleep(_FOLLOW_S)
         for record in story(*readers):
             _show(record, as_json=as_json)
-    return 0
+    return status
 
 
 def _show(record: Record, *, as_json: bool) -> None:

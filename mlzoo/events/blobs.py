@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from mlzoo.errors import LogUnusable, NotFound
+from mlzoo.events.segments import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +113,8 @@ class Blobs:
             data = self._disk.read(self.path(name))
         except FileNotFoundError:
             raise absent from None
+        except OSError as error:
+            raise unreadable(self._directory.parent, error) from error
         if not self.is_whole(name, data):
             raise LogUnusable(
                 f"the blob {name} is damaged; what it held is lost",
@@ -160,6 +163,9 @@ class Blobs:
         """Count what earlier processes left, directory by directory: there may be many files.
 
         Beginnings go, and what was made after the last segment but one began, if no record in these names it.
+
+        Raises:
+            OSError: The disk would not list or remove them.
         """
         since, doubtful = min(segments.firsts[-2:], default=0), []
         for name in self._disk.names(self._directory):
@@ -178,7 +184,10 @@ class Blobs:
             named: set[str] = set()
             for first in segments.firsts:
                 if first >= since:
-                    named.update(names_in(segments.disk.read(segments.path(first))))
+                    try:
+                        named.update(names_in(segments.disk.read(segments.path(first))))
+                    except OSError:
+                        return  # Nobody can say what it names: all of it stays.
                     await trio.lowlevel.checkpoint()
             for name in doubtful:
                 if name not in named:

@@ -5,30 +5,32 @@ Hosts keep places in a log by its id; repair with loss gives it a new one. Knows
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import orjson
 
 from mlzoo.errors import LogUnusable, StorageFailed
 from mlzoo.events.recovery import NO_SPACE
-from mlzoo.events.segments import FORMAT
+from mlzoo.events.segments import FORMAT, Segments
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlzoo.world import World
+    from mlzoo.world import Disk, World
 
 FILE = "log.json"
+NO_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
 LOCK = "lock"
 
 
-async def give_identity(world: World, path: Path) -> str:
-    """Give a log a new id, and return it.
+async def give_identity(world: World, path: Path, identity: str = "") -> str:
+    """Give a log an id, a new one unless it is said which, and return it.
 
     Raises:
         OSError: The disk would not.
     """
-    identity = world.ids.new("log")
+    identity = identity or world.ids.new("log")
     data = {"id": identity, "format": FORMAT, "created_ms": world.clock.wall_ms()}
     await world.disk.replace(path / FILE, orjson.dumps(data) + b"\n")
     return identity
@@ -65,6 +67,16 @@ def read_identity(world: World, path: Path) -> str | None:
     return identity
 
 
+def written_in(disk: Disk, path: Path) -> str:
+    """Return the id of a log whose file is gone, as its segments say it; nothing where there is none to say it."""
+    segments = Segments(disk, path / "segments")
+    for first in reversed(segments.firsts):
+        header = segments.header(first)
+        if header is not None:
+            return header.log
+    return ""
+
+
 def locked(path: Path) -> LogUnusable:
     """Return the error for a log that another process writes."""
     return LogUnusable(
@@ -90,7 +102,11 @@ def unwritable(path: Path, error: OSError) -> LogUnusable:
 
 def failed(path: Path, why: OSError) -> StorageFailed:
     """Return the error for a log whose disk failed while it was written."""
-    way_on = "make room on that disk, then start again" if why.errno in NO_SPACE else "start again"
+    way_on = "start again"
+    if why.errno in NO_SPACE:
+        way_on = "make room on that disk, then start again"
+    elif why.errno in NO_RIGHTS:
+        way_on = "let this user write to all of it, or choose another with --log, then start again"
     return StorageFailed(
         f"the log {path} could not be written ({why}); nothing more is recorded until a restart: {way_on}",
         reason="failed",

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from mlzoo.errors import OutOfRange
+from mlzoo.errors import LogUnusable, OutOfRange
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.asides import AsideLog
 from mlzoo.events.blobs import Blobs
 from mlzoo.events.closed import expected
 from mlzoo.events.codec import encode_group
 from mlzoo.events.durability import Durability
-from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable
+from mlzoo.events.identity import LOCK, give_identity, locked, read_identity, unwritable, written_in
 from mlzoo.events.index import RequestIndex, Tail
 from mlzoo.events.reading import GroupReader
 from mlzoo.events.records import Aside, Group, durable
@@ -95,7 +95,7 @@ class Log:
                 raise locked(path)
             with ExitStack() as undo:
                 undo.callback(lock.release)
-                identity = read_identity(world, path) or await give_identity(world, path)
+                identity = read_identity(world, path) or await give_identity(world, path, written_in(world.disk, path))
                 log = cls(path, world, config, lock, identity, version)
                 undo.callback(log._close_files)
                 await log._recover()
@@ -253,7 +253,10 @@ class Log:
             StorageFailed: A sync failed (reason failed); final.
         """
         task_status.started()
-        await self._blobs.measure(self._segments)
+        try:
+            await self._blobs.measure(self._segments)
+        except OSError as error:
+            self._durability.fail(error)
         await self._durability.run()
 
     @property
@@ -329,16 +332,22 @@ class Log:
         return self.reader.of_request(request, after_seq)
 
     def read(self, after_seq: int, limit: int) -> list[Group]:
-        """Return up to limit written groups that end after a log_seq.
+        """Return up to limit written groups that end after a log_seq, those before what is damaged, if anything is.
 
         Raises:
             OutOfRange: The place lies before what is kept (type expired) or after what is written (type ahead).
-            LogUnusable: What was read is damaged.
+            LogUnusable: The first of them is damaged.
         """
         if after_seq > self.written:
             raise OutOfRange(f"the log ends at {self.written}, before {after_seq}", type="ahead", durable=self.synced)
-        written = takewhile(lambda group: group.last_seq <= self.written, self.reader.after(after_seq))
-        return list(islice(written, limit))
+        found: list[Group] = []
+        try:
+            written = takewhile(lambda group: group.last_seq <= self.written, self.reader.after(after_seq))
+            found.extend(islice(written, limit))
+        except LogUnusable:
+            if not found:
+                raise  # Otherwise what is damaged stands behind what is told.
+        return found
 
     def forget_index(self, request: str) -> None:
         """Drop what memory holds of a request's places, once its last reader is done."""

@@ -11,9 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlzoo.errors import LogUnusable, OutOfRange
-from mlzoo.events.closed import missing
 from mlzoo.events.codec import groups_in, groups_of
-from mlzoo.events.segments import damaged
+from mlzoo.events.segments import damaged, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,16 +42,15 @@ class GroupReader:
 
         Raises:
             OutOfRange: The place lies before what is kept (type expired).
-            LogUnusable: What was read is damaged, or something between it is missing.
+            LogUnusable: What was read is damaged, or records are missing between what is there.
         """
         if seq < next(iter(self._segments.sizes)) - 1:
             raise self._expired(seq)
         if self._tail.get(seq + 1) is None:
-            for group in groups_in(self._segments.lines_from(seq + 1)):
+            for group in groups_in(self._lines_from(seq + 1)):
                 if group.last_seq > seq:
-                    if group.first_seq > seq + 1:  # Somebody has removed a segment.
-                        path = self._segments.directory.parent
-                        raise missing(path, f"its records {seq + 1} to {group.first_seq - 1} are missing")
+                    if group.first_seq > seq + 1:
+                        raise self._gone(seq + 1, group.first_seq)
                     yield group
                     seq = group.last_seq
                     if self._tail.get(seq + 1) is not None:
@@ -141,7 +139,7 @@ class GroupReader:
 
         def lines() -> Iterator[bytes]:
             nonlocal read_bytes
-            for line in self._segments.lines_from(seq):
+            for line in self._lines_from(seq):
                 read_bytes += len(line)
                 yield line
 
@@ -150,6 +148,26 @@ class GroupReader:
                 yield group
                 if read_bytes >= AHEAD_BYTES:
                     return
+
+    def _lines_from(self, seq: int) -> Iterator[bytes]:
+        try:
+            yield from self._segments.lines_from(seq)
+        except OSError as error:  # That concerns who reads there, and nobody else.
+            raise unreadable(self._segments.directory.parent, error) from error
+
+    def _gone(self, seq: int, next_seq: int) -> OutOfRange | LogUnusable:
+        """Return why what stands at a place was not read: retention was faster, or somebody has removed a segment."""
+        if seq < next(iter(self._segments.sizes)):
+            return self._expired(seq)
+        path = self._segments.directory.parent
+        return LogUnusable(
+            f"the log is damaged: its records {seq} to {next_seq - 1} are missing; put its files back, or read on from "
+            f"{next_seq} (`mlzoo log repair {path}` cuts all that follows the gap, too)",
+            reason="damaged",
+            path=str(path),
+            log_seq=seq,
+            remedy=f"put its files back, or read on from {next_seq}",
+        )
 
     def _expired(self, seq: int) -> OutOfRange:
         oldest = next(iter(self._segments.sizes))

@@ -109,6 +109,16 @@ def damaged(path: Path, offset: int, what: str = "a record is not whole") -> Log
     )
 
 
+def unreadable(path: Path, error: OSError) -> LogUnusable:
+    """Return the error for a file of a log that the disk or its permissions keep from being read."""
+    return LogUnusable(
+        f"the log {path} cannot be read: {error}",
+        reason="damaged",
+        path=str(path),
+        remedy="see to it that this user can read all of its files, and that the disk is whole",
+    )
+
+
 class Segments:
     """The segments in one directory, oldest first. Sizes are those of whole, written records."""
 
@@ -209,7 +219,8 @@ class Segments:
         firsts = self.firsts
         start = max(0, bisect_right(firsts, seq) - 1)
         for first in firsts[start:]:
-            yield from self._lines(first, self._offset(first, seq))
+            if first in self.sizes:  # Retention may have been faster.
+                yield from self._lines(first, self._offset(first, seq))
 
     def _offset(self, first: int, seq: int) -> int:
         """Return a place at or before the group of seq; 0 is that of the header."""

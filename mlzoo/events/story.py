@@ -7,6 +7,7 @@ sizes, and nothing here writes. Knows records as JSON; no class of commands or e
 from __future__ import annotations
 
 import heapq
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,9 +17,10 @@ from mlzoo.errors import LogUnusable
 from mlzoo.events import closed, framing
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.blobs import Blobs, names_in
-from mlzoo.events.identity import FILE, LOCK, read_identity
+from mlzoo.events.identity import FILE, LOCK, read_identity, written_in
 from mlzoo.events.newer import refuse_newer, refuse_newer_records
-from mlzoo.events.segments import CUT, READ_BYTES, Segments, decode_header
+from mlzoo.events.recovery import look
+from mlzoo.events.segments import CUT, READ_BYTES, SUFFIX, Segments, decode_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,8 +122,8 @@ class Finding:
 
 
 def is_log(disk: Disk, path: Path) -> bool:
-    """Whether a directory holds a log."""
-    return FILE in disk.names(path)
+    """Whether a directory holds a log: its name, or at least its segments."""
+    return FILE in disk.names(path) or any(name.endswith(SUFFIX) for name in disk.names(path / "segments"))
 
 
 def is_written(disk: Disk, path: Path) -> bool:
@@ -140,9 +142,9 @@ def verify(world: World, path: Path) -> Finding:
         OSError: It cannot be read.
     """
     disk = world.disk
-    identity = read_identity(world, path) or ""
+    identity = read_identity(world, path)
     refuse_newer(world, path)
-    faults: list[str] = []
+    faults = [] if identity else [f"{FILE} is missing, which names the log; the next start writes it again"]
     torn: list[str] = []
     groups, asides = Segments(disk, path / "segments"), Segments(disk, path / "asides")
     blobs = Blobs(disk, world.ids, path / "blobs")
@@ -161,7 +163,7 @@ def verify(world: World, path: Path) -> Finding:
     if torn and is_written(disk, path):
         torn.clear()
     return Finding(
-        id=identity,
+        id=identity or written_in(disk, path),
         segments=len(groups.sizes),
         records=records,
         asides=aside_records,
@@ -196,6 +198,21 @@ def verify_end(world: World, path: Path) -> End:
     if torn and is_written(world.disk, path):
         torn.clear()
     return End(last_seq, tuple(faults), tuple(torn))
+
+
+def gaps(groups: Segments) -> list[str]:
+    """Return what is missing between the segments of a log, by their first and last records, a sentence each."""
+    found: list[str] = []
+    for before, first in pairwise(groups.firsts):
+        last_seq = look(groups, before, strict=True).last_seq
+        if last_seq != first - 1:
+            found.append(gap(last_seq, first))
+    return found
+
+
+def gap(last_seq: int, next_seq: int) -> str:
+    """Return how a story goes on that has lost records, as a sentence."""
+    return f"after {last_seq} comes {next_seq}: what was between is missing"
 
 
 def _end_when_closed(disk: Disk, path: Path, faults: list[str]) -> closed.Closed:

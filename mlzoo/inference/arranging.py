@@ -103,11 +103,9 @@ def _slots(
         module, size.slots, size.context, chunk=CHUNK, grain=grain or 1, query_grain=queries or 1, kernels=chosen
     )
     decoder.own_attention = own_kernels and anatomy.attends_plainly(module)
-    kernels_are = " ".join((
-        "wide" if is_wide else "narrow",
-        "plain" if chosen is None else chosen.plan.many,
-        *(["own attention"] if decoder.own_attention else []),
-    ))  # fmt: skip
+    kernels_are = f"{'wide' if is_wide else 'narrow'} {'plain' if chosen is None else chosen.plan.many}"
+    if decoder.own_attention:
+        kernels_are += " own attention"
     decoder.is_wide = is_wide
     decoder.lean = _lean(module, device, findings, why, kernels_are, own_attention=decoder.own_attention)
     decoder.own_products = chosen is not None and linears.are_ours(module, chosen.plan.many)
@@ -116,13 +114,7 @@ def _slots(
             f"any number of threads for {size.slots} rows",
             lambda: _takes_any_threads(module, chosen, heads, size.slots, queries or 1),
         )
-        if decoder.any_threads:
-            decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
-            why.append(
-                f"{decoder.few_threads} threads for eager steps of up to {threads.FEW_ROWS} rows: enough to be fast"
-            )
-        else:
-            why.append("always all threads: fewer would change last bits")
+        why.append(_threads(decoder, findings))
     rows_are = {
         "context": decoder.context,
         "chunk": decoder.chunk,
@@ -143,6 +135,13 @@ def _slots(
         prefix_bytes=prefix_bytes,
         rows=rows_are if is_exact else None,
     )
+
+
+def _threads(decoder: SlotDecoder, findings: selftest.Findings) -> str:
+    if not decoder.any_threads:
+        return "always all threads: fewer would change last bits"
+    decoder.few_threads = findings.ask("threads for few rows", lambda: threads.fewest(decoder))
+    return f"{decoder.few_threads} threads for eager steps of up to {threads.FEW_ROWS} rows: enough to be fast"
 
 
 def refuse_int4(load: Load, why: str) -> None:

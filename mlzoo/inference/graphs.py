@@ -364,8 +364,8 @@ def offer(decoder: Any, load: Load, directory: Path | None, subject: Mapping[str
         return f"no compiled graphs: {error}"
     if not native_options.compiler() and not any(graph.state == "there" for graph in made.all.values()):
         return "no compiled graphs: this machine has no C++ compiler"
-    if native.is_there() and not native.steps_can_call():
-        return "no compiled graphs: the kernels that came with the package are not made for them"
+    if (why := native.unknown_to_steps()) and (decoder.own_attention or "w4a16" in kernels.plan.families()):
+        return f"no compiled graphs: {why}"
     decoder.graphs = made
     if any(graph.state == "there" for graph in made.all.values()):
         with contextlib.suppress(MemoryError):  # They are tried again with the first request, which may find some.

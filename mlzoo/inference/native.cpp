@@ -216,6 +216,12 @@ inline void mix(Query* queries, const uint16_t* values, Slots slots, int64_t t, 
   }
 }
 
+// How far a row sees, if that is farther than what is known of others.
+inline int64_t sees_up_to(const uint8_t* seen, int64_t known, int64_t extent) {
+  while (extent > known && !seen[extent - 1]) --extent;
+  return extent;
+}
+
 template <int... COUNTS>
 struct Together {  // what takes 1, 2 and so on queries at once
   static constexpr void (*SCORES[])(Query*, const float*, int64_t, int64_t, int64_t, float) = {score<COUNTS + 1>...};
@@ -316,6 +322,9 @@ void attention(const Number* query, const uint16_t* keys, const uint16_t* values
       const int64_t tile = task / parts, head = task % parts * together;
       const int64_t heads_now = std::min(together, key_heads - head);
       const int64_t rows_now = borders[tile + 1] - borders[tile];
+      int64_t farthest = 1;  // What nobody here sees is not looked at, however far others see.
+      for (int64_t row = borders[tile]; row < borders[tile + 1]; ++row)
+        farthest = std::max(farthest, sees_up_to(seen + row * extent, farthest, extent));
       int64_t at = 0;
       for (int64_t h = head; h < head + heads_now; ++h)
         for (int64_t row = borders[tile]; row < borders[tile + 1]; ++row)
@@ -325,7 +334,7 @@ void attention(const Number* query, const uint16_t* keys, const uint16_t* values
             queries[at].seen = seen + row * extent, queries[at].scores = scores + at * padded;
           }
       attend<Number>(slots, first_lines[borders[tile]], head, heads_now, queries, static_cast<int>(rows_now * groups),
-                     extent, static_cast<float>(scale));
+                     farthest, static_cast<float>(scale));
     }
   }
 }

@@ -45,6 +45,7 @@ class _State:
     """The library of this process, once it was looked for."""
 
     library: ctypes.CDLL | None = None
+    not_made: str = ""  # why it is not one that was compiled here
     asked: tuple[Path, str] | None = None  # where it was looked for, and why there is none
 
 
@@ -68,9 +69,11 @@ def is_there() -> bool:
     return _State.library is not None
 
 
-def steps_can_call() -> bool:
-    """Whether compiled steps find the kernels: those of a wheel, which were made without torch, they do not."""
-    return _State.library is not None and all(hasattr(_State.library, f"aoti_torch_cpu_{name}") for name in SHIMS)
+def unknown_to_steps() -> str:
+    """Return why compiled steps do not find the kernels, or nothing: those of a wheel were made without torch."""
+    if _State.library is None or all(hasattr(_State.library, f"aoti_torch_cpu_{name}") for name in SHIMS):
+        return ""
+    return f"the kernels that came with the package are not made for them, and none are made here: {_State.not_made}"
 
 
 def _opened(directory: Path) -> str:
@@ -82,11 +85,23 @@ def _opened(directory: Path) -> str:
         name = native_options.best_for(processor.split())
         if name is None:
             return LACKING
-        place, why = _made_here(directory, name, processor)
-        if why:
-            place = native_options.PREBUILT / f"{name}.so"
-            if not place.exists():
-                return why
+    except OSError as error:
+        return f"nobody can say what this processor is ({error})"
+    try:
+        place, _State.not_made = _made_here(directory, name, processor)
+        why = _State.not_made or _loaded(place)
+    except OSError as error:
+        why = f"they cannot be made ({error})"
+    prebuilt = native_options.PREBUILT / f"{name}.so"
+    if why and prebuilt.exists():
+        _State.not_made = why
+        why = _loaded(prebuilt)
+    return why
+
+
+def _loaded(place: Path) -> str:
+    """Have a library be that of this process; return why it cannot be."""
+    try:
         library = ctypes.CDLL(str(place), mode=ctypes.RTLD_GLOBAL)  # Compiled steps look for its names.
         if not library.mlzoo_supported():
             return LACKING
@@ -97,7 +112,11 @@ def _opened(directory: Path) -> str:
 
 
 def _made_here(directory: Path, name: str, processor: str) -> tuple[Path, str]:
-    """Return the library that was compiled on this machine, and why there is none, or nothing."""
+    """Return the library that was compiled on this machine, and why there is none, or nothing.
+
+    Raises:
+        OSError: The directory cannot be written.
+    """
     # Who compiled it changes no bit: a library is taken up where there is no compiler any more.
     sources = [file.read_text(encoding="utf-8") for file in sorted(native_options.SOURCE.parent.glob("native*.[ch]*"))]
     options = [*native_options.OPTIONS, *native_options.INSTRUCTIONS[name][1]]

@@ -152,7 +152,9 @@ def joined(checks: Iterable[Checked]) -> Checked:
 
 
 def _missing(last_seq: int, before_seq: int) -> LogUnusable:
-    return LogUnusable(f"what is between {last_seq} and {before_seq + 1} is missing", reason="damaged")
+    what = f"what is between {last_seq} and {before_seq + 1} is missing"
+    remedy = "put the log's files back, or record it again"
+    return LogUnusable(f"{what}: {remedy}", reason="damaged", remedy=remedy)
 
 
 def fold(story: Iterator[Base | Group | Unread]) -> Checked:

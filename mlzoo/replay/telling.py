@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from mlzoo.errors import LogUnusable
+from mlzoo.events.closed import missing
 from mlzoo.events.codec import CODEC
 from mlzoo.events.recording import RecordingUnusable
 from mlzoo.events.records import Group
-from mlzoo.events.story import LineReader, story
+from mlzoo.events.story import LineReader, gap, story
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,10 +58,14 @@ def tell(disk: Disk, path: Path) -> Iterator[Told | Line]:
     """
     readers = LineReader(disk, path / "segments"), LineReader(disk, path / "asides")
     pending: list[Line] = []
+    last_seq = 0
     for _, record in story(*readers):
         if "aside_seq" in record:
             yield record
             continue
+        if last_seq and record["log_seq"] != last_seq + 1:
+            raise missing(path, gap(last_seq, record["log_seq"]))
+        last_seq = record["log_seq"]
         pending.append(record)
         if len(pending) == record["group"][1]:
             yield _told(pending)

@@ -89,7 +89,7 @@ async def test_damage_behind_what_is_wanted_of_a_request_keeps_nobody_from_readi
         list(log.groups_of("req-z", 0))
 
 
-@pytest.mark.parametrize("after_seq", [0, 4])
+@pytest.mark.parametrize("after_seq", [0, 3, 4])
 async def test_a_segment_that_somebody_removed_is_not_read_over(world, disk, after_seq):
     log = await open_log(world, segment_bytes=600, tail_bytes=0)
     bind(log)
@@ -101,12 +101,40 @@ async def test_a_segment_that_somebody_removed_is_not_read_over(world, disk, aft
     assert (gone, behind) == (4, 7)
     disk.remove(DIRECTORY / "segments" / f"{gone:020d}.ndjson")
     again = await open_log(world, tail_bytes=0)
+    assert [group.last_seq for group in again.read(0, 1000)] == [gone - 1]  # What stands before it is told.
     with pytest.raises(LogUnusable, match=f"its records {max(gone, after_seq + 1)} to {behind - 1} are missing"):
-        again.read(after_seq, 1000)
+        again.read(max(after_seq, gone - 1), 1000)
     with pytest.raises(LogUnusable):
         list(again.groups_of("req-a", after_seq))
     assert again.segment_after(max(gone, after_seq + 1)) == behind
     assert again.read(behind - 1, 1000)[-1].last_seq == again.last_seq
+
+
+async def test_who_reads_while_retention_drops_what_comes_next_is_told_that_it_is_gone(world):
+    log = await open_log(world, segment_bytes=600, tail_bytes=0)
+    bind(log)
+    for number in range(20):
+        append_end(log, number)
+        log.commit()
+    reading = log.reader.after(0)
+    first = next(reading)
+    for segment in log.reader._segments.firsts[:4]:
+        log.reader._segments.forget(segment)
+    with pytest.raises(OutOfRange, match=f"what was at {first.last_seq + 1} is gone"):
+        next(reading)
+
+
+async def test_a_segment_that_cannot_be_read_is_said_to_be_by_name(world, disk, monkeypatch):
+    log = await open_log(world, tail_bytes=0)
+    append_tokens(log, 0)
+    log.commit()
+
+    def refused(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(disk, "read", refused)
+    with pytest.raises(LogUnusable, match=r"cannot be read: .*Permission denied.*segments"):
+        list(log.groups_of("req-a", 0))
 
 
 # ------------------------------------------------------------------------------------------------ asides and blobs

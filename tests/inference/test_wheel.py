@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import load
+from tiny_models import load, save_causal
 
 from mlzoo.config.loading import cache_directory
 from mlzoo.inference import linears, native, native_options
@@ -20,15 +20,19 @@ pytestmark = pytest.mark.torch
 ROOT = Path(__file__).parents[2]
 
 
+def built(place, **environment):
+    """Build a wheel into an empty directory, and return it."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", place]
+    subprocess.run([*build, ROOT], check=True, env={**os.environ, **environment})
+    (made,) = place.iterdir()
+    return made
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     if not native_options.is_for_this_system() or native_options.compiler() is None:
         pytest.skip("here a wheel is of Python alone")
-    place = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", place]
-    subprocess.run([*build, ROOT], check=True)
-    (made,) = place.iterdir()
-    return made
+    return built(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture
@@ -59,11 +63,11 @@ def test_its_kernels_compute_the_bits_of_those_that_are_compiled_here(monkeypatc
     generator = torch.Generator().manual_seed(3)
     weights, rows = (torch.randn(shape, generator=generator).bfloat16() for shape in ((96, 64), (5, 64)))
     ours = {bits: linears.w4a16(weights, bits)(rows) for bits in (4, 8)}
-    assert not native.steps_can_call()
+    assert native.unknown_to_steps()
     monkeypatch.delenv("CXX")
     monkeypatch.setattr(native._State, "library", None)
     assert native.offer(cache_directory(None, os.environ)) == ""
-    assert native.steps_can_call()
+    assert native.unknown_to_steps() == ""
     for bits, seen in ours.items():
         assert torch.equal(linears.w4a16(weights, bits)(rows), seen)
 
@@ -76,7 +80,31 @@ def test_a_model_has_kernels_of_our_own_and_eager_steps(tiny_directory, tmp_path
 
 
 @pytest.mark.usefixtures("without_compiler")
-def test_steps_are_not_compiled_that_would_not_find_them(tiny_directory, tmp_path, monkeypatch):
+def test_steps_are_not_compiled_that_would_not_find_them(tmp_path, monkeypatch):
     monkeypatch.delenv("CXX")
-    model = load_chat(load(tiny_directory, dtype="bfloat16", digest="d"), torch.device("cpu"), cache=tmp_path)
-    assert "no compiled graphs: the kernels that came with the package are not made for them" in model.why
+    directory = save_causal(tmp_path / "model", head_dim=16)  # the least that our kernel of attention takes
+    model = load_chat(load(directory, dtype="bfloat16", digest="d"), torch.device("cpu"), cache=tmp_path)
+    why = "the kernels that came with the package are not made for them, and none are made here"
+    assert f"no compiled graphs: {why}: this machine has no C++ compiler" in model.why
+
+
+@pytest.mark.usefixtures("without_compiler")
+@pytest.mark.parametrize("obstacle", ["compiler", "cache"])
+def test_they_stand_in_where_kernels_cannot_be_made_or_kept_and_it_is_said_why(tmp_path, monkeypatch, obstacle):
+    monkeypatch.setattr(native._State, "library", None)
+    cache = tmp_path / "cache"
+    if obstacle == "compiler":
+        monkeypatch.setenv("CXX", "false")
+    else:
+        monkeypatch.delenv("CXX")
+        cache.write_text("no directory")
+    assert native.offer(cache) == ""
+    assert ("the C++ compiler failed" if obstacle == "compiler" else "File exists") in native.unknown_to_steps()
+
+
+def test_a_wheel_is_built_also_where_the_compiler_cannot_build_the_kernels(tmp_path):
+    if not native_options.is_for_this_system():
+        pytest.skip("here a wheel is of Python alone")
+    made = built(tmp_path, CXX="false")
+    assert made.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(made).namelist() if "prebuilt" in name]
