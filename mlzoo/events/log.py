@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cached_property
-from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from mlzoo.errors import LogUnusable, OutOfRange
+from mlzoo.errors import OutOfRange
 from mlzoo.events.answers import KeptAnswers
 from mlzoo.events.asides import AsideLog
 from mlzoo.events.blobs import Blobs
@@ -340,14 +339,7 @@ class Log:
         """
         if after_seq > self.written:
             raise OutOfRange(f"the log ends at {self.written}, before {after_seq}", type="ahead", durable=self.synced)
-        found: list[Group] = []
-        try:
-            written = takewhile(lambda group: group.last_seq <= self.written, self.reader.after(after_seq))
-            found.extend(islice(written, limit))
-        except LogUnusable:
-            if not found:
-                raise  # Otherwise what is damaged stands behind what is told.
-        return found
+        return self.reader.some(after_seq, limit, self.written)
 
     def forget_index(self, request: str) -> None:
         """Drop what memory holds of a request's places, once its last reader is done."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import cached_property
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from mlzoo.errors import LogUnusable, OutOfRange
@@ -58,6 +59,16 @@ class GroupReader:
         while (found := self._tail.get(seq + 1)) is not None:
             yield found
             seq = found.last_seq
+
+    def some(self, seq: int, limit: int, last_seq: int) -> list[Group]:
+        """Return up to limit groups that end after a log_seq and up to last_seq; fails as ``after`` at the first."""
+        found: list[Group] = []
+        try:
+            found.extend(islice(takewhile(lambda group: group.last_seq <= last_seq, self.after(seq)), limit))
+        except LogUnusable:
+            if not found:
+                raise  # Otherwise what is damaged stands behind what is told.
+        return found
 
     def segment_after(self, seq: int) -> int | None:
         """Return where the first segment begins that begins after a log_seq; None where there is none."""
