@@ -22,6 +22,7 @@ from mlzoo.errors import TooLarge
 from mlzoo.frames import Embed, Embedded, FromWorker
 from mlzoo.inference import memory
 from mlzoo.inference.arranging import refuse_int4
+from mlzoo.inference.brief import attend_briefly
 from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.joined import Job, Joined
 from mlzoo.inference.loader import read, silent
@@ -74,7 +75,7 @@ def load_embed(load: Load, device: torch.device, progress: OnProgress = silent) 
     found = read(load, device, AutoModel, progress, attention="sdpa")
     directory = Path(load.path)
     pooling = POOLINGS[pooling_of(directory)]
-    layers = pack(found.module)
+    layers, attention = pack(found.module), attend_briefly(found.module)
     width = found.module.config.get_text_config().hidden_size
     longest = _max_tokens(directory, found.module.config, found.tokenizer)
     return EmbedModel(
@@ -89,7 +90,7 @@ def load_embed(load: Load, device: torch.device, progress: OnProgress = silent) 
         dtype=found.dtype,
         architecture=type(found.module).__name__,
         memory_bytes=max(memory.used_bytes(device) - before, 0),
-        why=(found.why, layers, f"pooling {pooling}", f"texts are cut after {longest} tokens"),
+        why=(found.why, layers, attention, f"pooling {pooling}", f"texts are cut after {longest} tokens"),
     )
 
 

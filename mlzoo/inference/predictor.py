@@ -16,6 +16,7 @@ from mlzoo.errors import MlzooError, ModelLoadFailed, TooLarge
 from mlzoo.frames import Predict, Predicted
 from mlzoo.inference import memory, sizing, weights
 from mlzoo.inference.arranging import refuse_int4
+from mlzoo.inference.brief import attend_briefly
 from mlzoo.inference.failing import broken, failed
 from mlzoo.inference.joined import Job, Joined
 from mlzoo.inference.loader import expect_room, silent
@@ -74,7 +75,9 @@ def load_predict(load: Load, device: torch.device, progress: OnProgress = silent
     progress("weights", 0, size_bytes, "bytes")
     model = _artifact(directory, said, load) if is_artifact else _pretrained(directory, said)
     model = model.to(device=device, dtype=dtype).eval()
-    layers = (pack(model.backbone.encoder),) if isinstance(model.backbone, Transformer) else ()
+    layers: tuple[str, ...] = ()
+    if isinstance(model.backbone, Transformer):
+        layers = pack(model.backbone.encoder), attend_briefly(model.backbone.encoder)
     progress("weights", size_bytes, size_bytes, "bytes")
     head = type(model.head).__name__
     return PredictModel(
