@@ -212,8 +212,9 @@ def _mapped(size_bytes: int) -> mmap.mmap:
     """
     try:
         if sys.platform == "win32":
-            return mmap.mmap(-1, size_bytes)
-        memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory = mmap.mmap(-1, size_bytes)
+        else:
+            memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"{size_bytes} bytes of addresses for keys and values are not to be had") from error
     if sys.platform == "linux":
