@@ -6,12 +6,14 @@ that a long prompt delays each token by one chunk at most. A prompt of a batch t
 for ever.
 
 Where a prompt may be cut anywhere, and read beside others in one forward, the chunks of a turn are smaller while rows
-decode, and larger while none does.
+decode, and larger while none does, or while fewer decode than wait to begin: of those who come together, the first
+would hold up all others.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
@@ -115,8 +117,8 @@ class Scheduler:
             self._read_last = False
             return []
         chunks: list[Chunk] = []
-        read = 0
-        while (chunk := self._next_chunk(rows=rows, read=read)) is not None:
+        read, budget = 0, self._free_budget()
+        while (chunk := self._next_chunk(rows=rows, read=read, budget=budget)) is not None:
             chunks.append(chunk)
             read += chunk.stop - chunk.start
             if not chunk.last:
@@ -124,36 +126,43 @@ class Scheduler:
         self._read_last = bool(chunks)
         return chunks
 
-    def _next_chunk(self, *, rows: bool, read: int) -> Chunk | None:
-        """Return what is read next in a turn that has read so many tokens, while rows decode or none does."""
+    def _free_budget(self) -> int:
+        """Return how many tokens are read in a turn of prompts that may be cut anywhere."""
+        decoding = [place for place in self._running.values() if place.decodes]
+        beginning = [place for place in self._running.values() if not place.decodes]
+        beginning += islice(self._waiting, len(self._free))
+        if not all(place.batch for place in decoding):
+            beginning = [place for place in beginning if not place.batch]
+        return FREE_BUDGET if len(beginning) > len(decoding) or not decoding else self._pace()
+
+    def _next_chunk(self, *, rows: bool, read: int, budget: int) -> Chunk | None:
+        """Return what is read next in a turn that has read so many tokens, while rows decode or none does.
+
+        Free prompts have a budget of their own.
+        """
         found = [place for place in self._running.values() if not place.decodes]
         if self._free:
             found += self._waiting
         if not found:
             return None
         place = min(found, key=lambda place: place.batch != (self._stood_back >= PATIENCE))  # of equals the first
-        if read and read + self._size(place, rows=rows) > self._budget(place, rows=rows):
+        most = max(BUDGET // 2, budget) if place.free else BUDGET
+        if read and read + self._size(place, rows=rows, budget=budget) > most:
             return None  # The turn's first chunk may be of any size, what follows must fit.
         if place.slot < 0:
             self._waiting.remove(place)
             place.slot = self._free.pop()
             self._running[place.request] = place
             place.read = self._seat(place.request, place.slot)
-        size = self._size(place, rows=rows)
+        size = self._size(place, rows=rows, budget=budget)
         self._stood_back = self._stood_back + 1 if not place.batch and any(one.batch for one in found) else 0
         start, place.read = place.read, place.read + size
         return Chunk(place.request, place.slot, start, place.read, last=place.decodes, free=place.free)
 
-    def _budget(self, place: Place, *, rows: bool) -> int:
-        """Return how many tokens are read in a turn at most, if a prompt is not the first of it."""
-        if not place.free:
-            return BUDGET
-        return max(BUDGET // 2, self._pace()) if rows else FREE_BUDGET
-
-    def _size(self, place: Place, *, rows: bool) -> int:
+    def _size(self, place: Place, *, rows: bool, budget: int) -> int:
         left, chunk, joined = place.prompt - place.read, self._chunk, 1 if rows else self._joined
         if place.free:
-            return min(left, self._pace() if rows else FREE_BUDGET)
+            return min(left, budget)
         if chunk is None or left <= chunk:
             return left
         if place.read % (chunk * joined) and place.read % chunk == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +91,51 @@ def test_short_prompts_share_a_turn():
     for name in "abcdef":
         scheduler.add(name, 30)
     assert [chunk.request for chunk in scheduler.next_chunks()] == list("abcd")
+
+
+def free(slots: int, pace: int, **decoding: bool) -> Scheduler:
+    """A scheduler on which some requests decode, each of a batch or not, and whose next turn is one of reading."""
+    scheduler = Scheduler(slots=slots, chunk=128, pace=lambda: pace)
+    for name, batch in decoding.items():
+        scheduler.add(name, 1, batch=batch, free=True)
+    scheduler.next_chunks()
+    assert scheduler.next_chunks() == []
+    return scheduler
+
+
+def tokens_read(scheduler: Scheduler) -> list[int]:
+    return [chunk.stop - chunk.start for chunk in scheduler.next_chunks()]
+
+
+def test_prompts_that_may_be_cut_are_read_in_small_parts_while_as_many_decode_as_wait_to_begin():
+    scheduler = free(8, 32, a=False, b=False)
+    for name in "xy":
+        scheduler.add(name, 40, free=True)
+    assert tokens_read(scheduler) == [32]
+
+
+def test_they_are_read_in_full_forwards_while_more_wait_to_begin_than_decode():
+    scheduler = free(16, 32, a=False)
+    for number in range(10):
+        scheduler.add(f"x{number}", 40, free=True)
+    assert tokens_read(scheduler) == [40] * 6
+    assert scheduler.next_chunks() == []  # Rows have their turn all the same.
+    assert tokens_read(scheduler) == [32]
+
+
+def test_who_finds_no_slot_does_not_count_as_waiting_to_begin():
+    scheduler = free(3, 32, a=False, b=False)
+    for number in range(10):
+        scheduler.add(f"x{number}", 40, free=True)
+    assert tokens_read(scheduler) == [32]
+
+
+@pytest.mark.parametrize(("is_batch", "read"), [(False, [32]), (True, [40] * 3)])
+def test_many_of_a_batch_hold_up_no_interactive_rows(is_batch, read):
+    scheduler = free(8, 32, a=is_batch)
+    for number in range(3):
+        scheduler.add(f"x{number}", 40, batch=True, free=True)
+    assert tokens_read(scheduler) == read
 
 
 def test_interactive_prompts_are_read_before_those_of_a_batch_also_before_one_that_is_half_read():
