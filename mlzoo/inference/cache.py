@@ -66,11 +66,12 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
     def __init__(self, forward: Forward, slots: int, size: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.forward, self.slots, self.size, self.kept_in = forward, slots, size, dtype
+        self._maps: list[mmap.mmap] = []  # the memory of the buffers, on the CPU
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make the buffers for keys and values of this shape, ``[rows, heads, tokens, dim]``."""
-        self.keys = _zeros(self.slots * self.size, key_states, self.kept_in)
-        self.values = _zeros(self.slots * self.size, value_states, self.kept_in)
+        self.keys = self._zeros(self.slots * self.size, key_states)
+        self.values = self._zeros(self.slots * self.size, value_states)
         self.is_initialized = True
 
     def update(
@@ -97,6 +98,21 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         if self.is_initialized:
             for buffer in (self.keys, self.values):
                 buffer[slot * self.size + start : slot * self.size + stop].zero_()
+
+    def free(self) -> None:
+        """Give back the memory of the buffers, whoever still holds them; what they hold is zero then."""
+        for memory in self._maps:
+            if sys.platform == "linux":
+                memory.madvise(mmap.MADV_DONTNEED)
+
+    def _zeros(self, lines: int, states: torch.Tensor) -> torch.Tensor:
+        """Return zeros for lines of keys or values; on the CPU, memory that costs nothing until it is written."""
+        width = states.shape[1] * states.shape[3]
+        if states.device.type != "cpu":
+            return states.new_zeros(lines, width, dtype=self.kept_in)
+        # torch.zeros writes its zeros; what the system maps has pages that exist once they are touched.
+        self._maps.append(_mapped(lines * width * self.kept_in.itemsize))
+        return torch.frombuffer(self._maps[-1], dtype=self.kept_in).view(lines, width)
 
     def size_bytes(self) -> int:
         """Return what the buffers hold."""
@@ -181,6 +197,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         for buffer, *mine in zip(buffers, *parts, strict=True):
             torch.cat(mine, out=buffer[first : first + lines * len(copies)].view(-1))
 
+    def free(self) -> None:
+        """Give back the memory of all layers: nothing is computed with it any more."""
+        for layer in self.layers:
+            layer.free()
+
     def line_bytes(self) -> int:
         """Return what one token takes in all layers, once something was written."""
         return sum(buffer.nbytes for buffer in self._buffers()) // (self.slots * self.size)
@@ -192,16 +213,6 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
     def _buffers(self) -> list[torch.Tensor]:
         """Return keys and values of each layer that has its own: some share those of another."""
         return [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]
-
-
-def _zeros(lines: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return zeros for lines of keys or values; on the CPU, memory that costs nothing until it is written."""
-    width = states.shape[1] * states.shape[3]
-    if states.device.type != "cpu":
-        return states.new_zeros(lines, width, dtype=dtype)
-    # torch.zeros writes its zeros; what the system maps has pages that exist once they are touched.
-    memory = _mapped(lines * width * dtype.itemsize)
-    return torch.frombuffer(memory, dtype=dtype).view(lines, width)
 
 
 def _mapped(size_bytes: int) -> mmap.mmap:

@@ -113,6 +113,9 @@ class CapturedSteps:
         """Whether a step takes rows of prompts: what is captured has one shape."""
         return False
 
+    def free(self) -> None:
+        """See ``Compiled``: what they read goes with the model."""
+
     def digest(self, family: Family) -> str:
         """It takes no rows of prompts."""
         raise StepsLost(f"what is captured in {family} takes no rows of prompts")

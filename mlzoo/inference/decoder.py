@@ -109,6 +109,9 @@ class Decoder(Protocol):
     def release(self, slot: int, tokens: int, *, dirty: bool) -> None:
         """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
 
+    def free(self) -> None:
+        """Give back the memory of the model, with which nothing is computed any more."""
+
 
 class Compiled(Protocol):
     """Steps that are not Python's, as far as there are any: compiled (``graphs``), or captured (``captured``)."""
@@ -136,6 +139,9 @@ class Compiled(Protocol):
 
     def read(self, family: Family, rows: Rows, wanted: Sequence[int]) -> torch.Tensor:
         """Return the logits of some rows of a step that takes any, ``[wanted, vocabulary]``."""
+
+    def free(self) -> None:
+        """Give back the memory of the model that they compute with, as far as somebody else keeps hold of it."""
 
 
 class SlotDecoder:
@@ -291,6 +297,12 @@ class SlotDecoder:
         """A slot's row has ended after so many tokens; what a failed one left must not reach the next."""
         if dirty:
             self.forget(slot, 0, tokens)
+
+    def free(self) -> None:
+        """See ``Decoder``."""
+        if self.graphs is not None:
+            self.graphs.free()
+        self.cache.free()
 
     def _decode(
         self,

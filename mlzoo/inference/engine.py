@@ -115,6 +115,10 @@ class BatchEngine:
             running.leaves_nothing = True
         self._seats.clear()
 
+    def free(self) -> None:
+        """Give back the memory of a model that nobody asks for any more."""
+        self._decoder.free()
+
     def step(self) -> list[FromWorker]:
         """Read a chunk of a prompt (or some short prompts), or decode a token for every row; return what came of it."""
         refused = self._take_up()

@@ -80,6 +80,13 @@ class Library:
     constants: Mapping[str, torch.Tensor]  # what it reads, which must outlive it
     sha256: str = ""  # of the file
 
+    def free(self) -> None:
+        """Give back the memory of what it read: torch (2.13) keeps hold of that for the life of the process."""
+        for tensor in self.constants.values():
+            storage = tensor.untyped_storage()
+            if storage.resizable():
+                storage.resize_(0)
+
     def __call__(self, rows: Rows, wanted: Sequence[int], extent: int) -> torch.Tensor:
         """Return the logits of the wanted rows, ``[wanted, vocabulary]``; none sees more tokens than the extent."""
         tokens, positions, slots, which = map(torch.tensor, (rows.tokens, rows.positions, rows.slots, list(wanted)))

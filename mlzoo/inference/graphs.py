@@ -126,6 +126,12 @@ class Graphs:
         graph = self.all.get(family)
         return graph is not None and graph.state == "used" and graph.apart and self._decoder.own_attention
 
+    def free(self) -> None:
+        """See ``Compiled``."""
+        for graph in self.all.values():
+            if graph.library is not None:
+                graph.library.free()
+
     def digest(self, family: Family) -> str:
         """Return what stands for the bits that a family's graph computes."""
         library = self.all[family].library

@@ -79,6 +79,9 @@ class Joined(ABC, Generic[Frame, Row]):
     def forget(self) -> None:
         """Nothing is kept of what has ended."""
 
+    def free(self) -> None:
+        """The memory of its model goes with it."""
+
     def step(self) -> list[FromWorker]:
         """Compute one forward; return the answers of the requests that are whole by it."""
         places = self._joiner.take()

@@ -82,6 +82,10 @@ class SerialDecoder:
         assert slot == 0
         self._ids, self._state = self._ids[:, :0], {}
 
+    def free(self) -> None:
+        """Drop the row's cache; all else goes with the model."""
+        self._state = {}
+
     def _placed(self, value: Any) -> Any:
         """Return what a processor made where the model is, and as precise as that."""
         if not isinstance(value, torch.Tensor):

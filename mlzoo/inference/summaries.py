@@ -143,6 +143,10 @@ class Summarising:
         """See ``BatchEngine``."""
         return self._engine.any_threads
 
+    def free(self) -> None:
+        """See ``BatchEngine``."""
+        self._engine.free()
+
     @property
     def idle(self) -> bool:
         """See ``BatchEngine``."""

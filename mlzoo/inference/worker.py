@@ -295,7 +295,9 @@ class ModelServer:
         )
 
     def _drop(self, model: str) -> None:
-        self._models.pop(model, None)
+        gone = self._models.pop(model, None)
+        if gone is not None:
+            gone.free()
         self._texts.pop(model, None)
         memory.give_back(self._device)
 

@@ -42,3 +42,12 @@ def test_more_slots_than_there_are_addresses_for_are_out_of_memory():
     states = torch.zeros(1, HEADS, 1, DIM, dtype=torch.bfloat16)
     with pytest.raises(MemoryError, match="addresses for keys and values"):
         layer.lazy_initialization(states, states)
+
+
+def test_memory_that_is_given_back_is_so_also_where_somebody_holds_the_buffers():
+    layer = a_layer()
+    layer.put(torch.arange(1000), *torch.ones(2, 1000, HEADS, DIM))
+    held = layer.keys
+    layer.free()
+    if sys.platform == "linux":
+        assert held.count_nonzero() == 0

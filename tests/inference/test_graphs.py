@@ -140,6 +140,10 @@ def test_steps_of_our_own_kernels_read_prompts_and_are_taken_up_by_the_next_load
     assert (later.state, decoder.takes_any_rows) == ("used", True)
     assert torch.equal(decoder.read([Part(0, prompt, 0)])[0], alone)
     assert another_thread_runs_in(later.library.compiled, decoder.context)
+    decoder.free()  # torch keeps hold of what a library has read.
+    read = [tensor.untyped_storage() for tensor in later.library.constants.values()]
+    assert not [storage for storage in read if storage.resizable() and storage.nbytes()]
+    assert not decoder.cache.layers[0].keys.count_nonzero()
 
 
 def another_thread_runs_in(compiled, extent):
