@@ -18,6 +18,8 @@ import attrs
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from mlzoo.inference.memory import drop_pages
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -66,7 +68,6 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
     def __init__(self, forward: Forward, slots: int, size: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.forward, self.slots, self.size, self.kept_in = forward, slots, size, dtype
-        self._maps: list[mmap.mmap] = []  # the memory of the buffers, on the CPU
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make the buffers for keys and values of this shape, ``[rows, heads, tokens, dim]``."""
@@ -101,9 +102,9 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
 
     def free(self) -> None:
         """Give back the memory of the buffers, whoever still holds them; what they hold is zero then."""
-        for memory in self._maps:
-            if sys.platform == "linux":
-                memory.madvise(mmap.MADV_DONTNEED)
+        if self.is_initialized and self.keys.device.type == "cpu":
+            for buffer in (self.keys, self.values):
+                drop_pages(buffer.data_ptr(), buffer.nbytes)
 
     def _zeros(self, lines: int, states: torch.Tensor) -> torch.Tensor:
         """Return zeros for lines of keys or values; on the CPU, memory that costs nothing until it is written."""
@@ -111,8 +112,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         if states.device.type != "cpu":
             return states.new_zeros(lines, width, dtype=self.kept_in)
         # torch.zeros writes its zeros; what the system maps has pages that exist once they are touched.
-        self._maps.append(_mapped(lines * width * self.kept_in.itemsize))
-        return torch.frombuffer(self._maps[-1], dtype=self.kept_in).view(lines, width)
+        return torch.frombuffer(_mapped(lines * width * self.kept_in.itemsize), dtype=self.kept_in).view(lines, width)
 
     def size_bytes(self) -> int:
         """Return what the buffers hold."""

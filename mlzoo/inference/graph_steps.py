@@ -15,6 +15,7 @@ import torch
 
 from mlzoo import graph_notes
 from mlzoo.inference import graph_library, tracing
+from mlzoo.inference.memory import drop_pages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +87,8 @@ class Library:
             storage = tensor.untyped_storage()
             if storage.resizable():
                 storage.resize_(0)
+            else:  # Of slots, or of a file of weights.
+                drop_pages(storage.data_ptr(), storage.nbytes())
 
     def __call__(self, rows: Rows, wanted: Sequence[int], extent: int) -> torch.Tensor:
         """Return the logits of the wanted rows, ``[wanted, vocabulary]``; none sees more tokens than the extent."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import re
 import sys
 import threading
@@ -81,6 +82,18 @@ def give_back(device: torch.device) -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def drop_pages(address: int, size_bytes: int) -> None:
+    """Have the system take back the whole pages of some memory, whoever holds it, where it can do so.
+
+    They are zero afterwards, or what their file holds. Pages that hold anything else as well are left.
+    """
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    whole = (address + size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if sys.platform == "linux" and whole > 0:
+        advice = ctypes.c_int(mmap.MADV_DONTNEED)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(whole), advice)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
