@@ -15,7 +15,7 @@ import torch
 
 from mlzoo import graph_notes
 from mlzoo.inference import graph_library, tracing
-from mlzoo.inference.memory import drop_pages
+from mlzoo.inference.memory import drop_file_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,8 +87,8 @@ class Library:
             storage = tensor.untyped_storage()
             if storage.resizable():
                 storage.resize_(0)
-            else:  # Of slots, or of a file of weights.
-                drop_pages(storage.data_ptr(), storage.nbytes())
+            else:  # Of slots, which have been given back, or of a file, most of whose weights were read to be ordered.
+                drop_file_at(storage.data_ptr())
 
     def __call__(self, rows: Rows, wanted: Sequence[int], extent: int) -> torch.Tensor:
         """Return the logits of the wanted rows, ``[wanted, vocabulary]``; none sees more tokens than the extent."""

@@ -96,6 +96,20 @@ def drop_pages(address: int, size_bytes: int) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(whole), advice)
 
 
+def drop_file_at(address: int) -> None:
+    """Have the system take back the pages of the file that is mapped at an address, if one is: it can be read anew."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return
+    for line in maps.read_text().splitlines():
+        span, _, _, _, inode, *_ = line.split(maxsplit=5)
+        start, end = (int(place, 16) for place in span.split("-"))
+        if start <= address < end:
+            if inode != "0":
+                drop_pages(start, end - start)
+            return
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that a device's memory was not enough."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
