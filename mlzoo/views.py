@@ -66,7 +66,7 @@ class Unheld:
 
 
 Piece = Delta | Result | Refusal | Attached | Unheld
-HELD_BYTES = 64 * 1024  # of what was said that a view keeps of a long answer
+HELD_BYTES = 128 * 1024  # of what was said that a view keeps of a long answer
 PIECE_BYTES, LOGPROB_BYTES = 64, 500  # what each costs beside its text, about
 
 

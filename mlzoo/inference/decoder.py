@@ -177,9 +177,7 @@ class SlotDecoder:
         self.kernels = kernels
         self.ahead = False  # whether a slot may have several rows in a step; none of its rows depends on another then
         self.few_threads: int | None = None  # for eager steps of few rows; None: all (see ``mlzoo.inference.threads``)
-        self.own_attention = (
-            False  # whether compiled steps attend by our own kernel, which is the fastest at all lengths
-        )
+        self.own_attention = False  # whether compiled and lean steps attend by our own kernel
         self.lean: LeanStep | None = None  # computes the steps of rows without adapters, where it is there
         self.is_wide = False  # whether what runs between layers has 32 bits (see ``mlzoo.inference.wide``)
         self.own_products = False  # whether all linear layers compute by our own kernel, for prompts and for answers

@@ -25,7 +25,7 @@ from mlzoo.events.codec import CODEC
 from mlzoo.events.commands import Start
 from mlzoo.events.records import CORE_VERSION
 from mlzoo.events.segments import Segments, damaged
-from mlzoo.events.story import is_log
+from mlzoo.events.story import gap, is_log
 from mlzoo.events.unread import Unread, is_written_as, read, unread_groups
 from mlzoo.replay.differences import Difference, differences
 from mlzoo.replay.telling import group_in
@@ -152,9 +152,8 @@ def joined(checks: Iterable[Checked]) -> Checked:
 
 
 def _missing(last_seq: int, before_seq: int) -> LogUnusable:
-    what = f"what is between {last_seq} and {before_seq + 1} is missing"
     remedy = "put the log's files back, or record it again"
-    return LogUnusable(f"{what}: {remedy}", reason="damaged", remedy=remedy)
+    return LogUnusable(f"{gap(last_seq, before_seq + 1)}; {remedy}", reason="damaged", remedy=remedy)
 
 
 def fold(story: Iterator[Base | Group | Unread]) -> Checked:
