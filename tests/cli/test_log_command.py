@@ -356,3 +356,36 @@ def test_stat_says_what_there_is(path, capsys):
 def test_a_directory_without_a_log_is_a_wrong_use(tmp_path, capsys):
     assert main(["log", "verify", str(tmp_path)]) == 2
     assert "there is no log in" in capsys.readouterr().err
+
+
+async def write_segments(path):
+    """Write a log of some segments, one group in each."""
+    log = await Log.open(path, real_world(), LogConfig(durability="process", segment_bytes=65536), version="0.0.0")
+    log.bind_state(dict, lambda: 0)
+    for number in range(5):
+        log.append(Strike(), [RequestCancelled(request=f"req-{number}")], {"said": "x" * 70_000}, number)
+        log.commit()
+    await log.close()
+
+
+def test_every_command_tells_of_a_segment_that_is_missing_in_the_middle(tmp_path, capsys):
+    trio.run(write_segments, tmp_path / "log")
+    segments = sorted((tmp_path / "log" / "segments").iterdir())
+    assert len(segments) > 3
+    segments[-2].unlink()
+    for command in (["stat"], ["cat"], ["tail"], ["verify"], ["export", "-o", str(tmp_path / "recording")]):
+        assert main(["log", *command, str(tmp_path / "log")]) == 1, command
+        said = capsys.readouterr()
+        assert "what was between is missing" in said.out + said.err, command
+    assert not (tmp_path / "recording").exists()
+
+
+def test_a_log_whose_name_is_lost_is_still_one_and_gets_it_back(path, capsys):
+    name = json.loads((path / "log.json").read_bytes())["id"]
+    (path / "log.json").unlink()
+    assert main(["log", "verify", str(path)]) == 1
+    assert (
+        f"log.json is missing, which names the log; the next start writes it again\n{name}" in capsys.readouterr().out
+    )
+    trio.run(reopen, path)
+    assert json.loads((path / "log.json").read_bytes())["id"] == name
