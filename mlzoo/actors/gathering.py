@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from mlzoo import frames
+from mlzoo.frames_joined import joined
 
 if TYPE_CHECKING:
     from mlzoo.actors.reports import Reports
@@ -59,19 +60,3 @@ class Gathering:
         """Have the end of a request reported, after all that it said."""
         self._ends.append(failure)
         self._due.set()
-
-
-def joined(row: frames.Row, later: frames.Row) -> frames.Row:
-    """Return two rows of one request as one."""
-    return frames.Row(
-        request=row.request,
-        content=row.content + later.content,
-        tokens=row.tokens + later.tokens,
-        logprobs=row.logprobs + later.logprobs,
-        prompt_tokens=row.prompt_tokens if later.prompt_tokens is None else later.prompt_tokens,
-        cached_tokens=later.cached_tokens or row.cached_tokens,
-        finish_reason=later.finish_reason,
-        tool_calls=row.tool_calls + later.tool_calls,
-        reasoning=row.reasoning + later.reasoning,
-        completion_tokens=row.completion_tokens if later.completion_tokens is None else later.completion_tokens,
-    )

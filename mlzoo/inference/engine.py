@@ -39,17 +39,28 @@ if TYPE_CHECKING:
     from mlzoo.inference.constraint import Constraint
     from mlzoo.inference.loader import ChatModel
     from mlzoo.inference.sampler import Choice
-    from mlzoo.inference.scheduler import Chunk, Place
+    from mlzoo.inference.scheduler import Chunk
 
 COMPILING_S = 0.01  # for which a step waits at most where nothing is to be done until a form is compiled
 REPLAYED_AT_ONCE = 16  # tokens that are decoded again before it is told how far that is
 
 
 class BatchEngine:
-    """Runs the requests of one model. ``submit``, then ``step`` until ``idle``."""
+    """Runs the requests of one model. ``submit``, then ``step`` until ``idle``.
 
-    def __init__(self, model: ChatModel, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._model, self._clock, self._pace = model, clock, Pace()
+    Args:
+        model: whose requests they are.
+        clock: seconds that pass.
+        computed: Hears that a step of rows is computed, before tokens are chosen: processors are free meanwhile.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        clock: Callable[[], float] = time.perf_counter,
+        computed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._model, self._clock, self._computed, self._pace = model, clock, computed, Pace()
         self._decoder, self._text = model.decoder, model.text
         self._scheduler = Scheduler(
             model.decoder.slots, model.decoder.chunk, model.joined_chunks, self._seat, lambda: self._pace.tokens
@@ -67,6 +78,11 @@ class BatchEngine:
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return self._scheduler.idle and not self._compiling
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether rows decode, and no prompt is to be read before their next step."""
+        return not self._scheduler.idle and not self._scheduler.reads
 
     def submit(self, frame: Generate) -> list[FromWorker]:
         """Take in a request; return what is to be said at once: its failure, or its end where it asks for nothing.
@@ -127,21 +143,8 @@ class BatchEngine:
             free = [chunk for chunk in chunks if chunk.free]
             apart = [[chunk] for chunk in chunks if not chunk.free]
             return [*refused, *(frame for group in (free, *apart) if group for frame in self._read(group))]
-        return [*refused, *(frame for rows in self._groups() for frame in self._decode(rows))]
-
-    def _groups(self) -> list[list[Place]]:
-        """Return the rows that decode as they share forwards.
-
-        Those without an adapter keep their compiled steps; and those whose forwards are all compiled have no others.
-        """
-        rows = self._scheduler.rows()
-        adapted = [place for place in rows if self._running[place.request].frame.adapter]
-        plain = [place for place in rows if not self._running[place.request].frame.adapter]
-        eager: list[Place] = []
-        if any(self._running[place.request].free for place in plain):
-            eager = [place for place in plain if ways.is_eager(self._running[place.request])]
-            plain = [place for place in plain if not ways.is_eager(self._running[place.request])]
-        return [group for group in (plain, eager, adapted) if group]
+        rows = [self._running[place.request] for place in self._scheduler.rows()]
+        return [*refused, *(frame for group in ways.apart(rows) for frame in self._decode(group))]
 
     def _take_up(self) -> list[FromWorker]:
         """Have those wait for a slot whose forms are compiled; those whose forms are none fail alone."""
@@ -214,9 +217,8 @@ class BatchEngine:
                 progress.append(_replayed(row))
             else:
                 ready.append(place)
-        if not ready:
-            return progress
-        return [*progress, *self._advance([rows[place] for place in ready], rows_of(logits, ready))]
+        said = self._advance([rows[place] for place in ready], rows_of(logits, ready)) if ready else []
+        return [*progress, *said]
 
     def _prefill(self, rows: Sequence[Running], chunks: Sequence[Chunk]) -> torch.Tensor:
         """Return the logits after chunks that are free, or after one; ``[chunks, vocabulary]``."""
@@ -231,13 +233,12 @@ class BatchEngine:
         adapter = rows[0].frame.adapter
         return self._decoder.prefill(part.slot, part.tokens, part.start, images, adapter=adapter)[None]
 
-    def _decode(self, places: Sequence[Place]) -> list[FromWorker]:
+    def _decode(self, rows: Sequence[Running]) -> list[FromWorker]:
         """Decode a token for every row: the one that was chosen last, or the next of those from before.
 
         Where it costs little, what follows it from before, or may follow it by a guess, is decoded in the same step.
         Either all rows have adapters, or none.
         """
-        rows = [self._running[place.request] for place in places]
         exact, adapted = any(map(ways.is_eager, rows)), bool(rows[0].frame.adapter)
         reads_ahead = self._decoder.reads_ahead(len(rows), exact=exact, adapted=adapted)
         spare = self._decoder.slots - len(rows) if reads_ahead else 0
@@ -258,11 +259,12 @@ class BatchEngine:
             if not self._decoder.takes_any_rows:
                 ways.do_without_steps(rows)
             # The youngest that decodes makes room; the others' step is done again, and writes what it wrote already.
-            decoding = {place.request for place in places}
+            decoding = {row.frame.request for row in rows}
             return [self._fail([request for request in self._running if request in decoding][-1], error)]
         if not self._decoder.takes_any_rows:
             ways.do_without_steps(rows)
         self._pace.stepped(self._clock() - began_s)
+        self._computed()
         return self._go_on(rows, known, logits)
 
     def _guess(self, rows: Sequence[Running], known: Sequence[Sequence[int]], spare: int) -> None:

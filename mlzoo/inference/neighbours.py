@@ -45,6 +45,14 @@ class Neighbours:
         self._left = 0  # processors that are left to others
         self._seen = clock(), self._busy_s(), own_s()
 
+    def rested(self, rested_s: float) -> None:
+        """Hear that there was nothing to compute for so long.
+
+        What others did meanwhile says nothing of what they do beside us: it is looked at what they do from now on.
+        """
+        if rested_s >= LOOK_S:
+            self._seen = self._clock(), self._busy_s(), self._own_s()
+
     def threads(self, most: int) -> int:
         """Return how many threads to compute with, of so many at most."""
         now_s = self._clock()

@@ -15,7 +15,9 @@ import threading
 import time
 
 PARENT_CHECK_S = 1.0
-SPINS = "100000"  # of GNU's OpenMP before a thread sleeps: some hundred microseconds
+# Of GNU's OpenMP before a thread sleeps: about a tenth of a millisecond, which is longer than between two operations of a
+# step and shorter than between two steps. Whoever is woken then, the sidecar above all, finds a processor that sleeps.
+SPINS = "3000"
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 SYNCHRONIZE = 0x00100000  # Windows: the right to wait for a process
 FOREVER_MS = 0xFFFFFFFF
@@ -29,7 +31,7 @@ def prepare(parent_pid: int, threads: int, wait_policy: str) -> None:
         parent_pid: Of the process that this one must not outlive.
         threads: For torch; 0: one for each processor that this process may use.
         wait_policy: What OpenMP's threads do between two operations: passive sleeps, active spins, adaptive spins for
-            less than a millisecond, and there are fewer threads while a neighbour is busy (``neighbours``). With one,
+            a tenth of a millisecond, and there are fewer threads while a neighbour is busy (``neighbours``): beside one,
             spinning made a decode step twelve times slower.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads or usable_processors())

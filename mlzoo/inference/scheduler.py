@@ -87,6 +87,11 @@ class Scheduler:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._running
 
+    @property
+    def reads(self) -> bool:
+        """Whether a prompt is to be read that has a slot, or would get one."""
+        return bool(self._waiting and self._free) or not all(place.decodes for place in self._running.values())
+
     def add(self, request: str, prompt: int, *, batch: bool = False, free: bool = False) -> None:
         """Take in a request with a prompt of so many tokens; free is one that may be cut anywhere."""
         self._waiting.append(Place(request, prompt, batch, free))

@@ -152,6 +152,11 @@ class Summarising:
         """See ``BatchEngine``."""
         return self._engine.idle
 
+    @property
+    def only_decodes(self) -> bool:
+        """See ``BatchEngine``."""
+        return self._engine.only_decodes
+
     def submit(self, frame: Generate) -> list[FromWorker]:
         """See ``BatchEngine``."""
         try:

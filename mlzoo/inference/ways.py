@@ -41,6 +41,20 @@ def is_eager(row: Running) -> bool:
     return row.frame.exact and not row.free
 
 
+def apart(rows: Sequence[Running]) -> list[list[Running]]:
+    """Return rows as they share forwards.
+
+    Those without an adapter keep their compiled steps; and those whose forwards are all compiled have no others.
+    """
+    adapted = [row for row in rows if row.frame.adapter]
+    plain = [row for row in rows if not row.frame.adapter]
+    eager: list[Running] = []
+    if any(row.free for row in plain):
+        eager = [row for row in plain if is_eager(row)]
+        plain = [row for row in plain if not is_eager(row)]
+    return [group for group in (plain, eager, adapted) if group]
+
+
 def do_without_steps(rows: Sequence[Running]) -> None:
     """Have rows go on eagerly, whose forwards were compiled steps that do not run any more.
 

@@ -52,6 +52,7 @@ from mlzoo.inference.joined import REQUESTS
 from mlzoo.inference.loader import load_chat
 from mlzoo.inference.neighbours import Neighbours
 from mlzoo.inference.predictor import Predictor, load_predict
+from mlzoo.inference.saying import Saying
 from mlzoo.inference.summaries import Summarising
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class ModelServer:
         self._threads = torch.get_num_threads()
         self._models: dict[str, Serving] = {}
         self._texts: dict[str, Text] = {}
+        self._saying = Saying(clock)
 
     def drain(self) -> None:
         """Take the frames that have arrived, as far as what runs can wait; wait for one where nothing runs."""
@@ -126,7 +128,9 @@ class ModelServer:
             if line is None:
                 return
             if waits:
-                began_s = self._clock()
+                rested_s, began_s = self._clock() - began_s, self._clock()
+                if self._neighbours is not None:
+                    self._neighbours.rested(rested_s)
             self._link.begin("work")
             self._take(line)
 
@@ -138,7 +142,16 @@ class ModelServer:
                 said = model.step()
             if memory.thread_is_spoilt():
                 _end_spoilt()
-            self._link.send(said)
+            self._link.send(self._saying.after(said, may_wait=self._steps_on(model)))
+
+    def _say_what_is_due(self) -> None:
+        self._link.send(self._saying.due())
+
+    def _steps_on(self, model: Serving) -> bool:
+        """Whether nothing but a step of rows comes next."""
+        if not isinstance(model, Summarising) or not model.only_decodes:
+            return False
+        return all(other is model or other.idle for other in self._models.values())
 
     def _threads_for(self, model: Serving) -> int:
         """Return how many threads a step is computed with: fewer beside a busy neighbour, where that changes no bit."""
@@ -170,12 +183,14 @@ class ModelServer:
     def _obey(self, frame: ToWorker) -> None:
         match frame:
             case Load():
+                self._link.send(self._saying.held())
                 self._load(frame)
             case Unload():
                 self._unload(frame)
             case Generate() | Embed() | Predict() | Tokenize() | Detokenize():
-                self._link.send(self._work(frame))
+                self._link.send([*self._saying.held(), *self._work(frame)])
             case Abandon():
+                self._saying.forget(frame.request)
                 for model in self._models.values():
                     model.abandon(frame.request)
             case Forget():
@@ -250,7 +265,8 @@ class ModelServer:
 
     def _load_chat(self, frame: Load, progress: OnProgress) -> Loaded:
         model = load_chat(frame, self._device, progress, cache=self._cache)
-        self._models[frame.model], self._texts[frame.model] = Summarising(BatchEngine(model), model), model.text
+        engine = BatchEngine(model, computed=self._say_what_is_due)
+        self._models[frame.model], self._texts[frame.model] = Summarising(engine, model), model.text
         return Loaded(
             model=frame.model,
             memory_bytes=model.memory_bytes,

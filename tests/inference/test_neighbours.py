@@ -18,10 +18,14 @@ class Machine:
 
     def after(self, others: float, *, own: float = 2.0, passes_s: float = LOOK_S, most: int = 4) -> int:
         """Let time pass in which others and we use so many processors; return how many threads it then is."""
-        self.now_s += passes_s
-        self.busy_s += (others + own) * passes_s
-        self.own_s += own * passes_s
+        self.passes(passes_s, others=others, own=own)
         return self.neighbours.threads(most)
+
+    def passes(self, seconds: float, *, others: float, own: float = 0.0) -> None:
+        """Let time pass in which others and we use so many processors."""
+        self.now_s += seconds
+        self.busy_s += (others + own) * seconds
+        self.own_s += own * seconds
 
 
 def test_alone_all_threads_compute():
@@ -53,6 +57,20 @@ def test_what_was_seen_long_ago_says_nothing_of_now():
     machine = Machine()
     assert machine.after(3.0, passes_s=STALE_S) == 4
     assert machine.after(3.0) == 1
+
+
+def test_what_was_seen_while_nothing_was_computed_says_nothing_of_now():
+    machine = Machine()
+    machine.passes(LOOK_S, others=3.0)
+    machine.neighbours.rested(LOOK_S)
+    assert machine.after(0.0) == 4
+
+
+def test_a_short_rest_is_a_part_of_what_is_looked_at():
+    machine = Machine()
+    machine.passes(LOOK_S / 2, others=3.0)
+    machine.neighbours.rested(LOOK_S / 2)
+    assert machine.after(3.0, passes_s=LOOK_S / 2) == 1
 
 
 def test_one_thread_is_always_left():

@@ -38,6 +38,24 @@ def test_a_long_prompt_takes_turns_with_decoding():
     assert len(scheduler.rows()) == 2
 
 
+def test_it_is_known_whether_a_prompt_is_to_be_read():
+    scheduler = Scheduler(slots=2, chunk=128)
+    said = []
+    for happens in (
+        lambda: scheduler.add("long", 130),
+        scheduler.next_chunks,
+        scheduler.next_chunks,
+        lambda: scheduler.add("b", 5),
+        scheduler.next_chunks,
+        scheduler.next_chunks,
+        lambda: scheduler.add("c", 5),
+        lambda: scheduler.remove("b"),
+    ):
+        happens()
+        said.append(scheduler.reads)
+    assert said == [True, True, False, True, True, False, False, True]
+
+
 def test_chunks_are_joined_while_nothing_decodes_and_only_whole_ones():
     idle = Scheduler(slots=2, chunk=128, joined=2)
     idle.add("long", 700)
