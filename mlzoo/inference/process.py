@@ -15,8 +15,8 @@ import threading
 import time
 
 PARENT_CHECK_S = 1.0
-# Of GNU's OpenMP before a thread sleeps: about a tenth of a millisecond, which is longer than between two operations of a
-# step and shorter than between two steps. Whoever is woken then, the sidecar above all, finds a processor that sleeps.
+# Of GNU's OpenMP before a thread sleeps: a tenth of a millisecond, longer than between two operations of a step, shorter
+# than between two steps. Whoever is woken then, the sidecar above all, finds a processor that sleeps.
 SPINS = "3000"
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 SYNCHRONIZE = 0x00100000  # Windows: the right to wait for a process
@@ -31,8 +31,8 @@ def prepare(parent_pid: int, threads: int, wait_policy: str) -> None:
         parent_pid: Of the process that this one must not outlive.
         threads: For torch; 0: one for each processor that this process may use.
         wait_policy: What OpenMP's threads do between two operations: passive sleeps, active spins, adaptive spins for
-            a tenth of a millisecond, and there are fewer threads while a neighbour is busy (``neighbours``): beside one,
-            spinning made a decode step twelve times slower.
+            a tenth of a millisecond, and there are fewer threads while a neighbour is busy (``neighbours``): spinning
+            beside one made a decode step twelve times slower.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads or usable_processors())
     if wait_policy == "adaptive":
