@@ -15,7 +15,7 @@ import threading
 import time
 
 PARENT_CHECK_S = 1.0
-# Of GNU's OpenMP before a thread sleeps: a tenth of a millisecond, longer than between two operations of a step, shorter
+# Of GNU's OpenMP before a thread sleeps: a tenth of a millisecond, longer than between operations of a step and shorter
 # than between two steps. Whoever is woken then, the sidecar above all, finds a processor that sleeps.
 SPINS = "3000"
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
