@@ -273,7 +273,8 @@ class Constraint:
     def _compute(self, guessed: tuple[int, ...]) -> list[torch.Tensor]:
         """Return the masks of all places; the matcher is as before then.
 
-        It unpacks them with numpy: torch would wake threads of its own, beside those of the forward.
+        It makes them with numpy: torch would start threads of its own in this one, and where there are more of them
+        than processors, those of the forward sleep at each barrier from then on, which takes five times as long.
         """
         masks = []
         taken = 0
@@ -284,8 +285,8 @@ class Constraint:
             taken += 1
         if taken:
             self._matcher.rollback(taken)
-        masks += [torch.zeros(self._vocabulary, dtype=torch.bool)] * (len(guessed) + 1 - len(masks))
-        return masks
+        nothing = torch.from_numpy(np.zeros(self._vocabulary, np.bool_))
+        return [*masks, *[nothing] * (len(guessed) + 1 - len(masks))]
 
     def _mask(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         if self._matcher.is_error():  # It has grown beyond what can be followed.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
-from concurrent.futures import Future
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import attrs
 import jsonschema
@@ -254,6 +256,26 @@ def test_masks_are_computed_ahead_once_they_were_needed_for_most_tokens(tiny):
     assert taken == 3
     [place] = constraint.allowed()
     assert place.permits(int(place.mask().nonzero()[0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted as Linux shows them")
+def test_masks_start_no_threads_beside_those_of_the_forward(tiny):
+    matcher = tiny.constraints.compiled(grammar_of(by(THING)), ()).result()._matcher
+    constraint = Constraint(matcher, 100_000, Future, lazy=False)  # wide enough for torch to share it out
+    most = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with ThreadPoolExecutor(1) as masks:
+            masks.submit(int).result()
+            before = _threads()
+            assert not masks.submit(constraint._compute, (0, 0)).result()[-1].numpy().any()
+            assert _threads() <= before
+    finally:
+        torch.set_num_threads(most)
+
+
+def _threads():
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 # ------------------------------------------------------------------------------------------------------------ failures
