@@ -1,9 +1,10 @@
 """Guesses at a row's next tokens from its own: what followed the last time that its latest tokens stood together.
 
-Whoever copies from a prompt, or repeats, is guessed right for many tokens on end; the model then reads several of
-them in one forward, each in a row of its own, and keeps those that it would have chosen. Knows tokens alone; nothing
-of models, slots or time. Whether a guess is worth a row is asked of the guesses before: they are compared with what
-came also while none is read, so that nothing needs to be tried to learn that nothing is to be gained, or again is.
+As long as that is right, it is gone on with. Whoever copies from a prompt, or repeats, is guessed right for many tokens
+on end; the model then reads several of them in one forward, each in a row of its own, and keeps those that it would
+have chosen. Knows tokens alone; nothing of models, slots or time. Whether a guess is worth a row is asked of the
+guesses before: they are compared with what came also while none is read, so that nothing needs to be tried to learn
+that nothing is to be gained, or again is.
 
 Source: prompt look-up decoding, Saxena 2023, after speculative decoding, Leviathan et al. 2023.
 """
@@ -51,7 +52,8 @@ class Speculation:
             most: How many there may be.
             price: How likely a token must be, together with all before it.
         """
-        self._look_up()
+        if self._source is None:  # Else the text goes on as it did there: whoever copies does not jump.
+            self._look_up()
         if self._source is None:
             return []
         right = self._right[self._size]

@@ -57,18 +57,32 @@ def test_a_repetition_is_guessed_to_go_on_beyond_its_end():
     assert Speculation([1, 2, 3] * 2).guess(LONGEST, 0.0) == [1, 2, 3, 1, 2, 3, 1]
 
 
+def test_who_copies_goes_on_at_the_same_place_though_the_words_stood_elsewhere_later():
+    text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 4, 5, 6, 0]
+    speculation, _ = fed(text, [1, 2, 3, 4, 5, 6])
+    assert speculation.guess(2, 0.0) == [7, 8]
+
+
 @given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 3), max_size=20))
-def test_what_is_guessed_is_what_a_search_from_the_end_finds(before, after):
-    text = before + after
-    found = None
-    for size in (3, 2):
-        places = range(len(text) - size - 1, -1, -1)
-        suffix = text[len(text) - size :]
-        starts = [at for at in places if len(text) > size and text[at : at + size] == suffix]
-        if starts and found is None:
-            found = text[starts[0] + size]
+def test_what_is_guessed_is_what_a_search_from_the_end_finds_or_goes_on_with_what_was_right(before, after):
+    text, source = list(before), None
+    for token in [*after, None]:
+        source = _found(text) if source is None else source
+        if token is not None:
+            source = source + 1 if source is not None and text[source] == token else None
+            text.append(token)
     speculation, _ = fed(before, after)
-    assert speculation.guess(1, 0.0) == ([] if found is None else [found])
+    assert speculation.guess(1, 0.0) == ([] if source is None else [text[source]])
+
+
+def _found(text):
+    """Return the place after where the last three tokens, or two, stood last before the end."""
+    for size in (3, 2):
+        suffix = text[len(text) - size :]
+        starts = [at for at in range(len(text) - size) if text[at : at + size] == suffix]
+        if starts and len(text) >= size:
+            return starts[-1] + size
+    return None
 
 
 # --------------------------------------------------------------------------------------------- when it is worth a row
