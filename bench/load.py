@@ -2,14 +2,15 @@
 
 ``python bench/load.py [--rounds N] [--json FILE]``. Draws bench/plots/latency.svg.
 
-Arrivals are a Poisson process with a seed, prompts and answers are of mixed lengths. The capacity is that of the same
-mixture in a closed loop of 16. A request is sent at its time whatever became of those before it; one that is refused is
+Arrivals are a Poisson process with a seed, prompts and answers are of mixed lengths. The capacity is that of such a
+mixture in a closed loop of 16. No prompt is asked twice: what was read before is kept, and need not be read again. A request is sent at its time whatever became of those before it; one that is refused is
 not sent again. The door is made small (16 rows decode, 8 more are with the worker, 8 wait), so that 120 % reaches it
 within a minute.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 import tempfile
@@ -97,9 +98,9 @@ def receive(host: Host, open_requests: dict[int, Request]) -> Request | None:
     return request
 
 
-def capacity(host: Host) -> float:
-    """Return the requests per second of the mixture, 16 at once."""
-    waiting = mixture(CAPACITY_REQUESTS, SEED)
+def capacity(host: Host, seed: int) -> float:
+    """Return the requests per second of a mixture, 16 at once."""
+    waiting = mixture(CAPACITY_REQUESTS, seed)
     open_requests: dict[int, Request] = {}
     start = time.perf_counter()
     while waiting or open_requests:
@@ -169,11 +170,12 @@ def measure(rounds: int) -> list[Row]:
     capacities: list[float] = []
     with tempfile.TemporaryDirectory() as log, Host([*serve, "--log", log]) as host:
         warm(host, MODEL)
-        capacity(host)  # Warms up.
-        for number in range(rounds):
-            capacities.append(capacity(host))
+        seeds = itertools.count(SEED)
+        capacity(host, next(seeds))  # Warms up.
+        for _ in range(rounds):
+            capacities.append(capacity(host, next(seeds)))
             for share in SHARES:
-                found[share] += open_loop(host, share * capacities[-1], SEED + 1 + number)
+                found[share] += open_loop(host, share * capacities[-1], next(seeds))
         host.leave()
     per_s = median(capacities)
     draw(found)
