@@ -3,9 +3,9 @@
 ``python bench/load.py [--rounds N] [--json FILE]``. Draws bench/plots/latency.svg.
 
 Arrivals are a Poisson process with a seed, prompts and answers are of mixed lengths. The capacity is that of such a
-mixture in a closed loop of 16. No prompt is asked twice: what was read before is kept, and need not be read again. A request is sent at its time whatever became of those before it; one that is refused is
-not sent again. The door is made small (16 rows decode, 8 more are with the worker, 8 wait), so that 120 % reaches it
-within a minute.
+mixture in a closed loop of 16. No prompt is asked twice: what was read before is kept, and need not be read again. A
+request is sent at its time whatever became of those before it; one that is refused is not sent again. The door is made
+small (16 rows decode, 8 more are with the worker, 8 wait), so that 120 % reaches it within a minute.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SHARES = (0.5, 0.8, 1.2)  # of the capacity
 ARRIVALS_S = 60.0  # for which requests arrive at each share
 CLOSED = 16  # requests at once while the capacity is measured
 CAPACITY_REQUESTS = 64
+WARM_UPS = 4  # memory that is touched for the first time takes its time, of a virtual machine's above all
 WORDS = (0, 0, 0, 60, 200, 500)  # of prompts, equally likely; 0: one of the short ones
 ANSWERS = (16, 32, 64, 96)  # tokens
 RUNNING, QUEUED = 24, 8
@@ -171,7 +172,8 @@ def measure(rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as log, Host([*serve, "--log", log]) as host:
         warm(host, MODEL)
         seeds = itertools.count(SEED)
-        capacity(host, next(seeds))  # Warms up.
+        for _ in range(WARM_UPS):
+            capacity(host, next(seeds))
         for _ in range(rounds):
             capacities.append(capacity(host, next(seeds)))
             for share in SHARES:
