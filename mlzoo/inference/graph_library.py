@@ -31,7 +31,7 @@ _capsule.restype, _capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes
 _PREFIX = "AOTInductorModelContainer"
 _NEEDED = (
     *("CreateWithDevice", "Delete", "Run", "UpdateUserManagedConstantBufferPairs"),
-    *("GetNumConstants", "GetConstantName", "GetConstantOriginalFQN"),
+    *("GetNumConstants", "GetConstantName", "GetConstantOriginalFQN", "ExtractConstantsMapEntries"),
 )
 
 
@@ -39,17 +39,43 @@ class _Constant(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("handle", ctypes.c_void_p))
 
 
+@attrs.define(eq=False)
+class _Container:
+    """What a library keeps while it is used."""
+
+    code: ctypes.CDLL
+    container: ctypes.c_void_p
+    reads: bool = False  # tensors that were given to it
+
+    def call(self, what: str, *arguments: Any) -> None:
+        """Call it.
+
+        Raises:
+            RuntimeError: It could not.
+        """
+        _check(self.code, what, getattr(self.code, _PREFIX + what)(self.container, *arguments))
+
+    def end(self) -> None:
+        """Delete it. It would leave its handles of what it reads (torch 2.13), so those are taken from it first."""
+        handles = []
+        if self.reads:
+            entries, count = ctypes.POINTER(_Constant)(), ctypes.c_size_t()
+            self.call("ExtractConstantsMapEntries", ctypes.byref(entries), ctypes.byref(count), ctypes.c_bool(False))
+            handles = [entries[place].handle for place in range(count.value)]
+        self.call("Delete")
+        _tensors(handles)
+
+
 @attrs.frozen(eq=False, weakref_slot=True)
 class CompiledLibrary:
     """One that is loaded. It reads tensors where they lie."""
 
-    _code: ctypes.CDLL
-    _container: ctypes.c_void_p
+    _container: _Container
 
     def constants(self) -> dict[str, str]:
         """Return the names by which it knows what it reads, and those that its maker gave."""
         count = ctypes.c_size_t()
-        self._call("GetNumConstants", ctypes.byref(count))
+        self._container.call("GetNumConstants", ctypes.byref(count))
         return {self._name("Name", place): self._name("OriginalFQN", place) for place in range(count.value)}
 
     def read(self, constants: Mapping[str, torch.Tensor]) -> None:
@@ -64,7 +90,10 @@ class CompiledLibrary:
         use_inactive, validate_full_update = ctypes.c_bool(False), ctypes.c_bool(True)
         size = ctypes.c_size_t(len(pairs))
         try:
-            self._call("UpdateUserManagedConstantBufferPairs", pairs, size, use_inactive, validate_full_update)
+            self._container.call(
+                "UpdateUserManagedConstantBufferPairs", pairs, size, use_inactive, validate_full_update
+            )
+            self._container.reads = True
         finally:
             _tensors(handles)
 
@@ -76,16 +105,13 @@ class CompiledLibrary:
         """
         given = (ctypes.c_void_p * len(inputs))(*_handles(inputs))  # Whoever is called owns them.
         out = (ctypes.c_void_p * 1)()
-        self._call("Run", given, ctypes.c_size_t(len(given)), out, ctypes.c_size_t(1), None, None)
+        self._container.call("Run", given, ctypes.c_size_t(len(given)), out, ctypes.c_size_t(1), None, None)
         return _tensors(out)[0]
 
     def _name(self, kind: str, place: int) -> str:
         name = ctypes.c_char_p()
-        self._call(f"GetConstant{kind}", ctypes.c_size_t(place), ctypes.byref(name))
+        self._container.call(f"GetConstant{kind}", ctypes.c_size_t(place), ctypes.byref(name))
         return (name.value or b"").decode()
-
-    def _call(self, what: str, *arguments: Any) -> None:
-        _check(self._code, what, getattr(self._code, _PREFIX + what)(self._container, *arguments))
 
 
 class Interpreted:
@@ -127,8 +153,9 @@ def load(path: Path) -> CompiledLibrary | Interpreted:
     device = ctypes.c_char_p(b"cpu")
     status = code.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), ctypes.c_size_t(1), device, None)
     _check(code, "CreateWithDevice", status)
-    library = CompiledLibrary(code, container)
-    weakref.finalize(library, code.AOTInductorModelContainerDelete, container)
+    kept = _Container(code, container)
+    library = CompiledLibrary(kept)
+    weakref.finalize(library, kept.end)
     return library
 
 

@@ -82,7 +82,9 @@ class Library:
     sha256: str = ""  # of the file
 
     def free(self) -> None:
-        """Give back the memory of what it read: torch (2.13) keeps hold of that for the life of the process."""
+        """Give back the memory of what it read, where torch (2.13) keeps hold of that for the life of the process."""
+        if isinstance(self.compiled, graph_library.CompiledLibrary):
+            return
         for tensor in self.constants.values():
             storage = tensor.untyped_storage()
             if storage.resizable():

@@ -314,6 +314,7 @@ class ModelServer:
         gone = self._models.pop(model, None)
         if gone is not None:
             gone.free()
+        del gone  # Else the memory would be given back while it is still held.
         self._texts.pop(model, None)
         memory.give_back(self._device)
 
