@@ -82,7 +82,7 @@ class BatchEngine:
     @property
     def only_decodes(self) -> bool:
         """Whether rows decode, and no prompt is to be read before their next step."""
-        return not self._scheduler.idle and not self._scheduler.reads
+        return not (self._scheduler.idle or self._scheduler.reads or self._compiling)
 
     def submit(self, frame: Generate) -> list[FromWorker]:
         """Take in a request; return what is to be said at once: its failure, or its end where it asks for nothing.

@@ -204,6 +204,7 @@ class ModelServer:
                 assert_never(frame)
 
     def _unload(self, frame: Unload) -> None:
+        self._link.send(self._saying.held())
         self._drop(frame.model)
         self._link.send([Unloaded(model=frame.model, held_bytes=memory.held_bytes(self._device))])
 
