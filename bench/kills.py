@@ -45,7 +45,7 @@ WANTED = 200
 SEED = 1
 TOKENS = 24
 PATIENCE_S = 1200.0  # for a life, before its host gives up
-MOST_PIECES = 16  # that are heard between two kills
+MOST_PIECES = 8  # of some tokens each, that are heard between two kills
 WORKERS = 0.5  # of the kills, where there is a worker
 MOST_LOSSES = 3  # of its worker without a piece in between, after which a request is taken to be the reason
 AT_A_START = 0.15  # of the new sidecars are hit once more while they start, load, read or decode again
@@ -167,14 +167,14 @@ class Stream:
         if self.result is not None:
             text = self.result["message"]["content"]
             assert reference.result is not None
-            whole, other = (text, *self.heard()), (reference.result["message"]["content"], *reference.heard())
+            whole, other = (text, self.usage()), (reference.result["message"]["content"], reference.usage())
             self.faults["differing"] += whole != other or "".join(self.pieces) != text
         return self.faults
 
-    def heard(self) -> tuple[dict, list[str]]:
-        """Return its usage and its pieces; what was still in a worker's memory when it began is none of its own."""
+    def usage(self) -> dict:
+        """Return its usage; what was still in a worker's memory when it began is none of its own."""
         assert self.result is not None
-        return {name: count for name, count in self.result["usage"].items() if name != "cached_tokens"}, self.pieces
+        return {name: count for name, count in self.result["usage"].items() if name != "cached_tokens"}
 
 
 def references(dtype: str, log: Path) -> list[Stream]:

@@ -9,7 +9,6 @@ import itertools
 import sys
 import tempfile
 import time
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from measure import Row, compare, interleave, main
@@ -30,6 +29,7 @@ LOAD_ROUNDS = 3
 CANCELLED = -32800
 CHUNK = 64
 STEPS = 2  # within which a cancel is answered
+TOKENS = 64  # of the answers by which a step is measured
 HEARD = 16  # pieces before something is done
 MID_PREFILL_S = 0.06  # after which a long prompt is being read, and far from read
 GREEDY = {"model": MODEL, "temperature": 0, "repetition_penalty": 1, "stream": True}
@@ -53,10 +53,9 @@ class Reaction:
 
     def gap_ms(self) -> float:
         """Return the longest time between two pieces of 4 streams, while a prompt of 1,000 tokens is read."""
+        self.step_ms.append(self._step_ms(DECODING))
         ids = {self.chat(story(number), 400) for number in range(DECODING)}
         last = self._hear(ids, HEARD)
-        steady = [self._gaps(ids, last) for _ in range(HEARD * DECODING)]
-        self.step_ms.append(median(steady) * 1e3)
         prompt = self.chat(self.long_prompt(), 2)
         worst = 0.0
         while prompt not in last:
@@ -66,9 +65,9 @@ class Reaction:
 
     def cancel_ms(self) -> float:
         """Return the time from a cancel to the end of a chat that is being answered."""
+        self.one_ms.append(self._step_ms(1))
         chat = self.chat(story(0), 400)
-        last = self._hear({chat}, HEARD)
-        self.one_ms.append(median(self._gaps({chat}, last) for _ in range(HEARD)) * 1e3)
+        self._hear({chat}, HEARD)
         return self._cancelled_ms(chat)
 
     def cancel_prefill_ms(self) -> float:
@@ -91,6 +90,20 @@ class Reaction:
         duration_s = time.perf_counter() - start
         self._end({chat})
         return duration_s * 1e3
+
+    def _step_ms(self, rows: int) -> float:
+        """Return how long a step of so many rows takes, by whole answers: a piece may hold several tokens."""
+        ids = {self.chat(story(number), TOKENS) for number in range(rows)}
+        first: dict[int, float] = {}
+        took_s: dict[int, float] = {}
+        while len(took_s) < rows:
+            message, now = self._host.receive(), time.perf_counter()
+            if message.get("method") == "stream":
+                first.setdefault(message["params"]["request"], now)
+            elif message.get("id") in ids:
+                tokens = result_of(message)["usage"]["completion_tokens"]
+                took_s[message["id"]] = (now - first[message["id"]]) / (tokens - 1)
+        return took_s[max(first, key=lambda request: first[request])] * 1e3  # All others' prompts were read before.
 
     def _hear(self, ids: set[int], pieces: int) -> dict[int, float]:
         """Read on until each has said so many pieces; return when each spoke last."""

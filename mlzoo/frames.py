@@ -280,7 +280,7 @@ class Summary:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """What a token brought to a request.
+    """What a token brought to a request, or several in their order.
 
     content is whole UTF-8 text and may be empty while a character or a possible stop string is still open. An API has
     no token ids to give: completion_tokens says how many there have been, where it tells.
@@ -302,9 +302,9 @@ class Row:
 
 @attrs.frozen(kw_only=True)
 class Stepped:
-    """One decode step of the whole batch, or the first token of a request whose prompt is read.
+    """What decode steps of the batch brought, or the first token of a request whose prompt is read.
 
-    A request whose next tokens were guessed right has a row for each of them, in their order.
+    A request whose next tokens were guessed right may have a row for each of them, in their order.
     """
 
     rows: tuple[Row, ...]

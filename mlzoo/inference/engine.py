@@ -51,7 +51,7 @@ class BatchEngine:
     Args:
         model: whose requests they are.
         clock: seconds that pass.
-        computed: Hears that a step of rows is computed, before tokens are chosen: processors are free meanwhile.
+        computed: Hears that a forward of rows is computed, before tokens are chosen: processors are free meanwhile.
     """
 
     def __init__(

@@ -14,13 +14,12 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import torch
 from torch._C import _aoti
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-
-    import torch
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
@@ -45,7 +44,7 @@ class _Container:
 
     code: ctypes.CDLL
     container: ctypes.c_void_p
-    reads: bool = False  # tensors that were given to it
+    given: torch.Tensor | None = None  # one of those that it reads, once it has been given all that it reads
 
     def call(self, what: str, *arguments: Any) -> None:
         """Call it.
@@ -56,14 +55,17 @@ class _Container:
         _check(self.code, what, getattr(self.code, _PREFIX + what)(self.container, *arguments))
 
     def end(self) -> None:
-        """Delete it. It would leave its handles of what it reads (torch 2.13), so those are taken from it first."""
-        handles = []
-        if self.reads:
-            entries, count = ctypes.POINTER(_Constant)(), ctypes.c_size_t()
-            self.call("ExtractConstantsMapEntries", ctypes.byref(entries), ctypes.byref(count), ctypes.c_bool(False))
-            handles = [entries[place].handle for place in range(count.value)]
+        """Delete it. Where it leaves its handles of what it reads, as in torch 2.13, those are taken."""
+        if self.given is None:
+            self.call("Delete")
+            return
+        entries, count = ctypes.POINTER(_Constant)(), ctypes.c_size_t()
+        self.call("ExtractConstantsMapEntries", ctypes.byref(entries), ctypes.byref(count), ctypes.c_bool(False))
+        handles = [entries[place].handle for place in range(count.value)]
+        held = _holders(self.given)
         self.call("Delete")
-        _tensors(handles)
+        if _holders(self.given) == held:
+            _tensors(handles)
 
 
 @attrs.frozen(eq=False, weakref_slot=True)
@@ -74,9 +76,7 @@ class CompiledLibrary:
 
     def constants(self) -> dict[str, str]:
         """Return the names by which it knows what it reads, and those that its maker gave."""
-        count = ctypes.c_size_t()
-        self._container.call("GetNumConstants", ctypes.byref(count))
-        return {self._name("Name", place): self._name("OriginalFQN", place) for place in range(count.value)}
+        return {self._name("Name", place): self._name("OriginalFQN", place) for place in range(self._count())}
 
     def read(self, constants: Mapping[str, torch.Tensor]) -> None:
         """Have it read some tensors, by its own names, of which none may be missing; their memory must outlive it.
@@ -93,7 +93,8 @@ class CompiledLibrary:
             self._container.call(
                 "UpdateUserManagedConstantBufferPairs", pairs, size, use_inactive, validate_full_update
             )
-            self._container.reads = True
+            if len(entries) == self._count():  # Else some would be the library's own, which it gives back itself.
+                self._container.given = next(iter(constants.values()), None)
         finally:
             _tensors(handles)
 
@@ -107,6 +108,11 @@ class CompiledLibrary:
         out = (ctypes.c_void_p * 1)()
         self._container.call("Run", given, ctypes.c_size_t(len(given)), out, ctypes.c_size_t(1), None, None)
         return _tensors(out)[0]
+
+    def _count(self) -> int:
+        count = ctypes.c_size_t()
+        self._container.call("GetNumConstants", ctypes.byref(count))
+        return count.value
 
     def _name(self, kind: str, place: int) -> str:
         name = ctypes.c_char_p()
@@ -164,6 +170,11 @@ def _check(code: ctypes.CDLL, what: str, status: int) -> None:
         why = ctypes.c_char_p()
         code.AOTInductorGetLastError(ctypes.byref(why))
         raise RuntimeError((why.value or what.encode()).decode(errors="replace"))
+
+
+def _holders(tensor: torch.Tensor) -> int:
+    count: int = tensor._use_count()  # type: ignore[attr-defined]  # noqa: SLF001 - nothing else says it
+    return count
 
 
 def _handles(tensors: Iterable[torch.Tensor]) -> list[int]:

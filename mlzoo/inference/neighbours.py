@@ -43,22 +43,33 @@ class Neighbours:
         self._own_s = own_s
         self._clock = clock
         self._left = 0  # processors that are left to others
-        self._seen = clock(), self._busy_s(), own_s()
+        self._seen = self._now()
+        self._rests: tuple[float, float, float] | None = None  # when nothing was left to compute
 
-    def rested(self, rested_s: float) -> None:
-        """Hear that there was nothing to compute for so long.
+    def rest(self) -> None:
+        """Hear that there is nothing to compute from now on."""
+        self._rests = self._now()
 
-        What others did meanwhile says nothing of what they do beside us: it is looked at what they do from now on.
+    def wake(self) -> None:
+        """Hear that there is something to compute again: what others did meanwhile says nothing of what they do now.
+
+        So a long rest is left out of what is looked at; requests that are shorter than a look are added up.
         """
-        if rested_s >= LOOK_S:
-            self._seen = self._clock(), self._busy_s(), self._own_s()
+        if self._rests is not None and self._clock() - self._rests[0] >= LOOK_S:
+            rested = [now - before for now, before in zip(self._now(), self._rests, strict=True)]
+            seen_s, busy_s, own_s = self._seen
+            self._seen = seen_s + rested[0], busy_s + rested[1], own_s + rested[2]
+        self._rests = None
+
+    def _now(self) -> tuple[float, float, float]:
+        return self._clock(), self._busy_s(), self._own_s()
 
     def threads(self, most: int) -> int:
         """Return how many threads to compute with, of so many at most."""
         now_s = self._clock()
         seen_s, busy_s, own_s = self._seen
         if now_s - seen_s >= LOOK_S:
-            self._seen = now_s, self._busy_s(), self._own_s()
+            self._seen = self._now()
             if now_s - seen_s < STALE_S:
                 self._look((self._seen[1] - busy_s - (self._seen[2] - own_s)) / (now_s - seen_s))
         return max(1, most - self._left)

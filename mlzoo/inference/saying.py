@@ -59,9 +59,11 @@ class Saying:
 
     def held(self) -> list[FromWorker]:
         """Return what is held, as it is to be said now."""
+        if not self._held:
+            return []
         self._said_s = self._clock()
         rows, self._held = tuple(self._held.values()), {}
-        return [Stepped(rows=rows)] if rows else []
+        return [Stepped(rows=rows)]
 
     def forget(self, request: str) -> None:
         """Drop what is held of a request that nobody wants any more."""

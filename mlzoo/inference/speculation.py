@@ -72,6 +72,7 @@ class Speculation:
             is_right = self._tokens[self._source] == token
             self._right[self._size] += (is_right - self._right[self._size]) / PATIENCE
             self._source = self._source + 1 if is_right else None
+            self._size = min(self._size + 1, max(HOPES))  # where the text goes on as it did there
         end = len(self._tokens)
         for size, follows in self._follows.items():
             if size <= end:

@@ -124,19 +124,26 @@ class ModelServer:
         began_s = self._clock()
         while self._idle() or self._clock() - began_s < DRAIN_S:
             waits = self._idle()
-            line = self._link.take(wait=waits)
+            line = self._next_line() if waits else self._link.take(wait=False)
             if line is None:
                 return
             if waits:
-                rested_s, began_s = self._clock() - began_s, self._clock()
-                if self._neighbours is not None:
-                    self._neighbours.rested(rested_s)
+                began_s = self._clock()
             self._link.begin("work")
             self._take(line)
 
+    def _next_line(self) -> bytes | None:
+        """Wait for a frame while there is nothing to do."""
+        if self._neighbours is not None:
+            self._neighbours.rest()
+        line = self._link.take(wait=True)
+        if self._neighbours is not None:
+            self._neighbours.wake()
+        return line
+
     def step(self) -> None:
         """Give each model that has work one step."""
-        for model in self._models.values():
+        for model in [model for model in self._models.values() if not model.idle]:
             self._link.begin("work")
             with threads.using(self._threads_for(model)):
                 said = model.step()
@@ -188,9 +195,11 @@ class ModelServer:
             case Unload():
                 self._unload(frame)
             case Generate() | Embed() | Predict() | Tokenize() | Detokenize():
-                self._link.send([*self._saying.held(), *self._work(frame)])
+                self._link.send(self._saying.held())
+                self._link.send(self._work(frame))
             case Abandon():
                 self._saying.forget(frame.request)
+                self._link.send(self._saying.held())  # A slot may be free now, and a prompt be read into it.
                 for model in self._models.values():
                     model.abandon(frame.request)
             case Forget():
@@ -241,17 +250,18 @@ class ModelServer:
         try:
             loaded = self._loaded(frame, progress)
         except MlzooError as error:
-            memory.give_back(self._device)
-            self._link.send([_load_failed(frame.model, error)])
+            failed = _load_failed(frame.model, error)
         except torch.AcceleratorError:
             raise  # The device is in an unknown state: nothing that it computes can be trusted.
         except Exception as error:  # noqa: BLE001 - strangers' files raise what they like; the other models live on
             traceback.print_exc()
-            memory.give_back(self._device)
-            self._link.send([_load_failed(frame.model, error)])
+            failed = _load_failed(frame.model, error)
         else:
             peak_bytes = max(memory.peak_bytes(self._device) - before, loaded.memory_bytes)
             self._link.send([attrs.evolve(loaded, peak_bytes=peak_bytes)])
+            return
+        memory.give_back(self._device)  # Here, as until now the error held what was loaded.
+        self._link.send([failed])
 
     def _loaded(self, frame: Load, progress: OnProgress) -> Loaded:
         match frame.kind:

@@ -21,6 +21,12 @@ class Machine:
         self.passes(passes_s, others=others, own=own)
         return self.neighbours.threads(most)
 
+    def rests(self, seconds: float, *, others: float) -> None:
+        """Let time pass in which there is nothing to compute."""
+        self.neighbours.rest()
+        self.passes(seconds, others=others)
+        self.neighbours.wake()
+
     def passes(self, seconds: float, *, others: float, own: float = 0.0) -> None:
         """Let time pass in which others and we use so many processors."""
         self.now_s += seconds
@@ -59,18 +65,25 @@ def test_what_was_seen_long_ago_says_nothing_of_now():
     assert machine.after(3.0) == 1
 
 
-def test_what_was_seen_while_nothing_was_computed_says_nothing_of_now():
+def test_what_others_do_while_nothing_is_computed_says_nothing_of_now():
     machine = Machine()
-    machine.passes(LOOK_S, others=3.0)
-    machine.neighbours.rested(LOOK_S)
+    machine.rests(LOOK_S, others=3.0)
     assert machine.after(0.0) == 4
 
 
 def test_a_short_rest_is_a_part_of_what_is_looked_at():
     machine = Machine()
-    machine.passes(LOOK_S / 2, others=3.0)
-    machine.neighbours.rested(LOOK_S / 2)
+    machine.rests(LOOK_S / 2, others=3.0)
     assert machine.after(3.0, passes_s=LOOK_S / 2) == 1
+
+
+def test_short_requests_with_long_rests_between_them_are_added_up():
+    machine = Machine()
+    threads = []
+    for others in (3.0, 3.0, 0.0, 0.0, 0.0, 0.0):
+        machine.rests(LOOK_S, others=1.0)
+        threads.append(machine.after(others, passes_s=LOOK_S * 0.6))
+    assert threads == [4, 1, 1, 4, 4, 4]
 
 
 def test_one_thread_is_always_left():

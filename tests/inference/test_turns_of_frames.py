@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import pairwise
+
 import pytest
 import torch
 from tiny_models import ask, load
 
 from mlzoo.frames import Abandon, Generate, Load, Stepped, Tokenize, Tokenized, Unload
 from mlzoo.frames_codec import encode
+from mlzoo.inference.saying import EVERY_S
 from mlzoo.inference.worker import DRAIN_S, ModelServer
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
 FLOOD = 1000  # frames that are there at once
+
+
+class SocketEnds(Exception):
+    """Nothing comes any more, and somebody waits for it."""
 
 
 class FloodedLink:
@@ -29,6 +37,8 @@ class FloodedLink:
 
     def take(self, *, wait):
         self.now_s += 0.001
+        if wait and not self._lines:
+            raise SocketEnds
         return self._lines.pop(0) if self._lines else None
 
     def begin(self, doing):
@@ -69,7 +79,8 @@ def test_what_is_held_is_said_before_anything_that_takes_time(tiny_directory, fr
     assert _tokens(link.said) == 1  # The first is said at once, the others are held: no time has passed.
     before = len(link.said)
     link.arrive(frame)
-    server.drain()
+    with suppress(SocketEnds):
+        server.drain()
     assert _tokens(link.said[before : before + 1]) == 3
     assert isinstance(frame, Generate) or len(link.said) == before + 2
 
@@ -85,6 +96,52 @@ def test_an_abandoned_request_says_nothing_that_was_held(tiny_directory):
     server.drain()
     ((row,),) = [frame.rows for frame in link.said[before:] if isinstance(frame, Stepped)]
     assert row.request == "s"
+
+
+@pytest.mark.parametrize("models", [("tiny",), ("tiny", "idle"), ("idle", "tiny")])
+def test_words_go_together_no_more_often_than_they_are_seen_whatever_else_is_loaded(tiny_directory, models):
+    loads = [load(tiny_directory, model=model) for model in models]
+    link = FloodedLink(*loads, ask("r", "one", 41), flood=0)
+    server, times = ModelServer(link, CPU, clock=lambda: link.now_s), []
+    server.drain()
+    link.said.clear()
+    while _tokens(link.said) < 41:
+        before = len(link.said)
+        server.step()
+        times += [link.now_s] * (len(link.said) - before)
+        link.now_s += EVERY_S / 4
+    assert len(times) <= 41 // 4 + 3  # the first, the last, and those between them
+    assert all(later - earlier >= EVERY_S for earlier, later in pairwise(times[1:-1]))
+    assert max(later - earlier for earlier, later in pairwise(times)) <= EVERY_S * 1.5
+
+
+def test_neighbours_are_not_looked_at_while_there_is_nothing_to_do(tiny_directory):
+    heard = []
+    link = FloodedLink(load(tiny_directory), ask("r", "one", 3), flood=0)
+    neighbours = HeardNeighbours(heard)
+    server = ModelServer(link, CPU, neighbours=neighbours, clock=lambda: link.now_s)
+    for _ in range(3):
+        server.drain()
+        server.step()
+    with pytest.raises(SocketEnds):
+        server.drain()
+    assert heard == ["rest", "wake", "rest", "wake", "rest"]
+
+
+class HeardNeighbours:
+    """Nobody, who notes what is said of rests."""
+
+    def __init__(self, heard):
+        self._heard = heard
+
+    def rest(self):
+        self._heard.append("rest")
+
+    def wake(self):
+        self._heard.append("wake")
+
+    def threads(self, most):
+        return most
 
 
 def _tokens(said):
