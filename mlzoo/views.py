@@ -125,7 +125,8 @@ class RequestView:
                 elif isinstance(event, ev.RequestAttached):
                     yield Attached(event, seq)
                 elif isinstance(event, ev.RequestSuspended) and seq > self._since:
-                    yield Refusal(self._with_partial(self._suspended(event)))
+                    failure = self._suspended(event)
+                    yield Refusal(failure if self._said.is_empty else self._with_partial(failure))
 
     def _read(self, event: Event, text: Any) -> Iterator[Piece]:
         match event:
@@ -209,7 +210,8 @@ class RequestView:
     def _suspended(self, event: ev.RequestSuspended) -> Failure:
         why, when = ("worker died", "by itself") if event.reason == "worker" else ("sidecar leaves", "in its next life")
         message = f"The {why} under this request, which goes on {when}: resume it with its key."
-        return Interrupted(message, seq=self._seq, resumable=True).failure()
+        streamed = {"seq": self._seq} if self._seq >= 0 else {}
+        return Interrupted(message, **streamed, resumable=True).failure()
 
     def _with_partial(self, failure: Failure) -> Failure:
         return attrs.evolve(failure, data={**failure.data, "partial": self.text})

@@ -93,6 +93,10 @@ def _classes(
             raise _wrong(data, column, row, "the class is empty: fill it in, or take the row out")
         if isinstance(value, list | dict):
             raise _wrong(data, column, row, "expected a class, one text or number")
+        if str(value).strip().lower() == "nan":
+            raise _wrong(
+                data, column, row, f"the class is {value}, which is no number: fill it in, or take the row out"
+            )
         found.append(_label(value))
     counts = Counter(found)
     if len(counts) == 1:

@@ -19,7 +19,7 @@ import trio
 from safetensors.torch import save
 
 from mlzoo import __version__
-from mlzoo.errors import MlzooError
+from mlzoo.errors import ConfigError, MlzooError
 from mlzoo.events.commands import BeginFit, EndFit, ReportFitEpoch
 from mlzoo.events.types import FitEpochEnded
 from mlzoo.fit import checkpoints
@@ -143,9 +143,12 @@ class _Attempt:
         history = [Epoch(**epoch) for epoch in said["history"]]
         self._trainer.resume(found.tensors, Place(**{**said["place"], "history": history}))
         self._id, self.is_over = said["run"], said["is_over"]
-        best = checkpoints.read(self._best_path(self._trainer.place.best_epoch))
-        self._best = {} if best is None else best.tensors
         place = self._trainer.place
+        best = checkpoints.read(self._best_path(place.best_epoch))
+        if best is None and place.best is not None:
+            missing = self._best_path(place.best_epoch)
+            raise ConfigError(f"the best weights, {missing}, are gone: begin anew with --restart", path=str(missing))
+        self._best = {} if best is None else best.tensors
         done = "its last epoch" if self.is_over else f"epoch {place.epoch}, step {place.step}"
         self._work.telling.say(f"going on from a checkpoint: {done}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
@@ -77,7 +78,7 @@ class Transformer(Backbone):
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             raise ModelLoadFailed(f"the backbone in {directory} could not be loaded: {error}") from error
         missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
         if missing:

@@ -117,6 +117,11 @@ def test_an_interrupt_leaves_a_checkpoint_says_how_to_go_on_and_another_configur
     assert other.returncode == 2
     assert "settings.optimiser.lr is 0.003 there and 0.5 here" in other.stderr
     assert "settings.model.backbone.hidden is [64,64] there and [8] here" in other.stderr
+    for best in (run_directory(tmp_path) / "runs" / "0").glob("best-*"):
+        best.unlink()
+    gone = fit(tmp_path, *words)
+    assert gone.returncode == 2
+    assert "are gone: begin anew with --restart" in gone.stderr
     again = fit(tmp_path, *words, "epochs=1", "--restart")
     assert again.returncode == 0, again.stderr
 

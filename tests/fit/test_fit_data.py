@@ -90,6 +90,7 @@ def test_a_missing_column_is_told_with_the_nearest_one(data):
     ("content", "told"),
     [
         (texts(["a", "", "b", "b"]), "line 3, column 'label': the class is empty"),
+        (texts(["a", "NaN", "b", "NaN", "b"]), "line 3, column 'label': the class is NaN, which is no number"),
         (texts("aaaa"), "all 4 rows are of the class 'a'"),
         (texts("abcd"), "each row has a class of its own"),
         ("text,label\nx,a\n,a\ny,b\nz,b\n", "line 3, column 'text': nothing is there"),

@@ -146,3 +146,6 @@ def test_only_pickled_weights_are_refused(encoder, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02anything")
     with pytest.raises(ModelLoadFailed, match="could not be loaded"):
         build(spec_of(texts()), directory=tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x02anything that is not safetensors at all")
+    with pytest.raises(ModelLoadFailed, match="could not be loaded"):
+        build(spec_of(texts()), directory=tmp_path)

@@ -48,6 +48,15 @@ async def interrupted(sidecar, *said, prompt="tell me", **params):
     return call, worker, request
 
 
+async def test_who_has_heard_nothing_is_told_of_no_piece_when_the_worker_dies(lives, autojump_clock):
+    async with lives.begin() as sidecar:
+        call, worker, _ = await interrupted(sidecar)
+        worker.end(-9)
+        error = await sidecar.host.error(call)
+        assert (error["code"], error["data"]["resumable"]) == (1008, True)
+        assert not {"seq", "partial"} & error["data"].keys()
+
+
 @pytest.mark.parametrize(("determinism", "resume"), [("exact", "exact"), ("fast", "prefill")])
 async def test_a_stream_goes_on_after_its_worker_died_and_the_host_resumed_it(
     lives, autojump_clock, determinism, resume
