@@ -161,16 +161,6 @@ def holds_what_it_reads_only_while_it_is_there(graph, decoder):
     return held() == before and sum(during) > sum(before)
 
 
-def test_of_a_library_that_torch_calls_what_it_read_is_given_back_though_torch_holds_it():
-    held = torch.ones(1000)
-    graph_steps.Library(compiled=TorchCalls(), constants={"weights": held}).free()
-    assert held.untyped_storage().nbytes() == 0
-
-
-class TorchCalls:
-    """A library that only torch can call, and nobody does."""
-
-
 def another_thread_runs_in(compiled, extent):
     """Whether a thread that waits for Python's lock gets it while a step is computed: nothing else gives it up."""
     inputs = [torch.zeros(1, 1, dtype=torch.long)] * 2 + [torch.zeros(1, dtype=torch.long)]
