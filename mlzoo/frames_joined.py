@@ -5,6 +5,12 @@ from __future__ import annotations
 from mlzoo.frames import Row
 
 
+def hold(held: dict[str, Row], row: Row) -> None:
+    """Put a row behind what is held of its request."""
+    earlier = held.get(row.request)
+    held[row.request] = row if earlier is None else joined(earlier, row)
+
+
 def joined(row: Row, later: Row) -> Row:
     """Return two rows of one request as one; neither is a summary."""
     return Row(

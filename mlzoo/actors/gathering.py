@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from mlzoo import frames
-from mlzoo.frames_joined import joined
+from mlzoo.frames_joined import hold
 
 if TYPE_CHECKING:
     from mlzoo.actors.reports import Reports
@@ -49,8 +49,7 @@ class Gathering:
 
     async def say(self, row: frames.Row) -> None:
         """Have a row reported, with what of its request is waiting."""
-        waiting = self._rows.get(row.request)
-        self._rows[row.request] = row if waiting is None else joined(waiting, row)
+        hold(self._rows, row)
         self._due.set()
         await trio.lowlevel.checkpoint()
         while (held := self._rows.get(row.request)) is not None and len(held.content) > WAITING_CHARS:

@@ -72,6 +72,8 @@ class _Container:
 class CompiledLibrary:
     """One that is loaded. It reads tensors where they lie."""
 
+    keeps_what_it_reads = False
+
     _container: _Container
 
     def constants(self) -> dict[str, str]:
@@ -122,6 +124,8 @@ class CompiledLibrary:
 
 class Interpreted:
     """One that calls operators by their names, for which torch stands by; it holds the lock."""
+
+    keeps_what_it_reads = True  # for the life of the process: torch (2.13) leaves its handles, and shows them to nobody
 
     def __init__(self, path: Path) -> None:
         self._runner = _aoti.AOTIModelContainerRunnerCpu(str(path), 1)

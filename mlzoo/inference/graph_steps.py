@@ -82,8 +82,8 @@ class Library:
     sha256: str = ""  # of the file
 
     def free(self) -> None:
-        """Give back the memory of what it read, where torch (2.13) keeps hold of that for the life of the process."""
-        if isinstance(self.compiled, graph_library.CompiledLibrary):
+        """Give back the memory of what it read, where it keeps hold of that whatever becomes of it."""
+        if not self.compiled.keeps_what_it_reads:
             return
         for tensor in self.constants.values():
             storage = tensor.untyped_storage()

@@ -9,13 +9,14 @@ so or whoever knows says so. Knows frames; nothing of models or sockets.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mlzoo.frames import FromWorker, Row, Stepped
-from mlzoo.frames_joined import joined
+from mlzoo.frames_joined import hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 EVERY_S = 0.016  # words are said no more often: a screen is drawn 60 times a second
 LONG_STEP_S = 0.04  # of a step that is as long, nothing is held until the next one is computed
@@ -44,14 +45,9 @@ class Saying:
         steps = [frame for frame in said if isinstance(frame, Stepped) and all(map(_is_between, frame.rows))]
         if not may_wait or len(steps) < len(said) or self._stepped_s - began_s > LONG_STEP_S:
             return [*self.held(), *said]
-        for step in steps:
-            self._hold(step.rows)
+        for row in chain.from_iterable(step.rows for step in steps):
+            hold(self._held, row)
         return []
-
-    def _hold(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            earlier = self._held.get(row.request)
-            self._held[row.request] = row if earlier is None else joined(earlier, row)
 
     def due(self) -> list[FromWorker]:
         """Return what is held where it is time to say it."""

@@ -18,3 +18,5 @@ def test_of_a_library_that_torch_calls_what_it_read_is_given_back_though_torch_h
 
 class TorchCalls:
     """A library that only torch can call, and nobody does."""
+
+    keeps_what_it_reads = True

@@ -3,7 +3,8 @@
 import trio
 
 from mlzoo import frames
-from mlzoo.actors.gathering import WAITING_CHARS, Gathering, joined
+from mlzoo.actors.gathering import WAITING_CHARS, Gathering
+from mlzoo.frames_joined import joined
 
 
 class Reports:
