@@ -30,6 +30,7 @@ CANCELLED = -32800
 CHUNK = 64
 STEPS = 2  # within which a cancel is answered
 TOKENS = 64  # of the answers by which a step is measured
+QUIET_S = 0.7  # which is about as long as a prompt of 1,000 tokens is read beside rows
 HEARD = 16  # pieces before something is done
 MID_PREFILL_S = 0.06  # after which a long prompt is being read, and far from read
 GREEDY = {"model": MODEL, "temperature": 0, "repetition_penalty": 1, "stream": True}
@@ -44,6 +45,7 @@ class Reaction:
         self.step_ms: list[float] = []  # with 4 rows, nothing else being read
         self.one_ms: list[float] = []  # the same with one row
         self.first_ms: list[float] = []  # of a long prompt alone
+        self.quiet_ms: list[float] = []  # the longest time between two pieces of 4 streams while nothing is read
 
     def chat(self, messages: list[dict[str, Any]], tokens: int) -> int:
         return self._host.send("chat", {**GREEDY, "messages": messages, "max_tokens": tokens})
@@ -54,6 +56,7 @@ class Reaction:
     def gap_ms(self) -> float:
         """Return the longest time between two pieces of 4 streams, while a prompt of 1,000 tokens is read."""
         self.step_ms.append(self._step_ms(DECODING))
+        self.quiet_ms.append(self._quiet_ms())
         ids = {self.chat(story(number), 400) for number in range(DECODING)}
         last = self._hear(ids, HEARD)
         prompt = self.chat(self.long_prompt(), 2)
@@ -105,6 +108,16 @@ class Reaction:
                 took_s[message["id"]] = (now - first[message["id"]]) / (tokens - 1)
         return took_s[max(first, key=lambda request: first[request])] * 1e3  # All others' prompts were read before.
 
+    def _quiet_ms(self) -> float:
+        """Return the longest time between two pieces of 4 streams, while nothing is read for as long as a prompt is."""
+        ids = {self.chat(story(number), 400) for number in range(DECODING)}
+        last, worst = self._hear(ids, HEARD), 0.0
+        end_s = time.perf_counter() + QUIET_S
+        while time.perf_counter() < end_s:
+            worst = max(worst, self._gaps(ids, last))
+        self._end(ids)
+        return worst * 1e3
+
     def _hear(self, ids: set[int], pieces: int) -> dict[int, float]:
         """Read on until each has said so many pieces; return when each spoke last."""
         heard, last = dict.fromkeys(ids, 0), {}
@@ -154,6 +167,7 @@ def measure(rounds: int) -> list[Row]:
         compare(f"{gap}, eager", "ms", found["gap"], "what is allowed", [GAP_MS] * rounds, "<= 1"),
         compare(f"{gap}, eager", "ms", found["gap"], f"a step of {DECODING} rows", eager.step_ms[1:]),
         compare(f"{gap}, compiled", "ms", values["gap"], f"a step of {DECODING} rows", steps, f"<= {GAP_STEPS}"),
+        compare(f"{gap}, compiled", "ms", values["gap"], "while nothing is read", compiled.quiet_ms[1:]),
         compare("cancel of an answer", "ms", values["cancel"], "a step of one row", ones, f"<= {STEPS}"),
         compare("cancel while the prompt is read", "ms", values["cancel prefill"],
                 f"reading {CHUNK} tokens, a chunk", chunks, "<= 1"),

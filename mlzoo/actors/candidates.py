@@ -20,6 +20,7 @@ from mlzoo.errors import Failure
 from mlzoo.events import commands as cmd
 from mlzoo.frames import Sampling
 from mlzoo.providers.protocol import how_to_authenticate
+from mlzoo.store import estimate_of
 
 if TYPE_CHECKING:
     from mlzoo.actors.services import Services
@@ -237,11 +238,12 @@ def facts_of(services: Services, entry: ModelEntry, installed: Installed | None)
     if entry.provider != LOCAL:
         slots = services.config.providers[entry.provider].max_concurrency
         return cmd.ModelFacts(name=entry.name, kind=entry.kind, provider=entry.provider, slots=slots)
+    costs = services.store.estimate(entry) if installed is None else estimate_of(entry, installed)
     return cmd.ModelFacts(
         name=entry.name,
         kind=entry.kind,
         digest=installed.digest if installed is not None else "",
-        memory_bytes=services.store.estimate(entry).memory_bytes,
+        memory_bytes=costs.memory_bytes,
         slots=entry.slots,
         keep_alive_ms=round(entry.keep_alive_s * 1000),
         replicas=entry.replicas,

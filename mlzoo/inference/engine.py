@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -114,9 +115,8 @@ class BatchEngine:
             self._scheduler.add(frame.request, running.read, batch=frame.batch, free=running.free)
         else:
             is_lazy = self._model.device.type == "cpu" and is_only_held(frame.sampling, running.seen)
-            self._compiling[frame.request] = self._model.constraints.compiled(
-                running.grammar, running.tokens, lazy=is_lazy
-            )
+            form = self._model.constraints.compiled(running.grammar, running.tokens, lazy=is_lazy)
+            self._compiling[frame.request] = form
         return []
 
     def abandon(self, request: str) -> None:
@@ -250,9 +250,8 @@ class BatchEngine:
         adapters = [row.frame.adapter for row, tokens in zip(rows, given, strict=True) for _ in tokens if adapted]
         tokens, began_s = list(chain.from_iterable(given)), self._clock()
         try:
-            logits = self._seats.compute(
-                lambda: self._decoder.decode(slots, tokens, positions, exact=exact, adapters=adapters)
-            )
+            step = partial(self._decoder.decode, slots, tokens, positions, exact=exact, adapters=adapters)
+            logits = self._seats.compute(step)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -263,7 +262,8 @@ class BatchEngine:
             return [self._fail([request for request in self._running if request in decoding][-1], error)]
         if not self._decoder.takes_any_rows:
             ways.do_without_steps(rows)
-        self._pace.stepped(self._clock() - began_s)
+        if len(tokens) == len(rows):  # Guesses make a step longer, not what a reader waits for a word.
+            self._pace.stepped(self._clock() - began_s)
         self._computed()
         return self._go_on(rows, known, logits)
 

@@ -25,7 +25,8 @@ Row = TypeVar("Row")
 
 REQUESTS = 64  # of one model that a worker is given together: forwards are full, and max_running has room for others
 ROWS_CPU, TOKENS_CPU = 32, 2048  # of one forward: more make none of them sooner, and who comes next wait
-ROWS_ELSEWHERE, TOKENS_ELSEWHERE = 256, 16384
+PADDING_CPU = 40  # tokens that are computed in the time that it takes to begin a forward
+ROWS_ELSEWHERE, TOKENS_ELSEWHERE, PADDING_ELSEWHERE = 256, 16384, 4096
 FAILS = (MemoryError, RuntimeError, IndexError, ValueError, TypeError, KeyError)
 
 
@@ -49,9 +50,10 @@ class Joined(ABC, Generic[Frame, Row]):
     """Runs the requests of one model together. ``submit``, then ``step`` until ``idle``."""
 
     def __init__(self, device: torch.device) -> None:
-        on_cpu = device.type == "cpu"
-        tokens, rows = (TOKENS_CPU, ROWS_CPU) if on_cpu else (TOKENS_ELSEWHERE, ROWS_ELSEWHERE)
-        self._joiner = Joiner(tokens, rows)
+        if device.type == "cpu":
+            self._joiner = Joiner(TOKENS_CPU, ROWS_CPU, PADDING_CPU)
+        else:
+            self._joiner = Joiner(TOKENS_ELSEWHERE, ROWS_ELSEWHERE, PADDING_ELSEWHERE)
         self._jobs: dict[str, Job[Frame, Row]] = {}
 
     @property

@@ -49,11 +49,13 @@ class Joiner:
     Args:
         tokens: of one forward at most, padding included; one row may be longer.
         rows: of one forward at most.
+        padding: tokens of one forward at most that are none: as many as take the time that another forward costs.
     """
 
-    def __init__(self, tokens: int, rows: int) -> None:
+    def __init__(self, tokens: int, rows: int, padding: int) -> None:
         self._tokens = tokens
         self._rows = rows
+        self._padding = padding
         self._window_rows = max(WINDOW * rows, WINDOW_ROWS)
         self._window_tokens = tokens * self._window_rows // rows
         self._waiting: dict[str, Waiting] = {}
@@ -108,12 +110,16 @@ class Joiner:
         return found
 
     def _split(self, window: list[Place]) -> list[list[Place]]:
-        """Return rows as forwards within the bounds, each of like length."""
+        """Return rows as forwards within the bounds, each of like length: one long text makes no others as long."""
         forwards: list[list[Place]] = []
+        padding = 0
         for place in sorted(window, key=lambda place: -place.length):
             rows = forwards[-1] if forwards else []
-            if not rows or len(rows) == self._rows or rows[0].length * (len(rows) + 1) > self._tokens:
-                rows = []
+            longest = rows[0].length if rows else place.length
+            padding += longest - place.length
+            is_full = len(rows) == self._rows or longest * (len(rows) + 1) > self._tokens
+            if not rows or is_full or padding > self._padding:
+                rows, padding = [], 0
                 forwards.append(rows)
             rows.append(place)
         return forwards

@@ -6,10 +6,11 @@ depends on a clock.
 
 from __future__ import annotations
 
-STEPS = 3  # that rows wait for at most, beside their own, while a prompt is read
+STEPS = 2  # that rows wait for at most, beside their own, while a prompt is read
 FEWEST, MOST = 8, 256  # tokens
 FIRST = 32  # while nothing is known yet
 RECENT = 0.25  # what the latest measurement weighs
+MOST_GROWTH = 1.5  # of what is known, that one measurement counts for: another program had the processor
 
 
 class Pace:
@@ -38,4 +39,4 @@ class Pace:
 
 
 def _mean(known: float | None, latest: float) -> float:
-    return latest if known is None else known + RECENT * (latest - known)
+    return latest if known is None else known + RECENT * (min(latest, known * MOST_GROWTH) - known)

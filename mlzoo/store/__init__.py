@@ -7,6 +7,6 @@ leaves nothing half-written visible. Knows nothing of models as running things, 
 
 from __future__ import annotations
 
-from mlzoo.store.layout import Estimate, Installed, Progress, Store, open_store
+from mlzoo.store.layout import Estimate, Installed, Progress, Store, estimate_of, open_store
 
-__all__ = ["Estimate", "Installed", "Progress", "Store", "open_store"]
+__all__ = ["Estimate", "Installed", "Progress", "Store", "estimate_of", "open_store"]

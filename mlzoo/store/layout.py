@@ -15,6 +15,7 @@ Weights of a ``path:`` source stay where they are; their manifest points there.
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from mlzoo.config import Config, ModelEntry
 
+MANIFEST, NEXT_MANIFEST = "manifest.json", "manifest.next.json"
 MANIFEST_FORMAT = 1
 MANIFEST_KEYS = {"source", "source_sha256", "path", "digest", "size_bytes", "converted_by", "files"}
 
@@ -91,11 +93,11 @@ class Store:
 
     def manifest(self, name: str) -> Path:
         """Return where a model's manifest is, if it is."""
-        return self.root / name / "manifest.json"
+        return self.root / name / MANIFEST
 
     def next_manifest(self, name: str) -> Path:
         """Return where the manifest is of what the entry of a model is about to name, if there is such a thing."""
-        return self.root / name / "manifest.next.json"
+        return self.root / name / NEXT_MANIFEST
 
     def partial(self, name: str) -> Path:
         """Return where a model's pull works."""
@@ -139,8 +141,8 @@ class Store:
         return manifest_at(self.manifest(name))
 
     def _manifests(self, name: str) -> Iterator[Mapping[str, Any]]:
-        for path in (self.manifest(name), self.next_manifest(name)):
-            kept = manifest_at(path)
+        for file in (MANIFEST, NEXT_MANIFEST):
+            kept = manifest_at(f"{self.root}/{name}/{file}")  # Each request looks: paths take longer to make than this.
             if kept is not None:
                 yield kept
 
@@ -157,14 +159,7 @@ class Store:
 
     def estimate(self, entry: ModelEntry) -> Estimate:
         """Return what an entry costs: what the configuration estimates, and what is known where it is installed."""
-        installed = self.find(entry)
-        disk_bytes = installed.size_bytes if installed else entry.disk_bytes
-        adapter_bytes = sum(adapter.size_bytes for adapter in installed.adapters) if installed else 0
-        return Estimate(
-            download_bytes=0 if installed else entry.download_bytes,
-            disk_bytes=disk_bytes + adapter_bytes,
-            memory_bytes=(entry.memory_bytes or disk_bytes) + adapter_bytes,
-        )
+        return estimate_of(entry, self.find(entry))
 
     def remove(self, entry: ModelEntry) -> int:
         """Remove a model and what its pulls left behind; return the bytes that this freed. Blocks while it deletes.
@@ -199,20 +194,31 @@ class Store:
         return self.root / ".locks" / f"{name}.lock"
 
 
-def manifest_at(path: Path) -> Mapping[str, Any] | None:
+def estimate_of(entry: ModelEntry, installed: Installed | None) -> Estimate:
+    """Return what an entry costs, of which this is installed: what is known, and what the configuration estimates."""
+    disk_bytes = installed.size_bytes if installed else entry.disk_bytes
+    adapter_bytes = sum(adapter.size_bytes for adapter in installed.adapters) if installed else 0
+    return Estimate(
+        download_bytes=0 if installed else entry.download_bytes,
+        disk_bytes=disk_bytes + adapter_bytes,
+        memory_bytes=(entry.memory_bytes or disk_bytes) + adapter_bytes,
+    )
+
+
+def manifest_at(path: Path | str) -> Mapping[str, Any] | None:
     """Return what a manifest says; None where there is none, or none that this version can read."""
     try:
-        seen = path.stat()
+        seen = os.stat(path)  # noqa: PTH116 - see where it is asked for
         return _manifest(path, seen.st_ino, seen.st_mtime_ns, seen.st_size)
     except OSError:
         return None
 
 
 @lru_cache(maxsize=64)
-def _manifest(path: Path, *_seen: int) -> Mapping[str, Any] | None:
+def _manifest(path: Path | str, *_seen: int) -> Mapping[str, Any] | None:
     """Return what a file says, read once while it is the same, as each request asks; nobody writes into it."""
     try:
-        kept = orjson.loads(path.read_bytes())
+        kept = orjson.loads(Path(path).read_bytes())
     except ValueError:
         return None
     if not isinstance(kept, dict) or kept.get("format") != MANIFEST_FORMAT or not kept.keys() >= MANIFEST_KEYS:

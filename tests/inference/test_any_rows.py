@@ -194,6 +194,8 @@ def test_between_two_steps_is_read_what_takes_as_long_as_some_of_them():
     assert pace.tokens == FIRST
     pace.stepped(0.010)
     assert pace.tokens == STEPS * 10
+    pace.stepped(1.0)
+    assert pace.tokens < STEPS * 12, "another program had the processor for once, and more was read than rows can wait"
     for _ in range(99):
         pace.stepped(0.020)
     assert pace.tokens in range(STEPS * 20 - 1, STEPS * 20 + 1)
