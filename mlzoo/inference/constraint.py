@@ -178,7 +178,8 @@ class Constraint:
         self._guessed: tuple[int, ...] = ()
         self._masks: Future[list[torch.Tensor]] | None = None
         self._is_needed, self._needed = False, 0.0  # a mask: for this token, and how often of late
-        self._expected: list[int] = []  # tokens that were forced, and are still to come
+        self._forced: list[int] = []  # tokens that come next, as there is no choice; none: perhaps there is
+        self._expected: list[int] = []  # those of them that were guessed, and are still to come
         self._right = FORCED_RIGHT  # how often such a token came of late: there may be other tokens for the same bytes
 
     @property
@@ -195,7 +196,7 @@ class Constraint:
             price: How likely a token must be, together with all before it.
         """
         self._rest()
-        self._expected = self._matcher.compute_ff_tokens()[:most] if most > 0 else []
+        self._expected = self._next_forced()[:most] if most > 0 else []
         if self._expected:
             count, likely = 0, self._right
             while likely >= price and count < len(self._expected):
@@ -222,7 +223,7 @@ class Constraint:
             if not is_there or self._matcher.is_stopped():
                 return False  # What may follow the end, a mask says.
             # Text about which there is no choice may be cut into tokens in one way only, as a mask has it, too.
-            forced = self._matcher.compute_ff_tokens()
+            forced = self._matcher.compute_ff_tokens() if place else self._next_forced()
             return bool(forced[0] == token if forced else self._matcher.validate_tokens([token]) == 1)
 
     def mask(self, place: int) -> torch.Tensor:
@@ -235,6 +236,12 @@ class Constraint:
             return self._masks.result()[place]
         with self._at(place) as is_there:
             return torch.from_numpy(self._mask() if is_there else np.zeros(self._vocabulary, np.bool_))
+
+    def _next_forced(self) -> list[int]:
+        """Return the next tokens, as far as there is no choice about them."""
+        if not self._forced:
+            self._forced = self._matcher.compute_ff_tokens()
+        return self._forced
 
     @contextlib.contextmanager
     def _at(self, place: int) -> Iterator[bool]:
@@ -257,6 +264,7 @@ class Constraint:
         self._guessed, self._masks = (), None
         self._needed += (self._is_needed - self._needed) / PATIENCE
         self._is_needed = False
+        self._forced = self._forced[1:] if self._forced[:1] == [token] else []
         if self._expected:
             is_right = self._expected.pop(0) == token
             self._right += (is_right - self._right) / PATIENCE

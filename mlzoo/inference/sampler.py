@@ -20,6 +20,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+import numpy as np
 import torch
 
 from mlzoo.errors import InternalError
@@ -155,8 +156,11 @@ def _best_allowed(row: torch.Tensor, best: int, draw: Draw) -> tuple[int, bool]:
     assert draw.allowed is not None
     if draw.allowed.permits(best):
         return best, True
-    score, token = _best_of_each(torch.where(draw.allowed.mask(), row, -math.inf)[None])
-    return int(token), float(score) > -math.inf
+    scores, tokens = row.numpy(), np.flatnonzero(draw.allowed.mask().numpy())  # Mostly there are few of them.
+    if not len(tokens):
+        return best, False
+    token = int(tokens[scores[tokens].argmax()])
+    return token, bool(scores[token] > -math.inf)
 
 
 def _changed(scores: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> torch.Tensor:
