@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FORCED_RIGHT = 0.9  # how often a token comes that a form leaves no choice about, before any was seen
 PATIENCE = 4  # tokens after which an average has forgotten about two thirds of what it was
 NEEDED = 0.5  # of the last tokens, how many needed a mask where the next one is computed before it is asked for
+KEPT_FORMS, KEPT_CHARS = 64, 65536  # forms that are kept compiled, of so long a text at most: programs repeat theirs
 DETAIL_CHARS = 1000  # of what the library says: it may repeat the whole schema
 # One space, or a new line and its indentation: whatever a model writes by itself, and no way to go on for ever.
 WHITESPACE = r" |\n[ \t]{0,24}"
@@ -110,6 +111,7 @@ class Constraints:
         self._tokenizer, self._model = tokenizer, model
         self._vocabulary, self._end_tokens = vocabulary, end_tokens
         self._known: LLTokenizer | None = None
+        self._forms: dict[Grammar, Future[LLMatcher]] = {}  # as none has begun yet; the latest that was asked for last
         # Two threads: what takes long to compile must not keep the masks of others waiting.
         self._compiles = ThreadPoolExecutor(1, thread_name_prefix="compiles forms")
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="computes masks")
@@ -122,9 +124,24 @@ class Constraints:
         It fails with FormRefusal where there is no such automaton, with Unsupported where the tokenizer is none that
         the library knows, with Interrupted where it does not allow the tokens.
         """
-        return self._compiles.submit(self._compile, grammar, tuple(tokens), lazy=lazy)
+        form = self._forms.pop(grammar, None)
+        if form is None or (form.done() and form.exception() is not None):
+            form = self._compiles.submit(self._compile, grammar)
+        if len(grammar.text) <= KEPT_CHARS:
+            self._forms[grammar] = form
+            if len(self._forms) > KEPT_FORMS:
+                del self._forms[next(iter(self._forms))]
+        if not form.done() or form.exception() is not None or tokens:
+            return self._compiles.submit(self._begin, form, tuple(tokens), lazy=lazy)
+        begun: Future[Constraint] = Future()
+        begun.set_result(self._begin(form, (), lazy=lazy))
+        return begun
 
-    def _compile(self, grammar: Grammar, tokens: tuple[int, ...], *, lazy: bool) -> Constraint:
+    def forget(self) -> None:
+        """Drop the forms that were asked for."""
+        self._forms.clear()
+
+    def _compile(self, grammar: Grammar) -> LLMatcher:
         if not self._end_tokens:
             raise Unsupported(
                 f"{self._model} has no token that ends an answer: it cannot be held to a form",
@@ -136,6 +153,10 @@ class Constraints:
         matcher = LLMatcher(self._known, grammar.text, log_level=0)
         if matcher.is_error():
             raise FormRefusal(grammar.path, matcher.get_error())
+        return matcher
+
+    def _begin(self, form: Future[LLMatcher], tokens: tuple[int, ...], *, lazy: bool) -> Constraint:
+        matcher = form.result().deep_copy()
         if not matcher.consume_tokens(list(tokens)):
             raise Interrupted(
                 "what was said is not of the form that was asked for, as this version reads that: it cannot go on.",

@@ -62,7 +62,7 @@ class BatchEngine:
         computed: Callable[[], None] = lambda: None,
     ) -> None:
         self._model, self._clock, self._computed, self._pace = model, clock, computed, Pace()
-        self._decoder, self._text = model.decoder, model.text
+        self._decoder, self._text, self._forms = model.decoder, model.text, model.constraints
         self._scheduler = Scheduler(
             model.decoder.slots, model.decoder.chunk, model.joined_chunks, self._seat, lambda: self._pace.tokens
         )
@@ -114,9 +114,8 @@ class BatchEngine:
         if running.grammar is None:
             self._scheduler.add(frame.request, running.read, batch=frame.batch, free=running.free)
         else:
-            is_lazy = self._model.device.type == "cpu" and is_only_held(frame.sampling, running.seen)
-            form = self._model.constraints.compiled(running.grammar, running.tokens, lazy=is_lazy)
-            self._compiling[frame.request] = form
+            lazy = self._model.device.type == "cpu" and is_only_held(frame.sampling, running.seen)
+            self._compiling[frame.request] = self._forms.compiled(running.grammar, running.tokens, lazy=lazy)
         return []
 
     def abandon(self, request: str) -> None:
@@ -127,9 +126,10 @@ class BatchEngine:
 
     def forget(self) -> None:
         """Drop what is kept of earlier requests; those that run go on, and are not kept: a history may be in them."""
+        self._forms.forget()
+        self._seats.clear()
         for running in self._running.values():
             running.leaves_nothing = True
-        self._seats.clear()
 
     def free(self) -> None:
         """Give back the memory of a model that nobody asks for any more."""
