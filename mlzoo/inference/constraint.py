@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
+import orjson
 import torch
 from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from mlzoo.errors import InternalError, Interrupted, InvalidParams, Unsupported
+from mlzoo.inference.form_faults import place_of_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +34,7 @@ PATIENCE = 4  # tokens after which an average has forgotten about two thirds of 
 NEEDED = 0.5  # of the last tokens, how many needed a mask where the next one is computed before it is asked for
 KEPT_FORMS, KEPT_CHARS = 64, 65536  # forms that are kept compiled, of so long a text at most: programs repeat theirs
 DETAIL_CHARS = 1000  # of what the library says: it may repeat the whole schema
+OPTIONS_KEY = "x-guidance"  # under which the library keeps its options in a schema
 # One space, or a new line and its indentation: whatever a model writes by itself, and no way to go on for ever.
 WHITESPACE = r" |\n[ \t]{0,24}"
 JSON_OPTIONS: JsonCompileOptions = {
@@ -52,16 +55,14 @@ class Grammar:
 
 
 class FormRefusal(InvalidParams):
-    """The host's fault: the form that it wants cannot be compiled. ``detail`` is what the library says of it.
+    """The host's fault: the form that it wants cannot be kept to. ``detail`` is what the library says of it.
 
     That may repeat the form, which is a person's text.
     """
 
-    def __init__(self, path: str, detail: str) -> None:
-        super().__init__(
-            "this form cannot be compiled; data.detail holds the words of the library that tried", path=path
-        )
-        self.detail = detail[:DETAIL_CHARS]
+    def __init__(self, path: str, detail: str, what: str = "cannot be compiled") -> None:
+        super().__init__(f"this form {what}; data.detail holds the words of the library that tried", path=path)
+        self.detail = detail.partition("\n<state>")[0][:DETAIL_CHARS]
 
 
 class DeadEnd(InternalError):
@@ -89,6 +90,15 @@ def grammar_of(form: dict[str, Any]) -> Grammar | None:
                 raise FormRefusal(path, str(error)) from error
         case _:
             return None
+
+
+def schema_of(grammar: Grammar) -> dict[str, Any] | None:
+    """Return the JSON Schema that a grammar was made of; None for other grammars."""
+    try:
+        schema = orjson.loads(grammar.text)["grammars"][0]["json_schema"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    return {key: value for key, value in schema.items() if key != OPTIONS_KEY} if isinstance(schema, dict) else None
 
 
 def json_grammar(schema: dict[str, Any]) -> str:
@@ -124,7 +134,7 @@ class Constraints:
         It fails with FormRefusal where there is no such automaton, with Unsupported where the tokenizer is none that
         the library knows, with Interrupted where it does not allow the tokens.
         """
-        form = self._forms.pop(grammar, None)
+        form, path = self._forms.pop(grammar, None), grammar.path
         if form is None or (form.done() and form.exception() is not None):
             form = self._compiles.submit(self._compile, grammar)
         if len(grammar.text) <= KEPT_CHARS:
@@ -132,9 +142,9 @@ class Constraints:
             if len(self._forms) > KEPT_FORMS:
                 del self._forms[next(iter(self._forms))]
         if not form.done() or form.exception() is not None or tokens:
-            return self._compiles.submit(self._begin, form, tuple(tokens), lazy=lazy)
+            return self._compiles.submit(self._begin, form, path, tuple(tokens), lazy=lazy)
         begun: Future[Constraint] = Future()
-        begun.set_result(self._begin(form, (), lazy=lazy))
+        begun.set_result(self._begin(form, path, (), lazy=lazy))
         return begun
 
     def forget(self) -> None:
@@ -152,17 +162,22 @@ class Constraints:
             self._known = self._read_tokenizer()
         matcher = LLMatcher(self._known, grammar.text, log_level=0)
         if matcher.is_error():
-            raise FormRefusal(grammar.path, matcher.get_error())
+            path = grammar.path + _place_of_fault(grammar, self._known)
+            raise FormRefusal(path, matcher.get_error())
+        first = matcher.deep_copy()
+        first.compute_bitmask()
+        if first.is_error():
+            raise FormRefusal(grammar.path, first.get_error(), "is one that no text has")
         return matcher
 
-    def _begin(self, form: Future[LLMatcher], tokens: tuple[int, ...], *, lazy: bool) -> Constraint:
+    def _begin(self, form: Future[LLMatcher], path: str, tokens: tuple[int, ...], *, lazy: bool) -> Constraint:
         matcher = form.result().deep_copy()
         if not matcher.consume_tokens(list(tokens)):
             raise Interrupted(
                 "what was said is not of the form that was asked for, as this version reads that: it cannot go on.",
                 resumable=False,
             )
-        return Constraint(matcher, self._vocabulary, self._masks.submit, lazy=lazy)
+        return Constraint(matcher, self._vocabulary, self._masks.submit, lazy=lazy, path=path)
 
     def _read_tokenizer(self) -> LLTokenizer:
         size = max(self._vocabulary, len(self._tokenizer))
@@ -180,6 +195,20 @@ class Constraints:
             ) from error
 
 
+def _place_of_fault(grammar: Grammar, tokenizer: LLTokenizer) -> str:
+    """Return where in its schema a grammar is none, as far as that can be told; empty for other grammars."""
+
+    def words(schema: dict[str, Any]) -> str:
+        try:
+            matcher = LLMatcher(tokenizer, json_grammar(schema), log_level=0)
+        except ValueError as error:
+            return str(error)
+        return matcher.get_error() if matcher.is_error() else ""
+
+    schema = schema_of(grammar)
+    return "" if schema is None else place_of_fault(schema, words)
+
+
 class Constraint:
     """The form of one answer: where it stands, and what may come next.
 
@@ -194,7 +223,9 @@ class Constraint:
         start: Callable[..., Future[list[torch.Tensor]]],
         *,
         lazy: bool = False,
+        path: str = "response_format",
     ) -> None:
+        self._path = path  # of the form in the params
         self._matcher, self._vocabulary, self._start, self._lazy = matcher, vocabulary, start, lazy
         self._guessed: tuple[int, ...] = ()
         self._masks: Future[list[torch.Tensor]] | None = None
@@ -205,8 +236,23 @@ class Constraint:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing may follow but the end."""
-        return bool(self._matcher.is_stopped())
+        """Whether nothing may follow but the end.
+
+        Raises:
+            FormRefusal: It has grown beyond what can be followed, or has come to where no text goes on.
+        """
+        if not self._matcher.is_stopped():
+            return False
+        if self.fault is not None:
+            raise self.fault
+        return True
+
+    @property
+    def fault(self) -> FormRefusal | None:
+        """Why the form cannot be followed any further; None: it can."""
+        if not self._matcher.is_error():
+            return None
+        return FormRefusal(self._path, self._matcher.get_error(), "cannot be followed any further")
 
     def guess(self, guessed: Sequence[int], most: int, price: float) -> list[int]:
         """Return what the next tokens may be: those that are forced, else as many of those guessed as may come.
@@ -279,6 +325,7 @@ class Constraint:
         """Take in the token that came.
 
         Raises:
+            FormRefusal: The form cannot be followed any further.
             DeadEnd: It may not stand there.
         """
         self._rest()
@@ -292,7 +339,7 @@ class Constraint:
             if not is_right:
                 self._expected = []
         if not self._matcher.consume_token(token):
-            raise DeadEnd("the grammar of this answer does not allow the token that was chosen")
+            raise self.fault or DeadEnd("the grammar of this answer does not allow the token that was chosen")
 
     def _rest(self) -> None:
         """Wait until nobody uses the matcher: a step that is done again has begun to compute already."""

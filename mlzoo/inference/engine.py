@@ -329,7 +329,7 @@ class BatchEngine:
         stop = row.next_place + len(guessed)
         for choice, guess in zip(choices, (*guessed, None), strict=True):
             if isinstance(choice, Exception):
-                raise choice
+                raise row.why_none(choice)
             said = self._say(row, choice)
             yield said
             if said.finish_reason is not None or choice.token != guess:

@@ -111,11 +111,16 @@ class Running:
             draws.append(Draw(self.frame.sampling, first + place, seen, allowed[place]))
         return draws
 
+    def why_none(self, error: Exception) -> Exception:
+        """Return why no token could be chosen: the form of the answer is at fault where it cannot be followed."""
+        return error if self.constraint is None else self.constraint.fault or error
+
     def take(self, token: int) -> str:
         """Add a token that does not end the answer; return the text that is certain now.
 
         Raises:
-            DeadEnd: The form of the answer does not allow it.
+            FormRefusal: The form of the answer cannot be followed any further.
+            DeadEnd: It does not allow the token.
         """
         if self.constraint is not None:
             self.constraint.take(token)

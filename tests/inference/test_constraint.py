@@ -333,7 +333,7 @@ def test_a_matcher_that_gives_up_ends_its_row_alone(tiny):
     while not engine.idle:
         heard.take(engine.step())
     [failed] = heard.others
-    assert (failed.request, failed.code) == ("held", -32603)
+    assert (failed.request, failed.code) == ("held", -32602)
     assert finish(heard, "other") == "stop"
     assert len(heard.tokens("free")) == 30
 

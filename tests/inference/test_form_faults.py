@@ -1,0 +1,97 @@
+"""A form that nothing satisfies, or that cannot be followed, is a failure with its path, and never ends as ``stop``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import ask, load, run, save_causal
+
+from mlzoo.inference.constraint import grammar_of
+from mlzoo.inference.engine import BatchEngine
+from mlzoo.inference.form_faults import TRIES, place_of_fault
+from mlzoo.inference.loader import load_chat
+
+pytestmark = pytest.mark.torch
+WRONG = {"type": "strin"}
+UNSATISFIABLE = {
+    "a schema that is itself": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}},
+    "a class without characters": {"type": "regex", "pattern": r"[^\s\S]"},
+    "a rule without an end": {"type": "grammar", "grammar": "start: start"},
+}
+TOO_LARGE = {
+    "a rule that goes on before it ends": {"type": "grammar", "grammar": 'start: "a" start'},
+    "a rule that begins with itself": {"type": "grammar", "grammar": 'start: a\na: "x" a | a "y"'},
+}
+REFERRING = {"properties": {"x": {"$ref": "#/$defs/w"}}}
+SCHEMAS = {
+    "": WRONG,
+    ".properties.a": {"type": "object", "properties": {"b": {"type": "string"}, "a": WRONG}},
+    ".items.anyOf[1]": {"type": "array", "items": {"anyOf": [{"type": "string"}, WRONG]}},
+    ".properties.a.additionalProperties": {"properties": {"a": {"additionalProperties": WRONG}}},
+    ".prefixItems[0]": {"type": "array", "prefixItems": [WRONG], "items": True},
+    ".properties.a.properties.x": {"properties": {"a": REFERRING}, "$defs": {"w": WRONG}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    torch.manual_seed(0)
+    return load_chat(load(save_causal(tmp_path_factory.mktemp("tiny")), compile="none"), torch.device("cpu"))
+
+
+def refusal_of(tiny, form):
+    return tiny.constraints.compiled(grammar_of(form), ()).exception()
+
+
+@pytest.mark.parametrize("form", UNSATISFIABLE.values(), ids=UNSATISFIABLE)
+def test_a_form_that_no_text_has_is_refused(tiny, form):
+    heard = run(BatchEngine(tiny), ask("held", "the quick", 20, response_format=form), ask("other", "a dog", 5))
+    [failed] = heard.others
+    assert (failed.request, failed.code) == ("held", -32602)
+    assert "no text has" in failed.message
+    assert failed.data["path"].startswith("response_format")
+    assert len(heard.tokens("other")) == 5
+
+
+@pytest.mark.parametrize("form", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_form_that_cannot_be_followed_any_further_ends_its_request_as_a_failure_of_its_own(tiny, form):
+    heard = run(BatchEngine(tiny), ask("held", "the quick", 200, response_format=form), ask("other", "a dog", 5))
+    [failed] = heard.others
+    assert (failed.request, failed.code) == ("held", -32602)
+    assert "cannot be followed" in failed.message
+    assert failed.detail
+    assert "<state>" not in failed.detail, "what the library says of itself helps nobody"
+    assert len(heard.tokens("other")) == 5
+
+
+@pytest.mark.parametrize(("path", "schema"), SCHEMAS.items(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_innermost_part_that_is_not_taken_is_named(tiny, path, schema):
+    refusal = refusal_of(tiny, {"type": "json_schema", "json_schema": {"schema": schema}})
+    assert refusal.data["path"] == "response_format.json_schema.schema" + path
+
+
+def test_the_whole_is_named_where_its_parts_are_well_alone(tiny):
+    schema = {
+        "type": "object",
+        "properties": {"a": {"minLength": 5, "maxLength": 2, "type": "string"}},
+        "required": ["a"],
+    }
+    refusal = refusal_of(tiny, {"type": "json_schema", "json_schema": {"schema": schema}})
+    assert refusal.data["path"] == "response_format.json_schema.schema"
+
+
+def test_a_schema_of_any_size_is_looked_through_for_a_bounded_time():
+    asked = []
+
+    def words(schema):
+        asked.append(schema)
+        return "wrong" if "properties" in schema else ""
+
+    schema = {"properties": {str(number): {} for number in range(10 * TRIES)}}
+    assert place_of_fault(schema, words) == ""
+    assert len(asked) == 1 + TRIES
+
+
+def test_parts_that_are_none_are_passed_over():
+    schema = {"properties": 7, "items": True, "anyOf": {"x": {}}, "allOf": [True, 3], "not": None}
+    assert place_of_fault(schema, lambda _schema: "wrong") == ""
