@@ -213,7 +213,7 @@ class LoadProgress:
 
 @attrs.frozen(kw_only=True)
 class Loaded:
-    """A model is ready."""
+    """A model is ready. Said again where what was chosen for it, ``why``, has changed."""
 
     model: str
     memory_bytes: int  # measured: growth of the process, or of the device's allocator

@@ -100,6 +100,7 @@ def apply(state: State, event: Event, seq: int, at_ms: int) -> State:
             ev.PlacementAsked()
             | ev.ModelLoadStarted()
             | ev.ModelReady()
+            | ev.ModelExplained()
             | ev.ModelFailed()
             | ev.ModelPinned()
             | ev.ModelUnloadAsked()
@@ -335,18 +336,7 @@ def _model_unloaded(state: State, event: ev.ModelUnloaded) -> State:
     return attrs.evolve(state, models=_with(state.models, event.model, fresh))
 
 
-def _model_changes(
-    state: State,
-    event: ev.PlacementAsked
-    | ev.ModelLoadStarted
-    | ev.ModelReady
-    | ev.ModelFailed
-    | ev.ModelPinned
-    | ev.ModelUnloadAsked
-    | ev.ModelUnloadStarted
-    | ev.ModelUnloaded,
-    at_ms: int,
-) -> State:
+def _model_changes(state: State, event: ev.PlacementAsked | ev.ModelEvent, at_ms: int) -> State:
     if isinstance(event, ev.PlacementAsked):
         return _placement_asked(state, event, at_ms)
     model = state.models[event.model]
@@ -382,6 +372,8 @@ def _model_changes(
                 fingerprint=event.fingerprint,
                 fingerprints=event.fingerprints,
             )
+        case ev.ModelExplained():
+            return _model_is(state, model, why=event.why)
         case ev.ModelFailed():
             return _model_is(
                 state, model, phase="failed", device=None, memory_bytes=0, unload_asked=False, failure=event.failure

@@ -152,9 +152,13 @@ def _choose(
 
 
 def loaded(draft: Draft, command: cmd.ReportLoaded) -> None:
-    """A worker has the model."""
+    """A worker has the model; or says again what was chosen for it, as that has changed."""
     model = replica_at(draft.state, command.model, command.device)
-    if model is None or model.phase != "loading" or model.device != command.device:
+    if model is None or model.phase not in {"loading", "ready"} or model.device != command.device:
+        return
+    if model.phase == "ready":
+        if model.why != command.why:
+            draft.say(ev.ModelExplained(model=key_of(model), why=command.why))
         return
     draft.say(
         ev.ModelReady(

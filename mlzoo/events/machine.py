@@ -53,6 +53,14 @@ class ModelReady:
 
 
 @attrs.frozen(kw_only=True)
+class ModelExplained:
+    """What was chosen for a model and why is another than when it got ready."""
+
+    model: str
+    why: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
 class ModelFailed:
     """A model could not be placed or loaded; the next request for it tries again."""
 
@@ -189,3 +197,15 @@ class ProviderRecovered:
     """A provider that had failed has answered."""
 
     provider: str
+
+
+ModelEvent = (
+    ModelLoadStarted
+    | ModelReady
+    | ModelExplained
+    | ModelFailed
+    | ModelPinned
+    | ModelUnloadAsked
+    | ModelUnloadStarted
+    | ModelUnloaded
+)

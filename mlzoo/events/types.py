@@ -21,6 +21,8 @@ from mlzoo.events.facts import History
 from mlzoo.events.fitting import FitEnded, FitEpochEnded, FitEvent, FitStarted, FitStop
 from mlzoo.events.machine import (
     DevicesSeen,
+    ModelEvent,
+    ModelExplained,
     ModelFailed,
     ModelLoadStarted,
     ModelPinned,
@@ -295,13 +297,7 @@ Event = (
     | RequestCancelled
     | RequestFailed
     | PlacementAsked
-    | ModelLoadStarted
-    | ModelReady
-    | ModelFailed
-    | ModelPinned
-    | ModelUnloadStarted
-    | ModelUnloadAsked
-    | ModelUnloaded
+    | ModelEvent
     | DevicesSeen
     | WorkerWentUp
     | WorkerWentDown
@@ -334,6 +330,8 @@ __all__ = [
     "FitStop",
     "IncidentNoted",
     "KeysFiled",
+    "ModelEvent",
+    "ModelExplained",
     "ModelFailed",
     "ModelLoadStarted",
     "ModelPinned",

@@ -67,8 +67,15 @@ class ChatModel:
     memory_bytes: int
     fingerprint: str  # of all that an answer's bits depend on in eager steps; empty: on more than can be told
     free_fingerprint: str  # the same, in steps that take any rows; empty: there were none when it was loaded
-    why: tuple[str, ...]
+    chosen: tuple[str, ...]  # what for, and for what reason, for people
+    steps: str  # of compiled ones, what was the case when it was loaded, for people
     adapters: Adapters
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """What was chosen and for what reason, for people: as it is now."""
+        compiled = getattr(self.decoder, "graphs", None)
+        return (*self.chosen, compiled.why() if isinstance(compiled, graphs.Graphs) else self.steps)
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -161,7 +168,8 @@ def load_chat(
         memory_bytes=max(memory.used_bytes(device) - before, 0),
         fingerprint=eager,
         free_fingerprint=free,
-        why=_why(found, arranged, calls, lacking, compiled, findings, in_steps=bool(free)),
+        chosen=_chosen(found, arranged, calls, lacking, findings, in_steps=bool(free)),
+        steps=compiled,
         adapters=known,
     )
 
@@ -175,12 +183,11 @@ def _adapt(found: Weights, arranged: Arrangement, known: Adapters, findings: sel
     known.install(found.module)
 
 
-def _why(
+def _chosen(
     found: Weights,
     arranged: Arrangement,
     calls: ToolForm | str,
     lacking: str,
-    compiled: str,
     findings: selftest.Findings,
     *,
     in_steps: bool,
@@ -190,7 +197,6 @@ def _why(
         *arranged.why,
         calls if isinstance(calls, str) else calls.why,
         f"kernels of our own: {f'none, {lacking}' if lacking else 'at hand'}",
-        compiled,
         *((IN_STEPS,) if in_steps else ()),
         *(() if findings.asked_anew else ("its self-test was passed at an earlier load",)),
     )

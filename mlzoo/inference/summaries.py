@@ -134,7 +134,7 @@ class Summarising:
     """
 
     def __init__(self, engine: BatchEngine, model: ChatModel) -> None:
-        self._engine = engine
+        self._engine, self._model, self._said_why = engine, model, model.why
         self._text, self._context, self._tool_form = model.text, model.decoder.context, model.tool_form
         self._plans: dict[str, Plan] = {}  # by the name of what is asked first
 
@@ -156,6 +156,11 @@ class Summarising:
     def only_decodes(self) -> bool:
         """See ``BatchEngine``."""
         return self._engine.only_decodes
+
+    def news(self) -> tuple[str, ...]:
+        """Return what was chosen for the model and why, where that has changed since it was asked for; else nothing."""
+        before, self._said_why = self._said_why, self._model.why
+        return self._said_why if self._said_why != before else ()
 
     def submit(self, frame: Generate) -> list[FromWorker]:
         """See ``BatchEngine``."""

@@ -117,6 +117,7 @@ class ModelServer:
         self._threads = torch.get_num_threads()
         self._models: dict[str, Serving] = {}
         self._texts: dict[str, Text] = {}
+        self._loaded_as: dict[str, Loaded] = {}
         self._saying = Saying(clock)
 
     def drain(self) -> None:
@@ -143,10 +144,13 @@ class ModelServer:
 
     def step(self) -> None:
         """Give each model that has work one step."""
-        for model in [model for model in self._models.values() if not model.idle]:
+        for name, model in [(name, model) for name, model in self._models.items() if not model.idle]:
             self._link.begin("work")
             with threads.using(self._threads_for(model)):
                 said = model.step()
+            if isinstance(model, Summarising) and (why := model.news()):
+                self._loaded_as[name] = attrs.evolve(self._loaded_as[name], why=why)
+                said.append(self._loaded_as[name])
             if memory.thread_is_spoilt():
                 _end_spoilt()
             self._link.send(self._saying.after(said, may_wait=self._steps_on(model)))
@@ -258,7 +262,8 @@ class ModelServer:
             failed = _load_failed(frame.model, error)
         else:
             peak_bytes = max(memory.peak_bytes(self._device) - before, loaded.memory_bytes)
-            self._link.send([attrs.evolve(loaded, peak_bytes=peak_bytes)])
+            self._loaded_as[frame.model] = attrs.evolve(loaded, peak_bytes=peak_bytes)
+            self._link.send([self._loaded_as[frame.model]])
             return
         memory.give_back(self._device)  # Here, as until now the error held what was loaded.
         self._link.send([failed])
@@ -327,6 +332,7 @@ class ModelServer:
             gone.free()
         del gone  # Else the memory would be given back while it is still held.
         self._texts.pop(model, None)
+        self._loaded_as.pop(model, None)
         memory.give_back(self._device)
 
 

@@ -334,10 +334,8 @@ class _Living:
         worker = await self._worker(data.get("device"), asked, item)
         frame = frame_of(item, self._vectors)
         if worker is not None and frame is not None:
-            if (
-                asked is not None and asked[0] == "load"
-            ):  # The next load of this model is answered when it is asked for.
-                worker.asked.discard(asked)
+            if asked is not None and item.command == "ReportLoadFailed":
+                worker.asked.discard(asked)  # The next load of this model is answered when it is asked for.
             worker.say(frame)
 
     async def _step(self, item: Reported) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RAISED = "the step raised an error"
 NEEDS_BYTES = {"toy": 100, "vec": 512 << 20, "guess": 100}  # of memory, by each model
 BEGAN_BYTES = 200 << 20  # are held by a process that has loaded nothing
+EXPLAINS_EVERY = 16  # turns
 SIGSEGV = -11
 
 
@@ -73,7 +74,7 @@ class SimulatedWorker(MemoryWorker):
         self._begun: set[str] = set()
         self._abandoned: set[str] = set()  # which end with the next step: it was being computed already
         self._turn = 0
-        self._loaded: set[str] = set()
+        self._loaded: dict[str, frames.Loaded] = {}
         self._leaked_bytes = 0
         versions = {"torch": "0", "transformers": "0", "python": "3"}
         self.say(
@@ -118,6 +119,8 @@ class SimulatedWorker(MemoryWorker):
             await self._work.wait()
             await trio.sleep(self._shop.mood.step_s)
             self._turn += 1
+            if self._turn % EXPLAINS_EVERY == 0:
+                self._explain()
             whole, self._whole = self._whole, []
             for answer in whole:
                 self.say(answer)
@@ -128,6 +131,12 @@ class SimulatedWorker(MemoryWorker):
                 self.say(frames.Stepped(rows=rows))
             elif not self._whole and not self._ended.is_set():
                 self._work = trio.Event()
+
+    def _explain(self) -> None:
+        """Say anew what was chosen for what is loaded, as a worker does once steps are compiled."""
+        for model, loaded in self._loaded.items():
+            self._loaded[model] = attrs.evolve(loaded, why=(f"as in step {self._turn}",))
+            self.say(self._loaded[model])
 
     def _row(self, request: str, pieces: list[str]) -> frames.Row:
         first = request not in self._begun
@@ -150,7 +159,7 @@ class SimulatedWorker(MemoryWorker):
             case frames.Load():
                 self._load(frame)
             case frames.Unload():
-                self._loaded.discard(frame.model)
+                self._loaded.pop(frame.model, None)
                 self._leaked_bytes += self._shop.mood.leaks_bytes
                 self.say(frames.Unloaded(model=frame.model, held_bytes=BEGAN_BYTES + self.taken_bytes))
             case frames.Leave():
@@ -172,19 +181,17 @@ class SimulatedWorker(MemoryWorker):
             full = "the device has no memory left"
             self.say(frames.LoadFailed(model=frame.model, message=full, reason="memory", needed_bytes=9, free_bytes=1))
         else:
-            self._loaded.add(frame.model)
-            self.say(
-                frames.Loaded(
-                    model=frame.model,
-                    memory_bytes=NEEDS_BYTES[frame.model],
-                    context=64,
-                    slots=frame.slots,
-                    dtype="float32",
-                    architecture="toy",
-                    batching="slots",
-                    fingerprint=f"build {self._build}",
-                )
+            self._loaded[frame.model] = frames.Loaded(
+                model=frame.model,
+                memory_bytes=NEEDS_BYTES[frame.model],
+                context=64,
+                slots=frame.slots,
+                dtype="float32",
+                architecture="toy",
+                batching="slots",
+                fingerprint=f"build {self._build}",
             )
+            self.say(self._loaded[frame.model])
 
     def _words(self, frame: frames.Generate, prompt: str) -> list[str]:
         """Return the pieces that are still to be said; one token is one piece."""
