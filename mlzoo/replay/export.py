@@ -75,12 +75,13 @@ def export(world: World, path: Path, output: Path, *, part: Part = ALL, rules: S
     wire = Wire(telling.blob, telling.again, telling.kept)
     facts = _Facts()
     requests: set[str] = set()
+    puts: dict[str, str] = {}
     first = None
     for told in telling.story():
         if not isinstance(told, Told):
             wire.aside(told)
             continue
-        requests |= _about(told, part, telling.names)
+        requests |= _with_persona(_about(told, part, telling.names), told, puts)
         if _is_in(told, part, requests):
             first = told if first is None else first
             facts.learn(told)
@@ -306,6 +307,25 @@ def _about(told: Told, part: Part, names: Names) -> set[str]:
         caller = data.get("caller") or {}
         is_of = part.connection is not None and caller.get("connection") == names.known(part.connection)
     return {request} if is_of and (data.get("caller") or kind == "Cancel") else set()
+
+
+def _with_persona(found: set[str], told: Told, puts: dict[str, str]) -> set[str]:
+    """Return requests that a group begins, and the call that described the persona which holds for them.
+
+    Args:
+        found: The requests.
+        told: The group.
+        puts: Persona -> the call that described it last; what the group says of one is noted.
+    """
+    kind, _, data = told.command
+    persona, request = data.get("persona"), data.get("request")
+    if kind == "PutPersona":
+        puts[persona] = request
+    elif kind == "DropPersona":
+        puts.pop(persona, None)
+    elif found and persona in puts:
+        return {*found, puts[persona]}
+    return found
 
 
 def _is_in(told: Told, part: Part, requests: set[str]) -> bool:

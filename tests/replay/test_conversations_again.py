@@ -7,6 +7,8 @@ from test_personas import PIRATE
 from test_pipelined_names import chat, results
 from test_summaries import begin, next_turn, summarised
 
+from mlzoo.replay.export import Part
+
 
 async def test_what_was_said_of_names_in_one_piece_of_input_holds_again(lives, recorded, autojump_clock):
     async with lives.begin() as sidecar:
@@ -37,4 +39,23 @@ async def test_a_summary_is_made_again(lives, recorded, autojump_clock):
         await trio.sleep(0.01)
         assert (await get(sidecar))["summary"]["turns"] == 2
     found = run_again(recorded(), lives.config())
+    assert found.holds, "\n".join(found.told())
+
+
+async def test_a_conversation_alone_brings_along_what_its_host_had_said_of_its_persona(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        await results(
+            sidecar,
+            ("personas.put", {"name": "other", "system": "nobody asks for this one"}),
+            ("personas.put", PIRATE),
+            chat("ahoy", persona="pirate", conversation="ship"),
+            ("personas.put", {"name": "pirate", "system": "whisper"}),
+            chat("psst", persona="pirate", conversation="ship"),
+            ("personas.delete", {"name": "pirate"}),
+            chat("one", conversation="shore"),
+        )
+    alone = recorded(part=Part(conversation="ship"))
+    methods = [line["method"] for line in alone.wire("con-1") if "method" in line and "id" in line]
+    assert methods == ["personas.put", "chat", "personas.put", "chat"]
+    found = run_again(alone, lives.config())
     assert found.holds, "\n".join(found.told())
