@@ -318,9 +318,9 @@ def _with_persona(found: set[str], told: Told, puts: dict[str, str]) -> set[str]
         puts: Persona -> the call that described it last; what the group says of one is noted.
     """
     kind, _, data = told.command
-    persona, request = data.get("persona"), data.get("request")
+    persona: str = data.get("persona", "")
     if kind == "PutPersona":
-        puts[persona] = request
+        puts[persona] = data["request"]
     elif kind == "DropPersona":
         puts.pop(persona, None)
     elif found and persona in puts:

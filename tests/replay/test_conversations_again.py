@@ -51,7 +51,6 @@ async def test_a_conversation_alone_brings_along_what_its_host_had_said_of_its_p
             chat("ahoy", persona="pirate", conversation="ship"),
             ("personas.put", {"name": "pirate", "system": "whisper"}),
             chat("psst", persona="pirate", conversation="ship"),
-            ("personas.delete", {"name": "pirate"}),
             chat("one", conversation="shore"),
         )
     alone = recorded(part=Part(conversation="ship"))
