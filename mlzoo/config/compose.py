@@ -76,7 +76,8 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
     stems, said = map(str, composed.get("providers") or ()), partial(_resolved, composed)
     providers = providers_of(stems, said, origins, models.broken_providers)
     _add_models(composed, models, origins, chosen, providers)
-    routes = routes_of(_resolved(composed, "routes", origins.label), origins, models.entries, models.broken)
+    said_of_routes = _resolved(composed, "routes", origins.label)
+    routes = routes_of(said_of_routes, origins, models.entries, models.broken, models.unreadable_routes)
     defaults = {kind: _default(place, chosen[place], models, origins) for place, (_, kind) in _CHOICES.items()}
     rest = {
         str(key): _resolved(composed, str(key), origins.label)
@@ -105,20 +106,21 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
 
 @attrs.define
 class _Models:
-    """What has become of each model's file: its entry, or what is wrong with it or with a provider's."""
+    """What has become of each model's file: its entry, or what is wrong with it, or with a provider's or route's."""
 
     entries: dict[str, ModelEntry] = attrs.field(factory=dict)
     broken: dict[str, str] = attrs.field(factory=dict)
     broken_providers: dict[str, str] = attrs.field(factory=dict)
+    unreadable_routes: dict[str, str] = attrs.field(factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------- before Hydra
 
 
 def _written(files: Mapping[str, ConfigFile], models: _Models) -> dict[str, dict[str, Any]]:
-    """Return what each file says; a model's or provider's that says nothing usable is as good as empty from here on."""
+    """Return what each file says; one of a model, provider or route that says nothing usable is as good as empty."""
     written: dict[str, dict[str, Any]] = {}
-    alone = {"model": models.broken, "provider": models.broken_providers}
+    alone = {"model": models.broken, "provider": models.broken_providers, "route": models.unreadable_routes}
     for name, file in files.items():
         group, _, option = name.rpartition("/")
         try:

@@ -1,7 +1,7 @@
 """Providers and routes, validated: every file of ``provider`` and ``route`` is known, as every file of ``model`` is.
 
-A provider's file that does not hold costs that provider and its models alone, and so does a route that leads to a model
-which does not hold; all else is refused with the file and the place in it. Only composing uses this.
+A file that does not hold costs its provider and the models of that, or its route and those that lead to it; what is
+said on a command line is refused with its place. Only composing uses this.
 """
 
 from __future__ import annotations
@@ -88,39 +88,72 @@ def called(broken: Mapping[str, str], group: str, origins: Origins) -> dict[str,
 
 
 def routes_of(
-    plain: Any, origins: Origins, models: Mapping[str, ModelEntry], broken: dict[str, str]
+    plain: Any,
+    origins: Origins,
+    models: Mapping[str, ModelEntry],
+    broken: dict[str, str],
+    unreadable: Mapping[str, str],
 ) -> dict[str, tuple[str, ...]]:
     """Return each route -> the names of the models that it leads to, each once.
 
-    One that leads to what is broken is noted there as well, by its name.
+    One whose file does not hold, names what does not exist, leads back to itself or to what is broken, costs no other.
+
+    Args:
+        plain: What is said of them, by the names of their files.
+        origins: Where settings were said.
+        models: Those that hold, by the names of their files.
+        broken: What is wrong with models; routes are noted there as well, by their names.
+        unreadable: What is wrong with files of routes that say nothing usable, by their names.
 
     Raises:
-        ConfigError: One does not hold, names what does not exist, or leads back to itself.
+        ConfigError: What an override says of one does not hold.
     """
     entries: dict[str, RouteEntry] = {}
+    stems: dict[str, str] = {}
     labels: dict[str, Callable[[str], str]] = {}
+    faulty: dict[str, str] = dict(unreadable)
     for stem, settings in (plain or {}).items():
+        if stem in faulty:
+            continue
         label = _label(origins, "route", stem)
-        entry = structure(_named(settings, stem), RouteEntry, at=f"routes.{stem}", label=label)
-        _is_new(entry.name, entries, label, f"routes.{stem}.name")
-        entries[entry.name] = entry
+        try:
+            entry = structure(_named(settings, stem), RouteEntry, at=f"routes.{stem}", label=label)
+            _is_new(entry.name, entries, label, f"routes.{stem}.name")
+        except ConfigError as error:
+            _expect_file(stem, origins, error)
+            faulty[stem] = error.message
+            continue
+        entries[entry.name], stems[entry.name] = entry, stem
         labels[entry.name] = partial(_beneath, label, f"routes.{stem}")
     by_alias = {alias: entry.name for entry in models.values() for alias in entry.aliases}
     names = {**by_alias, **{entry.name: entry.name for entry in models.values()}}
-    faults = {name: why for name, why in called(broken, "model", origins).items() if name not in names}
+    faults = {**called(faulty, "route", origins), **called(broken, "model", origins)}
+    faults = {name: why for name, why in faults.items() if name not in names}
+    broken |= faulty
     found = {}
     for name, entry in entries.items():
         try:
             chain = tuple(dict.fromkeys(_models_of(entry, entries, names, labels, (name,), faults)))
-        except _LeadsToBroken as error:
+            _expect_one_kind(chain, models, labels[name]("chain"), f"routes.{stems[name]}.chain")
+        except ConfigError as error:
+            if not isinstance(error, _LeadsToBroken):
+                _expect_file(stems[name], origins, error)
             broken[name] = error.message
-            continue
-        kinds = {models_by_name.kind for models_by_name in models.values() if models_by_name.name in chain}
-        if len(kinds) > 1:
-            expected = "expected models of one kind, which chat or embed"
-            raise ConfigError(f"{labels[name]('chain')}: {expected}", path=f"routes.{name}.chain", expected=expected)
-        found[name] = chain
+        else:
+            found[name] = chain
     return found
+
+
+def _expect_file(stem: str, origins: Origins, error: ConfigError) -> None:
+    """Raise what is wrong with a route where a command line or the environment says it, not its file."""
+    if f"route/{stem}" not in origins.files or origins.is_override(f"routes.{stem}"):
+        raise error
+
+
+def _expect_one_kind(chain: Iterable[str], models: Mapping[str, ModelEntry], where: str, path: str) -> None:
+    if len({model.kind for model in models.values() if model.name in chain}) > 1:
+        expected = "expected models of one kind, which chat or embed"
+        raise ConfigError(f"{where}: {expected}", path=path, expected=expected)
 
 
 def _models_of(

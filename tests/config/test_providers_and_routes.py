@@ -44,19 +44,35 @@ def test_a_route_leads_to_models_by_name_and_alias_and_through_other_routes(load
 def test_a_route_that_leads_back_to_itself_is_told_with_its_way(load, vllm):
     file = own_file(vllm, "route/a.yaml", "chain: [smollm2, b]\n")
     own_file(vllm, "route/b.yaml", "chain: [a]\n")
-    told = refused(load)
-    assert "the route leads back to itself: a -> b -> a" in told
-    assert str(file.parent) in told
+    broken = load().broken
+    assert "the route leads back to itself: a -> b -> a" in broken["a"]
+    assert "the route leads back to itself: b -> a -> b" in broken["b"]
+    assert str(file) in broken["b"]
 
 
 def test_a_route_to_nowhere_is_told_with_its_place_and_what_was_meant(load, vllm):
     file = own_file(vllm, "route/a.yaml", "chain: [smollm2, smolm2]\n")
-    assert refused(load) == f"{file}: chain[1]: no model and no route is called 'smolm2'; did you mean smollm2?"
+    told = f"{file}: chain[1]: no model and no route is called 'smolm2'; did you mean smollm2?"
+    assert load().broken["a"] == told
+    assert refused(load, "routes.a.chain=[smolm2]").endswith("is called 'smolm2'; did you mean smollm2?")
 
 
 def test_a_route_has_models_of_one_kind(load, vllm):
     file = own_file(vllm, "route/a.yaml", "chain: [smollm2, minilm]\n")
-    assert refused(load).startswith(f"{file}: chain: expected models of one kind")
+    assert load().broken["a"].startswith(f"{file}: chain: expected models of one kind")
+
+
+@pytest.mark.parametrize("text", ["chain: [\n", "chian: [smollm2]\n", "chain: 7\n", "- smollm2\n"])
+def test_a_route_that_does_not_hold_costs_itself_and_those_that_lead_to_it_alone(load, vllm, text):
+    file = own_file(vllm, "route/bad.yaml", text)
+    own_file(vllm, "route/outer.yaml", "chain: [smollm2, bad]\n")
+    own_file(vllm, "route/fine.yaml", "chain: [smollm2]\n")
+    settings = load()
+    assert str(file) in settings.broken["bad"]
+    assert "'bad' does not hold" in settings.broken["outer"]
+    assert [entry.name for entry in settings.chain("fine")] == ["smollm2"]
+    with pytest.raises(ModelNotFound, match=r"bad\.yaml"):
+        settings.chain("bad")
 
 
 @pytest.mark.parametrize(
