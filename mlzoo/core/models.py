@@ -263,7 +263,10 @@ def worker_lost(draft: Draft, command: cmd.ReportWorkerLost) -> None:
             continue
         if model.phase == "loading":
             died = errors.ModelLoadFailed(
-                f"The worker process died while it loaded {name}: {command.reason}.", model=name, reason=command.reason
+                f"The worker process died while it loaded {name}: {command.reason}.",
+                model=name,
+                reason=command.reason,
+                retryable=True,
             )
             draft.say(ev.ModelFailed(model=key, failure=died.failure()))
             theirs = _whose_hope_it_was(draft, model)

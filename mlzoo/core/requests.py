@@ -339,8 +339,7 @@ def lose_worker(draft: Draft, request: RequestState, failure: Failure) -> None:
         give_up(draft, request, failure)
     elif is_suspect(request):
         why = f"The worker process died {MOST_LOSSES} times in a row under this request; it is not tried again."
-        failure = interrupted(request, why)
-        fail(draft, request.id, failure)
+        fail(draft, request.id, interrupted(request, why, retryable=False))
     else:
         suspend(draft, request, "worker", failure)
 
@@ -358,10 +357,10 @@ def suspend(draft: Draft, request: RequestState, reason: ev.Suspension, failure:
         fail(draft, request.id, failure)
 
 
-def interrupted(request: RequestState, why: str) -> Failure:
+def interrupted(request: RequestState, why: str, *, retryable: bool = True) -> Failure:
     """Return the failure of a request whose worker, sidecar or connection went away under it."""
     streamed = {} if request.next_seq == 0 else {"seq": request.next_seq - 1}
-    return errors.Interrupted(why, **streamed, resumable=False).failure()
+    return errors.Interrupted(why, **streamed, resumable=False, retryable=retryable).failure()
 
 
 def withdraw(draft: Draft, request: RequestState) -> None:

@@ -80,14 +80,25 @@ def _drawn(data: DataFile, settings: DataSettings, samples: Samples, seed: int) 
     classes = samples.targets if samples.task == "classes" and shares.stratified else None
     if classes is not None:
         _check_classes(data, settings, classes, {name: count for name, count in counts.items() if needed[name]})
-    rest = list(range(data.rows))
+    parts = 1 + sum(needed.values())
+    kept = [] if classes is not None or samples.task != "classes" else _rare(samples.targets, parts)
+    rest = sorted({*range(data.rows)} - {*kept})
     test: list[int] = []
     if needed["test"]:
         rest, test = _draw(rest, counts["test"], classes, seed)
     train, validation = _draw(rest, counts["validation"], classes, seed)
+    train += kept
     if not train:
         raise ConfigError(f"data.split: {data.rows} rows leave none for training", path="data.split")
     return Split(tuple(sorted(train)), tuple(sorted(validation)), tuple(sorted(test)))
+
+
+def _rare(classes: Sequence[Any], parts: int) -> list[int]:
+    """Return a row of each class that has not one for each part: without it in training nobody learns of that class."""
+    rows: dict[Any, list[int]] = {}
+    for row, name in enumerate(classes):
+        rows.setdefault(name, []).append(row)
+    return [of_one[0] for of_one in rows.values() if len(of_one) < parts]
 
 
 def _draw(rows: list[int], count: int, classes: Sequence[Any] | None, seed: int) -> tuple[list[int], list[int]]:
@@ -101,7 +112,7 @@ def _draw(rows: list[int], count: int, classes: Sequence[Any] | None, seed: int)
 def _check_classes(data: DataFile, settings: DataSettings, classes: Sequence[Any], counts: dict[str, int]) -> None:
     """Refuse what cannot be drawn class by class, and say what to do."""
     parts = len(counts) + 1
-    remedy = "gather more of it, take it out, or say data.split.stratified=false"
+    remedy = "gather more of it, take it out, or say data.split.stratified=false, which trains on it all the same"
     for name, count in sorted(Counter(classes).items(), key=lambda item: item[1]):
         if count < parts:
             place = data.place(classes.index(name), settings.target)

@@ -202,6 +202,16 @@ def test_a_class_that_is_there_once_is_told_with_what_to_do(data):
     assert "data.split.stratified=false" in told
 
 
+@pytest.mark.parametrize("seed", range(9))
+def test_and_what_it_is_told_to_do_trains_on_that_class_under_any_seed(data, seed):
+    file = data(texts("a" * 9 + "b" * 9 + "c" + "dd"))
+    drawn = parts(file, learned(file), seed, validation=0.2, test=0.2, stratified=False)
+    assert sorted([*drawn.train, *drawn.validation, *drawn.test]) == list(range(21))
+    assert [len(drawn.validation), len(drawn.test)] == [4, 4]
+    assert 18 in drawn.train
+    assert {19, 20} & {*drawn.train}
+
+
 def test_parts_that_are_too_small_are_told(data):
     file = data(texts("ab" * 10))
     assert "leave none for training" in refusal(parts, file, learned(file), validation=0.5, test=0.5)
