@@ -282,8 +282,7 @@ class Summary:
 class Row:
     """What a token brought to a request, or several in their order.
 
-    content is whole UTF-8 text and may be empty while a character or a possible stop string is still open. An API has
-    no token ids to give: completion_tokens says how many there have been, where it tells.
+    content is whole UTF-8 text, empty while a character or a stop string may be open. An API gives no token ids.
     """
 
     request: str
@@ -337,6 +336,7 @@ class Embedded:
     count: int
     dimensions: int
     prompt_tokens: int
+    truncated: int = 0  # texts that were longer than the model reads, and were cut
 
 
 @attrs.frozen(kw_only=True)

@@ -234,6 +234,8 @@ class RequestView:
                     "embeddings": orjson.Fragment(self._blob(event.blob or "")),
                     "usage": {"prompt_tokens": event.prompt_tokens, "total_tokens": event.prompt_tokens},
                 }
+                if event.truncated:
+                    result["truncated"] = {"texts": event.truncated}
                 if event.degraded is not None:
                     result["degraded"] = event.degraded
                 if model.provider != "local":

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlzoo.actors.services import Peer, Services
     from mlzoo.api import inference as api
     from mlzoo.api.conversations import ConversationParams, ConversationsForkParams, ConversationsGetParams
+    from mlzoo.api.embed import EmbedParams
     from mlzoo.api.forgetting import ForgetParams
     from mlzoo.api.personas import PersonaParams, PersonasPutParams
     from mlzoo.api.predict import PredictParams
@@ -140,7 +141,7 @@ class Calls:
             require_device=params.require_device,
         )
 
-    def _embed(self, connection: Peer, call: Call, params: api.EmbedParams) -> Outcome:
+    def _embed(self, connection: Peer, call: Call, params: EmbedParams) -> Outcome:
         wanted = candidates.wanted(self._services, "embed", params)
         texts = embed_texts(params)
         self._expect_few(texts, "texts")

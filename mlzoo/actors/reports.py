@@ -114,6 +114,7 @@ class Reports:
                     count=frame.count,
                     dimensions=frame.dimensions,
                     blob=blob,
+                    truncated=frame.truncated,
                 )
                 await self._tell(answer)
             case frames.Predicted():

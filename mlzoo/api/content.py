@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from mlzoo.api.forms import NamedTool, WrittenCall
-from mlzoo.api.inference import ChatParams, EmbedParams, GenerationParams, ImagePart, Message, TextPart
+from mlzoo.api.inference import ChatParams, GenerationParams, ImagePart, Message, TextPart
 from mlzoo.errors import InvalidParams
+
+if TYPE_CHECKING:
+    from mlzoo.api.embed import EmbedParams
 
 
 def stop_strings(params: GenerationParams) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Params and results of inference: chat, complete, embed, tokenize, detokenize, and cancel.
+"""Params and results of inference: chat, complete, tokenize, detokenize, and cancel.
 
 The classes hold all that the protocol has, also what this version does not serve yet; ``mlzoo.api.content`` says
 which of it a request asks for.
@@ -25,7 +25,7 @@ MESSAGES_MAX = 10_000  # More are a mistake, and reading them would hold everybo
 TOKENS_MAX = 1_000_000  # to be turned into text at once: a third of a second, in which nothing else is generated
 TOKEN_MAX = 2**31 - 1  # No tokenizer has more; which of them are tokens, the model's own tokenizer says.
 
-_MODEL = naming("Name of the model or one of its aliases; without it the configured default.")
+MODEL = naming("Name of the model or one of its aliases; without it the configured default.")
 KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.")
 KEYED = naming("Key of the request.")
 DEADLINE = about("Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX)
@@ -98,7 +98,7 @@ _MESSAGES = about("The turns so far, oldest first.", min_items=1, max_items=MESS
 class GenerationParams:
     """What chat and complete have in common. Where sampling fields are absent, the model's own defaults hold."""
 
-    model: str | None = attrs.field(default=None, validator=checked, metadata=_MODEL)
+    model: str | None = attrs.field(default=None, validator=checked, metadata=MODEL)
     stream: bool = attrs.field(
         default=False, metadata=about("Send each piece as a stream notification before the response.")
     )
@@ -202,24 +202,10 @@ class CompleteParams(GenerationParams):
 
 
 @attrs.frozen(kw_only=True)
-class EmbedParams:
-    """Texts that are to become vectors."""
-
-    model: str | None = attrs.field(default=None, validator=checked, metadata=_MODEL)
-    input: str | tuple[str, ...] = attrs.field(validator=checked, metadata=about("A text, or several.", min_items=1))
-    normalize: bool = attrs.field(default=True, metadata=about("Scale each vector to length 1."))
-    retention: Retention = attrs.field(default="keep", metadata=RETENTION)
-    key: str | None = attrs.field(default=None, validator=checked, metadata=KEY)
-    deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=DEADLINE)
-    priority: Priority = attrs.field(default="interactive", metadata=PRIORITY)
-    require_device: str | None = attrs.field(default=None, validator=checked, metadata=REQUIRE_DEVICE)
-
-
-@attrs.frozen(kw_only=True)
 class TokenizeParams:
     """A text or messages whose tokens are asked for; exactly one of the two."""
 
-    model: str | None = attrs.field(default=None, validator=checked, metadata=_MODEL)
+    model: str | None = attrs.field(default=None, validator=checked, metadata=MODEL)
     text: str | None = attrs.field(default=None, metadata=about("The text, without any template."))
     messages: tuple[Message, ...] | None = attrs.field(
         default=None,
@@ -237,7 +223,7 @@ class TokenizeParams:
 class DetokenizeParams:
     """Tokens whose text is asked for."""
 
-    model: str | None = attrs.field(default=None, validator=checked, metadata=_MODEL)
+    model: str | None = attrs.field(default=None, validator=checked, metadata=MODEL)
     tokens: tuple[int, ...] = attrs.field(
         validator=checked,
         metadata=about("The tokens.", max_items=TOKENS_MAX, each={"minimum": 0, "maximum": TOKEN_MAX}),
@@ -302,14 +288,6 @@ class Usage:
 
 
 @attrs.frozen(kw_only=True)
-class EmbedUsage:
-    """Tokens that embedding took."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-@attrs.frozen(kw_only=True)
 class Timing:
     """Where the time went, in milliseconds."""
 
@@ -362,19 +340,6 @@ class CompleteResult(GenerationResult):
     """The continuation of a text."""
 
     text: str
-
-
-@attrs.frozen(kw_only=True)
-class EmbedResult:
-    """Vectors, in the order of the texts."""
-
-    model: str
-    embeddings: tuple[tuple[float, ...], ...]
-    usage: EmbedUsage
-    device: str | None = None
-    degraded: str | None = attrs.field(default=None, metadata=about("Why a slower device was used than the best."))
-    provider: str | None = attrs.field(default=None, metadata=about("Who answered, where that was not this machine."))
-    rerouted: tuple[Rerouted, ...] | None = None
 
 
 @attrs.frozen(kw_only=True)

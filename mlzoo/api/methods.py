@@ -121,7 +121,7 @@ _TABLE = (
     MethodSpec(
         name="embed",
         summary="Turn texts into vectors.",
-        group="inference",
+        group="embed",
         params_name="EmbedParams",
         result_name="EmbedResult",
         private=True,

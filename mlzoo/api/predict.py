@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from mlzoo.api.embed import EmbedUsage
 from mlzoo.api.fields import about, checked, naming
 from mlzoo.api.inference import (
     DEADLINE,
@@ -13,7 +14,6 @@ from mlzoo.api.inference import (
     PRIORITY,
     REQUIRE_DEVICE,
     RETENTION,
-    EmbedUsage,
     Priority,
     Retention,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import attrs
 
+from mlzoo.api.embed import EmbedResult
 from mlzoo.api.fields import INTEGER_MAX, about, checked
-from mlzoo.api.inference import KEYED, ChatResult, CompleteResult, EmbedResult
+from mlzoo.api.inference import KEYED, ChatResult, CompleteResult
 from mlzoo.api.predict import PredictResult
 
 _AFTER = about("The seq of the last piece that the host has; -1: none.", minimum=-1, maximum=INTEGER_MAX)

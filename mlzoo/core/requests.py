@@ -232,6 +232,7 @@ def answer(draft: Draft, command: cmd.ReportAnswer) -> None:
             count=command.count,
             dimensions=command.dimensions,
             blob=command.blob,
+            truncated=command.truncated,
         )
     )
 

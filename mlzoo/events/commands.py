@@ -259,6 +259,7 @@ class ReportAnswer:
     count: int = 0
     dimensions: int = 0
     blob: str | None = None
+    truncated: int = 0  # texts that were longer than the model reads, and were cut
 
 
 @attrs.frozen(kw_only=True)

@@ -202,7 +202,7 @@ class RequestCompleted:
     dimensions: int = 0
     blob: str | None = None
     resumed: Resumption | None = None
-    truncated: int = 0  # turns of its history that were not read as they were said
+    truncated: int = 0  # turns of its history that were not read as they were said; texts that were cut, of embeddings
     summarised: int = 0  # of those, the ones that a summary stood for
 
 

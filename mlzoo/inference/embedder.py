@@ -114,7 +114,8 @@ class Embedder(Joined[Embed, list[int]]):
         except Exception as error:  # noqa: BLE001 - a text that breaks a tokenizer is one request's misfortune
             return [broken(frame.request, error)]
         tokens: list[list[int]] = encoded["input_ids"]
-        self._begin(frame.request, frame, tokens, [max(len(row), 1) for row in tokens], batch=frame.batch)
+        cut = sum(bool(text.overflowing) for text in encoded.encodings or ())
+        self._begin(frame.request, frame, tokens, [max(len(row), 1) for row in tokens], batch=frame.batch, more=cut)
         return []
 
     @torch.inference_mode()
@@ -141,6 +142,7 @@ class Embedder(Joined[Embed, list[int]]):
             count=len(vectors),
             dimensions=vectors.shape[1],
             prompt_tokens=sum(map(len, job.rows)),
+            truncated=job.more,
         )
 
 

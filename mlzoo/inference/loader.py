@@ -147,10 +147,9 @@ def load_chat(
         memory.give_back(device)  # What was only made to be measured is not the model's.
     compiled = _compiled(load, decoder, device, cache, subject)
     progress("check", 1, 1, "checks")
-    module = found.module
+    module, calls = found.module, tool_form(found.tokenizer)
     eager, free = _fingerprints(load, decoder, subject, arranged.rows)
     ends, vocabulary = end_tokens(module, found.tokenizer), anatomy.vocabulary(module)
-    calls = tool_form(found.tokenizer)
     return ChatModel(
         name=load.model,
         decoder=decoder,

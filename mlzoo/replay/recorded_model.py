@@ -211,6 +211,7 @@ def _answer(data: Line, text: Line, vectors: Mapping[str, Any]) -> frames.FromWo
         count=data.get("count", 0),
         dimensions=data.get("dimensions", 0),
         prompt_tokens=tokens,
+        truncated=data.get("truncated", 0),
     )
 
 

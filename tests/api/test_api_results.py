@@ -2,7 +2,7 @@
 
 import orjson
 
-from mlzoo.api import devices, inference, models, notifications
+from mlzoo.api import devices, embed, inference, models, notifications
 from mlzoo.api.wire import unstructure
 
 USAGE = inference.Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5, cached_tokens=0)
@@ -86,8 +86,8 @@ def test_what_the_protocol_always_has_is_null_where_it_is_unknown():
 
 def test_embeddings_go_out_as_they_are():
     vectors = ((0.5, -0.5), (1.0, 0.0))
-    usage = inference.EmbedUsage(prompt_tokens=4, total_tokens=4)
-    plain = unstructure(inference.EmbedResult(model="minilm", embeddings=vectors, usage=usage))
+    usage = embed.EmbedUsage(prompt_tokens=4, total_tokens=4)
+    plain = unstructure(embed.EmbedResult(model="minilm", embeddings=vectors, usage=usage))
     assert plain["embeddings"] is vectors
     assert orjson.loads(orjson.dumps(plain)) == {
         "model": "minilm",

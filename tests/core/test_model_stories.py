@@ -92,21 +92,6 @@ def test_what_a_worker_says_about_a_load_that_is_over_is_dropped():
     assert core.devices()[1:] == ()
 
 
-def test_a_worker_may_say_later_that_what_it_chose_for_a_model_has_changed():
-    core = Core()
-    core.load("l1")
-    core.ready()
-    core.pass_time(1000)
-    before = core.state.models["chatty"]
-    report = cmd.ReportLoaded(
-        model="chatty", device="cpu", memory_bytes=7, context=64, slots=2, why=("its steps are compiled",)
-    )
-    assert kinds(core.tell(report)) == ["ModelExplained"]
-    assert core.state.models["chatty"] == attrs.evolve(before, why=("its steps are compiled",))
-    assert core.tell(report) == ()
-    assert core.tell(attrs.evolve(report, device="cuda:0", why=())) == ()
-
-
 def test_a_model_goes_to_the_first_device_with_room_and_a_slower_one_is_said_to_be_so():
     core = Core()
     core.load("l1")

@@ -86,6 +86,11 @@ def test_long_texts_are_cut_at_the_models_length(model):
     assert frame.prompt_tokens == 64
 
 
+def test_how_many_texts_were_cut_is_told(model):
+    assert embed(model, "one", "two " * 5000, "three").truncated == 1
+    assert embed(model, "one", "two").truncated == 0
+
+
 def test_each_number_comes_back_as_the_very_float32_that_was_computed():
     bits = np.random.default_rng(0).integers(0, 2**32, 300_000, dtype=np.uint32)
     edges = np.array([0, 1, 2**23 - 1, 2**23, 0x7F7FFFFF, 0x80000000, 0x80000001, 0xFF7FFFFF, 0x3F800001], np.uint32)
