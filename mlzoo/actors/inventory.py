@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mlzoo.actors import elsewhere
+from mlzoo.actors import candidates, elsewhere
 from mlzoo.config.schema import LOCAL
-from mlzoo.core.placement import Place, choose
+from mlzoo.core.placement import Place, choose, needed_by
 from mlzoo.core.replicas import replicas_of
 from mlzoo.core.state import ModelPhase, ModelState, State, WorkerState, calls_on
-from mlzoo.events.commands import DeviceFacts, ModelFacts
+from mlzoo.events.commands import DeviceFacts
+from mlzoo.store import estimate_of, token_bytes
 
 if TYPE_CHECKING:
     from mlzoo.actors.services import Services
@@ -129,8 +130,10 @@ def phase(state: ModelState) -> str:
     return "loading" if state.phase == "placing" else state.phase
 
 
-async def estimate(services: Services, name: str) -> JsonObject:
-    """Return what a model needs, and whether it fits somewhere now.
+async def estimate(services: Services, name: str, context: int | None) -> JsonObject:
+    """Return what a model needs, and whether it fits somewhere now: as it was measured, where it was loaded before.
+
+    With a context: what its weights take, and all its rows if each is as long.
 
     Raises:
         ModelNotFound: no configuration names it.
@@ -138,9 +141,13 @@ async def estimate(services: Services, name: str) -> JsonObject:
     entry = services.config.model(name)
     if entry.provider != LOCAL:
         return {"download_bytes": 0, "disk_bytes": 0, "memory_bytes": 0, "fits": True}
-    needs = services.store.estimate(entry)
+    installed = services.store.find(entry)
+    needs, wanted = estimate_of(entry, installed), candidates.facts_of(services, entry, installed)
+    if context is not None:
+        row_bytes = 0 if installed is None else context * token_bytes(installed.path, entry.dtype)
+        wanted = attrs.evolve(wanted, memory_bytes=needs.disk_bytes + entry.slots * row_bytes)
+    needs = attrs.evolve(needs, memory_bytes=needed_by(services.state, wanted))
     found = tuple(facts_of(device, services.config) for device in await services.probe())
-    wanted = ModelFacts(name=entry.name, kind=entry.kind, memory_bytes=needs.memory_bytes)
     return attrs.asdict(needs) | {"fits": isinstance(choose(services.state, wanted, found, None), Place)}
 
 

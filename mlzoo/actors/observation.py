@@ -55,7 +55,7 @@ def answer(services: Services, connection: Peer, method: str, params: Any) -> Ou
         case "models.info":
             return Answer(inventory.model(services, params.model))
         case "models.estimate":
-            return Later(partial(inventory.estimate, services, params.model))
+            return Later(partial(inventory.estimate, services, params.model, params.context))
         case "devices.list":
             return Later(partial(inventory.devices, services))
         case "providers.list":

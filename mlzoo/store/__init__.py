@@ -8,5 +8,6 @@ leaves nothing half-written visible. Knows nothing of models as running things, 
 from __future__ import annotations
 
 from mlzoo.store.layout import Estimate, Installed, Progress, Store, estimate_of, open_store
+from mlzoo.store.sizing import token_bytes
 
-__all__ = ["Estimate", "Installed", "Progress", "Store", "estimate_of", "open_store"]
+__all__ = ["Estimate", "Installed", "Progress", "Store", "estimate_of", "open_store", "token_bytes"]

@@ -120,6 +120,7 @@ class FakeWorker:
             frames.Loaded(
                 model=model,
                 memory_bytes=100,
+                peak_bytes=self._workshop.peak_bytes,
                 context=64,
                 slots=slots,
                 dtype="float32",
@@ -201,6 +202,7 @@ class Workshop:
 
     def __init__(self):
         self.fingerprint = "toy"  # of all that the bits of an answer depend on
+        self.peak_bytes = 0  # of a load; 0: not known
         self.adapters = []  # that each model is said to have
         self.loads = "well"  # badly | to death | later
         self.answer = echo  # called with each piece of work; None: the test answers by hand

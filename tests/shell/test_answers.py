@@ -1,5 +1,6 @@
 """Every method, asked of a whole sidecar. The watch on its host looks at each answer's schema and its record."""
 
+import orjson
 import pytest
 
 from mlzoo.api.methods import METHODS
@@ -88,6 +89,22 @@ async def test_what_one_may_look_at_keeps_to_its_schema(lives, autojump_clock, m
         if loaded:
             await sidecar.host.result(sidecar.chat("hello"))
         await sidecar.host.call(method, params)
+
+
+async def test_an_estimate_is_of_the_context_that_is_asked_about_and_of_what_was_measured(lives, autojump_clock):
+    config = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 4}
+    (lives.store / "toy" / "weights" / "config.json").write_bytes(orjson.dumps(config))
+    async with lives.begin() as sidecar:
+        sidecar.workshop.peak_bytes = 150
+
+        async def estimated(**params):
+            return await sidecar.host.call("models.estimate", {"model": "toy", **params})
+
+        short, long = await estimated(context=1024), await estimated(context=1 << 30)
+        assert short["memory_bytes"] == 10 + 8 * 1024 * 16  # the weights, and eight rows
+        assert (short["fits"], long["fits"]) == (True, False)
+        await sidecar.host.call("models.load", {"model": "toy"})
+        assert (await estimated())["memory_bytes"] == 150
 
 
 async def test_a_model_is_loaded_told_of_and_unloaded(lives, autojump_clock):
