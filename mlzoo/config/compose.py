@@ -76,8 +76,8 @@ def compose(files: Mapping[str, ConfigFile], overrides: Sequence[str], variables
     stems, said = map(str, composed.get("providers") or ()), partial(_resolved, composed)
     providers = providers_of(stems, said, origins, models.broken_providers)
     _add_models(composed, models, origins, chosen, providers)
-    said_of_routes = _resolved(composed, "routes", origins.label)
-    routes = routes_of(said_of_routes, origins, models.entries, models.broken, models.unreadable_routes)
+    stems = map(str, composed.get("routes") or ())
+    routes = routes_of(stems, said, origins, models.entries, models.broken, models.unreadable_routes)
     defaults = {kind: _default(place, chosen[place], models, origins) for place, (_, kind) in _CHOICES.items()}
     rest = {
         str(key): _resolved(composed, str(key), origins.label)

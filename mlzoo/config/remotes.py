@@ -88,7 +88,8 @@ def called(broken: Mapping[str, str], group: str, origins: Origins) -> dict[str,
 
 
 def routes_of(
-    plain: Any,
+    stems: Iterable[str],
+    said: Callable[[str, Callable[[str], str]], Any],
     origins: Origins,
     models: Mapping[str, ModelEntry],
     broken: dict[str, str],
@@ -99,7 +100,8 @@ def routes_of(
     One whose file does not hold, names what does not exist, leads back to itself or to what is broken, costs no other.
 
     Args:
-        plain: What is said of them, by the names of their files.
+        stems: The names of their files.
+        said: Returns what is said at a path; the label of a path says where.
         origins: Where settings were said.
         models: Those that hold, by the names of their files.
         broken: What is wrong with models; routes are noted there as well, by their names.
@@ -109,35 +111,37 @@ def routes_of(
         ConfigError: What an override says of one does not hold.
     """
     entries: dict[str, RouteEntry] = {}
-    stems: dict[str, str] = {}
+    stem_of: dict[str, str] = {}
     labels: dict[str, Callable[[str], str]] = {}
     faulty: dict[str, str] = dict(unreadable)
-    for stem, settings in (plain or {}).items():
+    for stem in stems:
+        at, label = f"routes.{stem}", _label(origins, "route", stem)
         if stem in faulty:
+            if origins.is_override(at):
+                raise ConfigError(faulty[stem], path=at)
             continue
-        label = _label(origins, "route", stem)
         try:
-            entry = structure(_named(settings, stem), RouteEntry, at=f"routes.{stem}", label=label)
-            _is_new(entry.name, entries, label, f"routes.{stem}.name")
+            entry = structure(_named(said(at, label), stem), RouteEntry, at=at, label=label)
+            _is_new(entry.name, entries, label, f"{at}.name")
         except ConfigError as error:
             _expect_file(stem, origins, error)
             faulty[stem] = error.message
             continue
-        entries[entry.name], stems[entry.name] = entry, stem
-        labels[entry.name] = partial(_beneath, label, f"routes.{stem}")
+        entries[entry.name], stem_of[entry.name] = entry, stem
+        labels[entry.name] = partial(_beneath, label, at)
     by_alias = {alias: entry.name for entry in models.values() for alias in entry.aliases}
     names = {**by_alias, **{entry.name: entry.name for entry in models.values()}}
     faults = {**called(faulty, "route", origins), **called(broken, "model", origins)}
     faults = {name: why for name, why in faults.items() if name not in names}
-    broken |= faulty
+    broken |= {stem: why for stem, why in faulty.items() if stem not in broken}
     found = {}
     for name, entry in entries.items():
         try:
             chain = tuple(dict.fromkeys(_models_of(entry, entries, names, labels, (name,), faults)))
-            _expect_one_kind(chain, models, labels[name]("chain"), f"routes.{stems[name]}.chain")
+            _expect_one_kind(chain, models, labels[name]("chain"), f"routes.{stem_of[name]}.chain")
         except ConfigError as error:
             if not isinstance(error, _LeadsToBroken):
-                _expect_file(stems[name], origins, error)
+                _expect_file(stem_of[name], origins, error)
             broken[name] = error.message
         else:
             found[name] = chain
@@ -173,7 +177,11 @@ def _models_of(
             circle = " -> ".join((*way[way.index(step) :], step))
             raise ConfigError(f"{labels[entry.name](at)}: the route leads back to itself: {circle}", path=at)
         elif step in entries:
-            found += _models_of(entries[step], entries, names, labels, (*way, step), faults)
+            try:
+                found += _models_of(entries[step], entries, names, labels, (*way, step), faults)
+            except ConfigError as error:
+                told = f"{labels[entry.name](at)}: {step!r} does not hold: {error.message}"
+                raise _LeadsToBroken(told, path=at) from error
         elif step in faults:
             raise _LeadsToBroken(f"{labels[entry.name](at)}: {step!r} does not hold: {faults[step]}", path=at)
         else:

@@ -83,13 +83,16 @@ def _drawn(data: DataFile, settings: DataSettings, samples: Samples, seed: int) 
     parts = 1 + sum(needed.values())
     kept = [] if classes is not None or samples.task != "classes" else _rare(samples.targets, parts)
     rest = sorted({*range(data.rows)} - {*kept})
+    if len(rest) <= sum(counts.values()):
+        told = f"{data.rows} rows leave none for training"
+        if kept:
+            told = f"{len(kept)} of {data.rows} rows are the only ones of their classes for training, too few are left"
+        raise ConfigError(f"data.split: {told}: give smaller shares, or more rows", path="data.split")
     test: list[int] = []
     if needed["test"]:
         rest, test = _draw(rest, counts["test"], classes, seed)
     train, validation = _draw(rest, counts["validation"], classes, seed)
     train += kept
-    if not train:
-        raise ConfigError(f"data.split: {data.rows} rows leave none for training", path="data.split")
     return Split(tuple(sorted(train)), tuple(sorted(validation)), tuple(sorted(test)))
 
 

@@ -33,6 +33,7 @@ FORCED_RIGHT = 0.9  # how often a token comes that a form leaves no choice about
 PATIENCE = 4  # tokens after which an average has forgotten about two thirds of what it was
 NEEDED = 0.5  # of the last tokens, how many needed a mask where the next one is computed before it is asked for
 KEPT_FORMS, KEPT_CHARS = 64, 65536  # forms that are kept compiled, of so long a text at most: programs repeat theirs
+SEARCHED_CHARS = 8192  # of a schema at most, whose part at fault is looked for: others wait meanwhile
 DETAIL_CHARS = 1000  # of what the library says: it may repeat the whole schema
 OPTIONS_KEY = "x-guidance"  # under which the library keeps its options in a schema
 # One space, or a new line and its indentation: whatever a model writes by itself, and no way to go on for ever.
@@ -126,18 +127,22 @@ class Constraints:
         self._compiles = ThreadPoolExecutor(1, thread_name_prefix="compiles forms")
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="computes masks")
 
-    def compiled(self, grammar: Grammar, tokens: Sequence[int], *, lazy: bool = False) -> Future[Constraint]:
+    def compiled(
+        self, grammar: Grammar, tokens: Sequence[int], *, lazy: bool = False, keep: bool = True
+    ) -> Future[Constraint]:
         """Return a constraint as it is after some tokens, once there is one.
 
-        It is lazy where masks are needed for those tokens only that may not stand where they came.
+        It is lazy where masks are needed for those tokens only that may not stand where they came. Where it is not to
+        be kept, nothing of the form stays.
 
         It fails with FormRefusal where there is no such automaton, with Unsupported where the tokenizer is none that
         the library knows, with Interrupted where it does not allow the tokens.
         """
-        form, path = self._forms.pop(grammar, None), grammar.path
+        is_known, path = grammar in self._forms, grammar.path
+        form = self._forms.pop(grammar, None)
         if form is None or (form.done() and form.exception() is not None):
             form = self._compiles.submit(self._compile, grammar)
-        if len(grammar.text) <= KEPT_CHARS:
+        if is_known or (keep and len(grammar.text) <= KEPT_CHARS):
             self._forms[grammar] = form
             if len(self._forms) > KEPT_FORMS:
                 del self._forms[next(iter(self._forms))]
@@ -205,7 +210,7 @@ def _place_of_fault(grammar: Grammar, tokenizer: LLTokenizer) -> str:
             return str(error)
         return matcher.get_error() if matcher.is_error() else ""
 
-    schema = schema_of(grammar)
+    schema = schema_of(grammar) if len(grammar.text) <= SEARCHED_CHARS else None
     return "" if schema is None else place_of_fault(schema, words)
 
 
@@ -368,6 +373,8 @@ class Constraint:
         if self._matcher.is_error():  # It has grown beyond what can be followed.
             return np.zeros(self._vocabulary, np.bool_)
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():  # Where nothing can follow, the library lets the end follow.
+            return np.zeros(self._vocabulary, np.bool_)
         return np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)
 
 

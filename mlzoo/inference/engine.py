@@ -25,7 +25,7 @@ from mlzoo.inference.memory import is_out_of_memory
 from mlzoo.inference.pace import Pace
 from mlzoo.inference.rows import Part, StepsLost
 from mlzoo.inference.running import Running, begin
-from mlzoo.inference.sampler import choose_each, is_only_held
+from mlzoo.inference.sampler import choose_each
 from mlzoo.inference.scheduler import Scheduler
 from mlzoo.inference.seats import Seats
 from mlzoo.inference.tool_calls import is_forced
@@ -114,8 +114,8 @@ class BatchEngine:
         if running.grammar is None:
             self._scheduler.add(frame.request, running.read, batch=frame.batch, free=running.free)
         else:
-            lazy = self._model.device.type == "cpu" and is_only_held(frame.sampling, running.seen)
-            self._compiling[frame.request] = self._forms.compiled(running.grammar, running.tokens, lazy=lazy)
+            how = ways.of_form(self._model, running)
+            self._compiling[frame.request] = self._forms.compiled(running.grammar, running.tokens, **how)
         return []
 
     def abandon(self, request: str) -> None:

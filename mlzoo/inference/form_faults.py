@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TRIES = 200  # parts of one schema; then the path ends where it is
+TRIES = 100  # parts of one schema; then the path ends where it is
 NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 SINGLE = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
 LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -26,6 +26,8 @@ def place_of_fault(schema: dict[str, Any], words: Callable[[dict[str, Any]], str
         words: What the library says of a schema; empty where it takes it.
     """
     told, path, tries = words(schema), "", 0
+    if not told:
+        return ""
     shared = {name: schema[name] for name in SHARED if name in schema}
     within = True
     while within:

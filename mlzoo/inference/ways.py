@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlzoo.errors import Interrupted, InvalidParams
 from mlzoo.inference.rows import StepsLost
+from mlzoo.inference.sampler import is_only_held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,12 @@ def apart(rows: Sequence[Running]) -> list[list[Running]]:
         eager = [row for row in plain if is_eager(row)]
         plain = [row for row in plain if not is_eager(row)]
     return [group for group in (plain, eager, adapted) if group]
+
+
+def of_form(model: ChatModel, row: Running) -> dict[str, bool]:
+    """Return how a row is held to its form: whether masks are computed where one is needed, and if the form is kept."""
+    lazy = model.device.type == "cpu" and is_only_held(row.frame.sampling, row.seen)
+    return {"lazy": lazy, "keep": not row.frame.ephemeral}
 
 
 def do_without_steps(rows: Sequence[Running]) -> None:

@@ -45,6 +45,7 @@ PATIENCE_S = 60.0  # of virtual time, that the sidecar may be later than it was
 DAY_MS = 24 * 3600 * 1000
 WORKERS_OWN = frozenset({"ReportWorkerUp", "ReportWorkerLost", "ReportLoaded", "ReportLoadFailed"})
 """What happens to workers for the sake of whoever is first."""
+LOADS = ("ModelReady", "ModelFailed")  # what a load comes to; a model that is ready may be told of again
 NOT_AGAIN = frozenset({"models.pull", "models.remove"})
 """Methods that change the machine and not only the log."""
 
@@ -294,7 +295,7 @@ class _Living:
         if first is not None and _is_not_started(first):
             self._reports.remove(first)
             raise OSError(first.data["failure"].get("data", {}).get("reason", ""))
-        loads = {report.data["model"] for report in coming if report.command in ("ReportLoaded", "ReportLoadFailed")}
+        loads = {report.data["model"] for report in coming if not {*report.events}.isdisjoint(LOADS)}
         models: Mapping[str, Line] = self._again.found.header.get("models", {})
         if self._life.bounds is not None and self._again.found.header.get("folds", True):
             models = {}  # Every load of this life is in the recording; one that is not came to nothing.

@@ -81,7 +81,7 @@ def export(world: World, path: Path, output: Path, *, part: Part = ALL, rules: S
         if not isinstance(told, Told):
             wire.aside(told)
             continue
-        requests |= _with_persona(_about(told, part, telling.names), told, puts)
+        requests |= _with_persona(_about(told, part, telling.names), told, part, puts)
         if _is_in(told, part, requests):
             first = told if first is None else first
             facts.learn(told)
@@ -309,21 +309,23 @@ def _about(told: Told, part: Part, names: Names) -> set[str]:
     return {request} if is_of and (data.get("caller") or kind == "Cancel") else set()
 
 
-def _with_persona(found: set[str], told: Told, puts: dict[str, str]) -> set[str]:
+def _with_persona(found: set[str], told: Told, part: Part, puts: dict[str, str]) -> set[str]:
     """Return requests that a group begins, and the call that described the persona which holds for them.
 
     Args:
         found: The requests.
         told: The group.
+        part: Of a connection what others have said is none.
         puts: Persona -> the call that described it last; what the group says of one is noted.
     """
     kind, _, data = told.command
     persona: str = data.get("persona", "")
-    if kind == "PutPersona":
+    changes = {event for event, _, _ in told.events}
+    if kind == "PutPersona" and "PersonaPut" in changes:  # It may have been refused.
         puts[persona] = data["request"]
-    elif kind == "DropPersona":
+    elif "PersonaDropped" in changes:
         puts.pop(persona, None)
-    elif found and persona in puts:
+    elif found and part.connection is None and persona in puts:
         return {*found, puts[persona]}
     return found
 

@@ -75,6 +75,7 @@ class Reported:
     data: Line
     text: Any = None
     after_clock: bool = False
+    events: tuple[str, ...] = ()  # that were decided by it
 
 
 @attrs.frozen(kw_only=True)
@@ -127,6 +128,7 @@ def lives_of(found: Recording) -> tuple[Life, ...]:
                 data=data,
                 text=group.get("text"),
                 after_clock=_is_after_clock(groups, index),
+                events=tuple([kind for kind, _, _ in group["events"]]),
             )
             inputs[numbers[index]].append(report)
     return tuple([_life(number, inputs[number], groups, numbers) for number in range(count)])

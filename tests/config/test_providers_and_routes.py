@@ -62,7 +62,18 @@ def test_a_route_has_models_of_one_kind(load, vllm):
     assert load().broken["a"].startswith(f"{file}: chain: expected models of one kind")
 
 
-@pytest.mark.parametrize("text", ["chain: [\n", "chian: [smollm2]\n", "chain: 7\n", "- smollm2\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chain: [\n",
+        "chian: [smollm2]\n",
+        "chain: 7\n",
+        "- smollm2\n",
+        'chain: ["${nope}"]\n',
+        "chain: ???\n",
+        "chain: [x]\n",
+    ],
+)
 def test_a_route_that_does_not_hold_costs_itself_and_those_that_lead_to_it_alone(load, vllm, text):
     file = own_file(vllm, "route/bad.yaml", text)
     own_file(vllm, "route/outer.yaml", "chain: [smollm2, bad]\n")
@@ -73,6 +84,20 @@ def test_a_route_that_does_not_hold_costs_itself_and_those_that_lead_to_it_alone
     assert [entry.name for entry in settings.chain("fine")] == ["smollm2"]
     with pytest.raises(ModelNotFound, match=r"bad\.yaml"):
         settings.chain("bad")
+    assert "'bad' does not hold" in load("routes.fine.chain=[bad]").broken["fine"]
+
+
+def test_an_override_about_a_broken_route_is_refused_or_mends_it(load, vllm):
+    file = own_file(vllm, "route/bad.yaml", "chain: [\n")
+    assert str(file) in refused(load, "routes.bad.chain=[smollm2]")
+    own_file(vllm, "route/bad.yaml", "chain: 7\n")
+    assert [entry.name for entry in load("routes.bad.chain=[smollm2]").chain("bad")] == ["smollm2"]
+
+
+def test_what_is_wrong_with_a_model_is_told_of_it_where_a_route_of_its_name_is_wrong_too(load, vllm):
+    file = own_file(vllm, "model/bad.yaml", "kind: chatty\n")
+    own_file(vllm, "route/bad.yaml", "chain: 7\n")
+    assert str(file) in load().broken["bad"]
 
 
 @pytest.mark.parametrize(

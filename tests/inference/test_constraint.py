@@ -17,7 +17,7 @@ from json_schemas import schemas
 from tiny_models import Heard, ask, load, run, save_causal, tokenizer
 
 from mlzoo.frames import WorkFailed
-from mlzoo.inference.constraint import KEPT_FORMS, Constraint, Constraints, FormRefusal, grammar_of
+from mlzoo.inference.constraint import Constraint, Constraints, grammar_of
 from mlzoo.inference.engine import BatchEngine
 from mlzoo.inference.loader import load_chat
 
@@ -347,27 +347,6 @@ def test_a_request_may_be_abandoned_while_its_form_is_compiled(tiny):
     assert not engine.idle
     engine.abandon("r")
     assert engine.idle
-
-
-def test_a_form_that_is_asked_for_again_needs_no_compiling_until_it_is_forgotten(tiny):
-    first, grammar = tiny.constraints.compiled(grammar_of(by(THING)), ()).result(), grammar_of(by(THING))
-    first.take(first.guess((), 1, 0.0)[0])
-    again = tiny.constraints.compiled(grammar, ())
-    assert again.done()
-    assert again.result().guess((), 9, 0.0) != first.guess((), 9, 0.0), "it stands where the first one stands by now"
-    tiny.constraints.forget()
-    assert grammar not in tiny.constraints._forms
-
-
-def test_few_forms_are_kept_and_none_that_is_no_form(tiny):
-    tiny.constraints.forget()
-    patterns = [f"a{{{number}}}" for number in range(1, KEPT_FORMS + 9)]
-    for pattern in patterns:
-        tiny.constraints.compiled(grammar_of({"type": "regex", "pattern": pattern}), ()).result()
-    assert len(tiny.constraints._forms) == KEPT_FORMS
-    for _ in range(2):
-        refused = tiny.constraints.compiled(grammar_of({"type": "regex", "pattern": "("}), ())
-        assert isinstance(refused.exception(), FormRefusal)
 
 
 def test_a_tokenizer_without_an_end_is_refused(tiny):

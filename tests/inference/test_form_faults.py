@@ -18,6 +18,20 @@ UNSATISFIABLE = {
     "a class without characters": {"type": "regex", "pattern": r"[^\s\S]"},
     "a rule without an end": {"type": "grammar", "grammar": "start: start"},
 }
+DEAD_ENDS = {
+    "a rule behind letters": {"type": "grammar", "grammar": 'start: "abc" b\nb: b'},
+    "a part that is itself": {
+        "type": "json_schema",
+        "json_schema": {
+            "schema": {
+                "type": "object",
+                "properties": {"a": {"$ref": "#/properties/a"}},
+                "required": ["a"],
+                "additionalProperties": False,
+            }
+        },
+    },
+}
 TOO_LARGE = {
     "a rule that goes on before it ends": {"type": "grammar", "grammar": 'start: "a" start'},
     "a rule that begins with itself": {"type": "grammar", "grammar": 'start: a\na: "x" a | a "y"'},
@@ -51,6 +65,15 @@ def test_a_form_that_no_text_has_is_refused(tiny, form):
     assert "no text has" in failed.message
     assert failed.data["path"].startswith("response_format")
     assert len(heard.tokens("other")) == 5
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 1}], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("form", DEAD_ENDS.values(), ids=DEAD_ENDS)
+def test_a_form_that_leads_to_where_nothing_follows_ends_as_a_failure_and_not_as_an_answer(tiny, form, sampling):
+    heard = run(BatchEngine(tiny), ask("held", "the quick", 200, response_format=form, **sampling))
+    [failed] = heard.others
+    assert (failed.request, failed.code) == ("held", -32602)
+    assert not any(row.finish_reason for row in heard.rows["held"])
 
 
 @pytest.mark.parametrize("form", TOO_LARGE.values(), ids=TOO_LARGE)
@@ -90,6 +113,10 @@ def test_a_schema_of_any_size_is_looked_through_for_a_bounded_time():
     schema = {"properties": {str(number): {} for number in range(10 * TRIES)}}
     assert place_of_fault(schema, words) == ""
     assert len(asked) == 1 + TRIES
+
+
+def test_a_schema_that_is_none_by_the_librarys_own_options_is_at_fault_as_a_whole():
+    assert place_of_fault({"properties": {"a": {}}}, lambda _schema: "") == ""
 
 
 def test_parts_that_are_none_are_passed_over():

@@ -205,6 +205,25 @@ async def test_a_span_and_the_connection_of_a_resume_are_run_as_far_as_they_can_
     assert "1 calls run again, 1 the same, 1 lines not run: all as recorded" in found.told()
 
 
+async def test_a_span_in_which_a_ready_model_is_told_of_again_is_run_as_any_other(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        await sidecar.host.result(sidecar.chat("one"))
+        await sidecar.host.result(sidecar.chat("two"))
+        worker = await sidecar.worker()
+        worker.explained("toy", "its steps are compiled by now")
+        await sidecar.host.result(sidecar.chat("three"))
+        info = await sidecar.host.call("models.info", {"model": "toy"})
+        assert info["why"] == ["its steps are compiled by now"]
+    whole = recorded()
+    found = run_again(whole, lives.config())
+    assert found.holds, "\n".join(found.told())
+    groups = list(whole.groups())
+    begins = [group["group"] for group in groups if group["command"][0] == "Submit"]
+    assert sum(group["command"][0] == "ReportLoaded" for group in groups) == 2
+    found = run_again(recorded(part=Part(span=(begins[1], groups[-1]["group"]))), lives.config())
+    assert found.holds, "\n".join(found.told())
+
+
 async def killed_amid_two_chats(lives):
     async with lives.begin(leave=False) as sidecar:
         await sidecar.host.result(sidecar.chat("hello"))

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 
+import attrs
 import trio
 from memory_host import Moves
 
@@ -24,6 +25,7 @@ class FakeWorker:
         self._ended = trio.Event()
         self._moves = Moves()
         self._turns = itertools.count()
+        self._loaded = {}  # what was said of each model
         self.status = None
         self.beats = 0
         self.told = []  # every frame but beats
@@ -115,22 +117,25 @@ class FakeWorker:
             case "later":
                 pass
 
+    def explained(self, model, *why):
+        """Say again what was chosen for a model, as that has changed."""
+        self.say(attrs.evolve(self._loaded[model], why=why))
+
     def loaded(self, model, slots=4):
-        self.say(
-            frames.Loaded(
-                model=model,
-                memory_bytes=100,
-                peak_bytes=self._workshop.peak_bytes,
-                context=64,
-                slots=slots,
-                dtype="float32",
-                architecture="toy",
-                batching="slots",
-                fingerprint=self._workshop.fingerprint,
-                why=("it is a toy",),
-                adapters=tuple(self._workshop.adapters),
-            )
+        self._loaded[model] = frames.Loaded(
+            model=model,
+            memory_bytes=100,
+            peak_bytes=self._workshop.peak_bytes,
+            context=64,
+            slots=slots,
+            dtype="float32",
+            architecture="toy",
+            batching="slots",
+            fingerprint=self._workshop.fingerprint,
+            why=("it is a toy",),
+            adapters=tuple(self._workshop.adapters),
         )
+        self.say(self._loaded[model])
 
     async def until(self, predicate):
         return await self._moves.until(predicate)
