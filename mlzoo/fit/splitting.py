@@ -86,7 +86,7 @@ def _drawn(data: DataFile, settings: DataSettings, samples: Samples, seed: int) 
     if len(rest) <= sum(counts.values()):
         told = f"{data.rows} rows leave none for training"
         if kept:
-            told = f"{len(kept)} of {data.rows} rows are the only ones of their classes for training, too few are left"
+            told = f"of {data.rows} rows {len(kept)} must be trained on, one of each rare class, and too few are left"
         raise ConfigError(f"data.split: {told}: give smaller shares, or more rows", path="data.split")
     test: list[int] = []
     if needed["test"]:
