@@ -170,6 +170,9 @@ def _table(data: DataFile, settings: DataSettings, spec: ZooSpec) -> tuple[dict[
     """Return the columns of a table as the pipeline takes them; their types are found where nobody said them."""
     others = {settings.target, settings.split.column}
     names = settings.features or tuple(name for name in data.columns if name not in others)
+    if settings.target in names:
+        told = f"{settings.target!r} is what is to be learned: take it out of data.features"
+        raise ConfigError(f"data.features: {told}", path="data.features")
     if not names:
         raise ConfigError(f"data.features: {data.path} has no column but {settings.target!r}", path="data.features")
     cells = {name: data.column(name, "data.features") for name in names}

@@ -35,6 +35,7 @@ NEEDED = 0.5  # of the last tokens, how many needed a mask where the next one is
 KEPT_FORMS, KEPT_CHARS = 64, 65536  # forms that are kept compiled, of so long a text at most: programs repeat theirs
 SEARCHED_CHARS = 8192  # of a schema at most, whose part at fault is looked for: others wait meanwhile
 DETAIL_CHARS = 1000  # of what the library says: it may repeat the whole schema
+NOTHING_FOLLOWS = "NoExtensionBias"  # what the library says where no token may come, and no end
 OPTIONS_KEY = "x-guidance"  # under which the library keeps its options in a schema
 # One space, or a new line and its indentation: whatever a model writes by itself, and no way to go on for ever.
 WHITESPACE = r" |\n[ \t]{0,24}"
@@ -62,7 +63,8 @@ class FormRefusal(InvalidParams):
     """
 
     def __init__(self, path: str, detail: str, what: str = "cannot be compiled") -> None:
-        super().__init__(f"this form {what}; data.detail holds the words of the library that tried", path=path)
+        words = "; data.detail holds the words of the library that tried" if detail else ""
+        super().__init__(f"this form {what}{words}", path=path)
         self.detail = detail.partition("\n<state>")[0][:DETAIL_CHARS]
 
 
@@ -171,8 +173,10 @@ class Constraints:
             raise FormRefusal(path, matcher.get_error())
         first = matcher.deep_copy()
         first.compute_bitmask()
+        if first.is_error() and NOTHING_FOLLOWS in first.get_error():
+            raise FormRefusal(grammar.path, "", "is one that no text has")
         if first.is_error():
-            raise FormRefusal(grammar.path, first.get_error(), "is one that no text has")
+            raise FormRefusal(grammar.path, first.get_error(), "cannot be followed")
         return matcher
 
     def _begin(self, form: Future[LLMatcher], path: str, tokens: tuple[int, ...], *, lazy: bool) -> Constraint:
@@ -257,6 +261,8 @@ class Constraint:
         """Why the form cannot be followed any further; None: it can."""
         if not self._matcher.is_error():
             return None
+        if NOTHING_FOLLOWS in self._matcher.get_error():
+            return FormRefusal(self._path, "", "leads to where no text goes on")
         return FormRefusal(self._path, self._matcher.get_error(), "cannot be followed any further")
 
     def guess(self, guessed: Sequence[int], most: int, price: float) -> list[int]:

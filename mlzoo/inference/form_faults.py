@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+UNSATISFIABLE = "Unsatisfiable schema"  # as the library begins to say so
 TRIES = 100  # parts of one schema; then the path ends where it is
 NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 SINGLE = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
@@ -36,10 +37,15 @@ def place_of_fault(schema: dict[str, Any], words: Callable[[dict[str, Any]], str
             tries += 1
             if tries > TRIES:
                 return path
-            if words({**shared, **part}) == told:
+            if _is_same(words({**shared, **part}), told):
                 schema, path, within = part, path + step, True
                 break
     return path
+
+
+def _is_same(words: str, told: str) -> bool:
+    """Whether words are about one fault: of a part without which nothing can be, the library says it otherwise."""
+    return words == told or (words.startswith(UNSATISFIABLE) and told.startswith(UNSATISFIABLE))
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -113,13 +113,18 @@ class Graphs:
         """Return what is the case with them, as a sentence for people."""
         said = {
             "used": "in use",
-            "checking": "of an earlier load, compared with the eager step before use",
-            "there": "of an earlier load, compared with the eager step before use",
+            "checking": "compiled, compared with the eager step before use",
+            "there": "compiled, compared with the eager step before use",
             "making": "being compiled, eager until then",
             "wanted": f"compiled in the background once {self._after_tokens} tokens are decoded, eager until then",
         }
         parts = (f"{name}: {said.get(graph.state) or f'none, {graph.why}'}" for name, graph in self.all.items())
         return "compiled graphs, by family of layers, " + "; ".join(parts)
+
+    def watch(self) -> None:
+        """See what became of what is being made; otherwise that is seen with the next step."""
+        if self.making is not None:
+            self._collect(self.making)
 
     def takes_any_rows(self, family: Family) -> bool:
         """Whether a step in a family takes rows of prompts, too, and none is different for what is beside it."""

@@ -54,15 +54,18 @@ class Link:
         except OSError:
             os._exit(0)
 
-    def take(self, *, wait: bool) -> bytes | None:
-        """Return the next line that has come; None where there is none, and nobody should wait for it."""
+    def take(self, *, wait: bool, most_s: float | None = None) -> bytes | None:
+        """Return the next line that has come; None where there is none, and nobody should wait for it, or longer."""
         try:
             return self._lines.get_nowait()
         except queue.Empty:
             if not wait:
                 return None
         self.begin("idle")
-        return self._lines.get()
+        try:
+            return self._lines.get(timeout=most_s)
+        except queue.Empty:
+            return None
 
     def _read(self) -> None:
         """Read lines; end the process at once when the socket ends, whatever it is doing."""

@@ -74,8 +74,13 @@ class ChatModel:
     @property
     def why(self) -> tuple[str, ...]:
         """What was chosen and for what reason, for people: as it is now."""
-        compiled = getattr(self.decoder, "graphs", None)
-        return (*self.chosen, compiled.why() if isinstance(compiled, graphs.Graphs) else self.steps)
+        return (*self.chosen, self.steps if self.compiled is None else self.compiled.why())
+
+    @property
+    def compiled(self) -> graphs.Graphs | None:
+        """Its compiled steps, where it has such as change while it is loaded."""
+        found = getattr(self.decoder, "graphs", None)
+        return found if isinstance(found, graphs.Graphs) else None
 
     @property
     def fingerprints(self) -> tuple[str, ...]:

@@ -157,8 +157,15 @@ class Summarising:
         """See ``BatchEngine``."""
         return self._engine.only_decodes
 
+    @property
+    def expects_news(self) -> bool:
+        """Whether something is being made for the model, of which there will be news without any request."""
+        return self._model.compiled is not None and self._model.compiled.making is not None
+
     def news(self) -> tuple[str, ...]:
         """Return what was chosen for the model and why, where that has changed since it was asked for; else nothing."""
+        if self._model.compiled is not None:
+            self._model.compiled.watch()
         before, self._said_why = self._said_why, self._model.why
         return self._said_why if self._said_why != before else ()
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
 Serving = Summarising | Embedder | Predictor
 Work = Generate | Embed | Predict | Tokenize | Detokenize
+WATCH_S = 1.0  # after which an idle worker looks what became of steps that are being compiled
 DRAIN_S = 0.01  # in which frames are taken in while something runs: turning texts into tokens takes time, too
 
 
@@ -137,23 +138,25 @@ class ModelServer:
         """Wait for a frame while there is nothing to do."""
         if self._neighbours is not None:
             self._neighbours.rest()
-        line = self._link.take(wait=True)
+        makes = any(isinstance(model, Summarising) and model.expects_news for model in self._models.values())
+        line = self._link.take(wait=True, most_s=WATCH_S if makes else None)
         if self._neighbours is not None:
             self._neighbours.wake()
         return line
 
     def step(self) -> None:
         """Give each model that has work one step."""
-        for name, model in [(name, model) for name, model in self._models.items() if not model.idle]:
+        for model in [model for model in self._models.values() if not model.idle]:
             self._link.begin("work")
             with threads.using(self._threads_for(model)):
                 said = model.step()
-            if isinstance(model, Summarising) and (why := model.news()):
-                self._loaded_as[name] = attrs.evolve(self._loaded_as[name], why=why)
-                said.append(self._loaded_as[name])
             if memory.thread_is_spoilt():
                 _end_spoilt()
             self._link.send(self._saying.after(said, may_wait=self._steps_on(model)))
+        for name, model in self._models.items():
+            if isinstance(model, Summarising) and (why := model.news()):
+                self._loaded_as[name] = attrs.evolve(self._loaded_as[name], why=why)
+                self._link.send([*self._saying.held(), self._loaded_as[name]])
 
     def _say_what_is_due(self) -> None:
         self._link.send(self._saying.due())

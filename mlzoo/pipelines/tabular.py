@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mlzoo.pipelines.pipeline import JsonObject
 
+FARTHEST = 1e18  # deviations from the mean: the square of more is too large for float32
 OTHER = 0  # the category of all that was not there when the model learned, and of what is missing
 Missing = Literal["refuse", "fill"]
 
@@ -158,7 +159,10 @@ class TabularPipeline(Pipeline):
                 raise wrong(path, "true or false")
             return float(cell)
         mean, deviation = self._scales[name]
-        return (_finite(cell, path) - mean) / deviation
+        scaled = (_finite(cell, path) - mean) / deviation
+        if abs(scaled) > FARTHEST:
+            raise wrong(path, f"a number of the size of those that it has learned from, whose mean is {mean:g}")
+        return scaled
 
 
 def _column(name: str, said: Any) -> Column:

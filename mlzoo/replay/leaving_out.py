@@ -8,6 +8,7 @@ out with it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -125,20 +126,33 @@ def _add_dependents(found: Recording, session: Session, reasons: dict[Call, str]
     while count != len(reasons):
         count = len(reasons)
         ended = [session.requests[call] for call in reasons if call in session.requests]
-        gone = [groups[request]["command"][2] for request in ended if request in groups]
-        conversations = {data["conversation"] for data in gone if data.get("conversation")}
+        gone_from = _first_gone([groups[request] for request in ended if request in groups])
         for call in session.calls:
             data = groups.get(session.requests.get(call, ""), {"command": ("", 1, {}), "events": ()})
             needs = {*session.needs.get(call, ()), *(own[name] for name in _targets(data) if name in own)}
-            if call not in reasons and (needs & reasons.keys() or _is_of(lines[call], data, conversations)):
+            if call not in reasons and (needs & reasons.keys() or _is_of(lines[call], data, gone_from)):
                 reasons[call] = AFTER
 
 
-def _is_of(line: Line, group: Line, conversations: set[str]) -> bool:
-    """Whether a call is about a conversation of which a turn is left out, or about all of them."""
+def _first_gone(gone: list[Line]) -> dict[str, int]:
+    """Return each conversation of which a turn is left out -> the group of the first such turn."""
+    found: dict[str, int] = {}
+    for group in gone:
+        name = group["command"][2].get("conversation")
+        if name:
+            found[name] = min(group["group"], found.get(name, group["group"]))
+    return found
+
+
+def _is_of(line: Line, group: Line, gone_from: dict[str, int]) -> bool:
+    """Whether a call comes in a conversation after a turn of it that is left out, or is about all conversations.
+
+    Of a call that nothing was decided about, nobody can say when it came.
+    """
     if line.get("method") == "conversations.list":
-        return bool(conversations)
-    return bool(_conversations(line, group) & conversations)
+        return bool(gone_from)
+    seq = group.get("group", math.inf)
+    return any(seq > gone_from[name] for name in _conversations(line, group) & gone_from.keys())
 
 
 def _conversations(line: Line, group: Line) -> set[str]:

@@ -36,12 +36,15 @@ TOO_LARGE = {
     "a rule that goes on before it ends": {"type": "grammar", "grammar": 'start: "a" start'},
     "a rule that begins with itself": {"type": "grammar", "grammar": 'start: a\na: "x" a | a "y"'},
 }
+NONE = {"type": "integer", "minimum": 5, "maximum": 3}
+NEEDS_NONE = {"type": "object", "properties": {"b": NONE}, "required": ["b"]}
 REFERRING = {"properties": {"x": {"$ref": "#/$defs/w"}}}
 SCHEMAS = {
     "": WRONG,
     ".properties.a": {"type": "object", "properties": {"b": {"type": "string"}, "a": WRONG}},
     ".items.anyOf[1]": {"type": "array", "items": {"anyOf": [{"type": "string"}, WRONG]}},
     ".properties.a.additionalProperties": {"properties": {"a": {"additionalProperties": WRONG}}},
+    ".properties.a.properties.b": {"type": "object", "properties": {"a": NEEDS_NONE}, "required": ["a"]},
     ".prefixItems[0]": {"type": "array", "prefixItems": [WRONG], "items": True},
     ".properties.a.properties.x": {"properties": {"a": REFERRING}, "$defs": {"w": WRONG}},
 }  # fmt: skip
@@ -94,11 +97,7 @@ def test_the_innermost_part_that_is_not_taken_is_named(tiny, path, schema):
 
 
 def test_the_whole_is_named_where_its_parts_are_well_alone(tiny):
-    schema = {
-        "type": "object",
-        "properties": {"a": {"minLength": 5, "maxLength": 2, "type": "string"}},
-        "required": ["a"],
-    }
+    schema = {"allOf": [{"type": "string"}, {"type": "integer"}]}
     refusal = refusal_of(tiny, {"type": "json_schema", "json_schema": {"schema": schema}})
     assert refusal.data["path"] == "response_format.json_schema.schema"
 

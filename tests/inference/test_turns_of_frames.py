@@ -35,7 +35,7 @@ class FloodedLink:
     def arrive(self, *frames):
         self._lines += map(encode, frames)
 
-    def take(self, *, wait):
+    def take(self, *, wait, most_s=None):
         self.now_s += 0.001
         if wait and not self._lines:
             raise SocketEnds

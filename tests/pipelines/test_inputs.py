@@ -48,6 +48,7 @@ def a_bomb(width, height):
     [
         ({"age": "old", "job": "smith"}, "inputs[1].age", "a number"),
         ({"age": True, "job": "smith"}, "inputs[1].age", "a number"),
+        ({"age": -1e39, "job": "smith"}, "inputs[1].age", "a number of the size of those that it has learned from"),
         ({"age": float("nan"), "job": "smith"}, "inputs[1].age", "a number"),
         ({"job": "smith"}, "inputs[1].age", "it is missing"),
         ({"age": 3, "job": 7}, "inputs[1].job", "as a text"),

@@ -42,6 +42,18 @@ async def test_a_summary_is_made_again(lives, recorded, autojump_clock):
     assert found.holds, "\n".join(found.told())
 
 
+async def test_turns_before_one_that_is_forgotten_are_run_again(lives, recorded, autojump_clock):
+    async with lives.begin() as sidecar:
+        await turn(sidecar, "one")
+        await turn(sidecar, "two")
+        three = await turn(sidecar, "three")
+        await turn(sidecar, "four")
+        await sidecar.host.call("forget", {"request": three["id"]})
+    found = run_again(recorded(part=Part(conversation="talk")), lives.config())
+    assert found.holds, "\n".join(found.told())
+    assert found.told()[-1] == "2 calls run again, 2 the same, 2 lines not run: all as recorded"
+
+
 async def test_a_conversation_alone_brings_along_what_its_host_had_said_of_its_persona(lives, recorded, autojump_clock):
     async with lives.begin() as sidecar:
         await results(
