@@ -330,6 +330,9 @@ class Config(_Compared):
             if name in entry.aliases:
                 return entry
         available = sorted({*self.models, *self.routes})
+        if name in self.routes:
+            message = f"{name!r} is a route, and no model; it leads to {', '.join(self.routes[name])}"
+            raise ModelNotFound(message, model=name, available=available)
         if name in self.broken:
             message = f"the configuration of model {name!r} does not hold: {self.broken[name]}"
             raise ModelNotFound(message, model=name, available=available)

@@ -36,6 +36,8 @@ def test_a_route_leads_to_models_by_name_and_alias_and_through_other_routes(load
     settings = load()
     assert [entry.name for entry in settings.chain("any")] == ["big", "smollm2"]
     assert [entry.name for entry in settings.chain("large")] == ["big"]
+    with pytest.raises(ModelNotFound, match="'any' is a route, and no model; it leads to big, smollm2"):
+        settings.model("any")
     with pytest.raises(ModelNotFound) as caught:
         settings.chain("none")
     assert "any" in caught.value.data["available"]

@@ -81,6 +81,12 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
     assert "is a directory" in refusal(files.read, DataSettings(path=str(tmp_path)))
 
 
+def test_what_is_to_be_learned_is_no_feature(data):
+    file = data("a,label\n1,x\n2,y\n3,x\n")
+    told = refusal(learned, file, TABLE, input=None, features=("a", "label"), target="label")
+    assert told == "data.features: 'label' is what is to be learned: take it out of data.features"
+
+
 def test_a_missing_column_is_told_with_the_nearest_one(data):
     assert "did you mean label?" in refusal(learned, data(texts("aabb")), target="lable")
     assert "data.input" in refusal(learned, data(texts("aabb")), input="txt")
