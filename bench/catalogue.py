@@ -218,8 +218,8 @@ BENCHMARKS = (
         how=(
             "Times are the host's, from its line to the line that it waits for. Every long prompt is a new one. The "
             "worker is up when the unloaded model is asked for. Eager is one that was installed as a wheel where there "
-            "is no C++ compiler. The longest gap while nothing is read is that of 4 streams for about as long: words are "
-            "gathered for a sixtieth of a second, and the machine's own services take processors now and then."
+            "is no C++ compiler. The longest gap while nothing is read is that of 4 streams for about as long: words "
+            "are gathered for a sixtieth of a second, and the machine's own services take processors now and then."
         ),
     ),
     Benchmark(
