@@ -175,7 +175,8 @@ BENCHMARKS = (
             "(through llama-cpp-python's batches of many sequences, since its server keeps one at a time) and "
             "OpenVINO GenAI (paged) read the Q4_1 file that our weights were converted from; `transformers serve` is "
             "asked over HTTP; it and `generate` compute in bfloat16, or in float32 where the processor is faster in "
-            "that. One measures at a time, the other peers' processes are suspended."
+            "that. One measures at a time, the other peers' processes are suspended; each side is asked for 8 tokens "
+            "right before it is measured, since the system takes pages of who was idle for long."
         ),
     ),
     Benchmark(
