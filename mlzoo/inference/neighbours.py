@@ -51,12 +51,11 @@ class Neighbours:
         self._rests = self._now()
 
     def wake(self) -> None:
-        """Hear that there is something to compute again: what others did meanwhile kept nobody here waiting.
+        """Hear that there is something to compute again: what others did meanwhile says nothing of what they do now.
 
-        So rests are left out of what is looked at, and requests that are shorter than a look are added up. Who asks for
-        one short thing after the other is busy in between, and would be taken for a neighbour.
+        So a long rest is left out of what is looked at; requests that are shorter than a look are added up.
         """
-        if self._rests is not None:
+        if self._rests is not None and self._clock() - self._rests[0] >= LOOK_S:
             rested = [now - before for now, before in zip(self._now(), self._rests, strict=True)]
             seen_s, busy_s, own_s = self._seen
             self._seen = seen_s + rested[0], busy_s + rested[1], own_s + rested[2]

@@ -71,11 +71,10 @@ def test_what_others_do_while_nothing_is_computed_says_nothing_of_now():
     assert machine.after(0.0) == 4
 
 
-def test_who_asks_for_one_short_thing_after_the_other_is_no_neighbour():
+def test_a_short_rest_is_a_part_of_what_is_looked_at():
     machine = Machine()
-    for _ in range(40):
-        assert machine.after(0.0, passes_s=LOOK_S / 10) == 4
-        machine.rests(LOOK_S / 10, others=1.0)
+    machine.rests(LOOK_S / 2, others=3.0)
+    assert machine.after(3.0, passes_s=LOOK_S / 2) == 1
 
 
 def test_short_requests_with_long_rests_between_them_are_added_up():
