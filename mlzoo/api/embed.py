@@ -5,31 +5,17 @@ from __future__ import annotations
 import attrs
 
 from mlzoo.api.fields import about, checked
-from mlzoo.api.inference import (
-    DEADLINE,
-    KEY,
-    MODEL,
-    PRIORITY,
-    REQUIRE_DEVICE,
-    RETENTION,
-    Priority,
-    Retention,
-)
+from mlzoo.api.inference import MODEL, WorkParams
 from mlzoo.api.routing import Rerouted
 
 
 @attrs.frozen(kw_only=True)
-class EmbedParams:
+class EmbedParams(WorkParams):
     """Texts that are to become vectors."""
 
     model: str | None = attrs.field(default=None, validator=checked, metadata=MODEL)
     input: str | tuple[str, ...] = attrs.field(validator=checked, metadata=about("A text, or several.", min_items=1))
     normalize: bool = attrs.field(default=True, metadata=about("Scale each vector to length 1."))
-    retention: Retention = attrs.field(default="keep", metadata=RETENTION)
-    key: str | None = attrs.field(default=None, validator=checked, metadata=KEY)
-    deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=DEADLINE)
-    priority: Priority = attrs.field(default="interactive", metadata=PRIORITY)
-    require_device: str | None = attrs.field(default=None, validator=checked, metadata=REQUIRE_DEVICE)
 
 
 @attrs.frozen(kw_only=True)

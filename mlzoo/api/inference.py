@@ -26,12 +26,7 @@ TOKENS_MAX = 1_000_000  # to be turned into text at once: a third of a second, i
 TOKEN_MAX = 2**31 - 1  # No tokenizer has more; which of them are tokens, the model's own tokenizer says.
 
 MODEL = naming("Name of the model or one of its aliases; without it the configured default.")
-KEY = naming("A string of the host's choosing, unique for ever: a request with it runs exactly once.")
 KEYED = naming("Key of the request.")
-DEADLINE = about("Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX)
-RETENTION = about("ephemeral: the text of request and answer never reaches the disk.")
-PRIORITY = about("Interactive requests go before batch ones.")
-REQUIRE_DEVICE = naming("Refuse the request where the model does not run on this device or kind of device.")
 
 
 # --------------------------------------------------------------------------------------------------------- messages
@@ -95,7 +90,36 @@ _MESSAGES = about("The turns so far, oldest first.", min_items=1, max_items=MESS
 
 
 @attrs.frozen(kw_only=True)
-class GenerationParams:
+class WorkParams:
+    """What can be said of any work for a model: what is kept of it, and when and where it is done."""
+
+    retention: Retention = attrs.field(
+        default="keep", metadata=about("ephemeral: the text of request and answer never reaches the disk.")
+    )
+    key: str | None = attrs.field(
+        default=None,
+        validator=checked,
+        metadata=naming("A string of the host's choosing, unique for ever: a request with it runs exactly once."),
+    )
+    deadline_ms: int | None = attrs.field(
+        default=None,
+        validator=checked,
+        metadata=about(
+            "Milliseconds that the request may take while the machine is awake.", minimum=1, maximum=INTEGER_MAX
+        ),
+    )
+    priority: Priority = attrs.field(
+        default="interactive", metadata=about("Interactive requests go before batch ones.")
+    )
+    require_device: str | None = attrs.field(
+        default=None,
+        validator=checked,
+        metadata=naming("Refuse the request where the model does not run on this device or kind of device."),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class GenerationParams(WorkParams):
     """What chat and complete have in common. Where sampling fields are absent, the model's own defaults hold."""
 
     model: str | None = attrs.field(default=None, validator=checked, metadata=MODEL)
@@ -149,15 +173,10 @@ class GenerationParams:
         validator=checked,
         metadata=about("How many rivals of each token to give as well.", minimum=0, maximum=20, needs="logprobs"),
     )
-    key: str | None = attrs.field(default=None, validator=checked, metadata=KEY)
-    deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=DEADLINE)
-    priority: Priority = attrs.field(default="interactive", metadata=PRIORITY)
     determinism: Determinism = attrs.field(
         default="fast",
         metadata=about("exact: equal text in any company, also after an interruption."),
     )
-    retention: Retention = attrs.field(default="keep", metadata=RETENTION)
-    require_device: str | None = attrs.field(default=None, validator=checked, metadata=REQUIRE_DEVICE)
     response_format: ResponseFormat | None = attrs.field(
         default=None, metadata=about("The form that the answer must have, as OpenAI's, or an expression, or a grammar.")
     )

@@ -8,19 +8,11 @@ import attrs
 
 from mlzoo.api.embed import EmbedUsage
 from mlzoo.api.fields import about, checked, naming
-from mlzoo.api.inference import (
-    DEADLINE,
-    KEY,
-    PRIORITY,
-    REQUIRE_DEVICE,
-    RETENTION,
-    Priority,
-    Retention,
-)
+from mlzoo.api.inference import WorkParams
 
 
 @attrs.frozen(kw_only=True)
-class PredictParams:
+class PredictParams(WorkParams):
     """Inputs that a custom model is to answer; what one is, the model's pipeline says."""
 
     model: str = attrs.field(validator=checked, metadata=naming("Name of the model or one of its aliases."))
@@ -30,11 +22,6 @@ class PredictParams:
             'Texts, {"a", "b"}, {"query", "documents"}, rows of a table or pictures in base64.', min_items=1
         ),
     )
-    retention: Retention = attrs.field(default="keep", metadata=RETENTION)
-    key: str | None = attrs.field(default=None, validator=checked, metadata=KEY)
-    deadline_ms: int | None = attrs.field(default=None, validator=checked, metadata=DEADLINE)
-    priority: Priority = attrs.field(default="interactive", metadata=PRIORITY)
-    require_device: str | None = attrs.field(default=None, validator=checked, metadata=REQUIRE_DEVICE)
 
 
 @attrs.frozen(kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlzoo.config.schema import LOCAL, ModelEntry, ProviderEntry, RouteEntry
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mlzoo.config.origins import Origins
 
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # It names a directory, too.
+
+
+Entry = TypeVar("Entry", ProviderEntry, RouteEntry)
 
 
 class _LeadsToBroken(ConfigError):
@@ -42,23 +45,49 @@ def providers_of(
     Raises:
         ConfigError: What an override says of one does not hold.
     """
-    found: dict[str, ProviderEntry] = {}
+    found = _entries("provider", stems, said, origins, broken, _provider)
+    return {name: entry for name, (_, entry) in found.items()}
+
+
+def _entries(
+    group: str,
+    stems: Iterable[str],
+    said: Callable[[str, Callable[[str], str]], Any],
+    origins: Origins,
+    broken: dict[str, str],
+    read: Callable[[str, Any, Callable[[str], str]], Entry],
+) -> dict[str, tuple[str, Entry]]:
+    """Return what the files of a group describe by its name, each behind its file's; note those that do not hold.
+
+    Raises:
+        ConfigError: What an override says of one does not hold.
+    """
+    found: dict[str, tuple[str, Entry]] = {}
     for stem in stems:
-        at, label = f"providers.{stem}", _label(origins, "provider", stem)
+        at, label = f"{group}s.{stem}", _label(origins, group, stem)
         if stem in broken:
             if origins.is_override(at):
                 raise ConfigError(broken[stem], path=at)
             continue
         try:
-            entry = _provider(stem, said(at, label), label)
+            entry = read(stem, said(at, label), label)
             _is_new(entry.name, found, label, f"{at}.name")
         except ConfigError as error:
-            if f"provider/{stem}" not in origins.files or origins.is_override(at):
-                raise
+            _expect_file(group, stem, origins, error)
             broken[stem] = error.message
         else:
-            found[entry.name] = entry
+            found[entry.name] = stem, entry
     return found
+
+
+def _expect_file(group: str, stem: str, origins: Origins, error: ConfigError) -> None:
+    """Raise what is wrong where a command line or the environment says it, and no file."""
+    if f"{group}/{stem}" not in origins.files or origins.is_override(f"{group}s.{stem}"):
+        raise error
+
+
+def _route(stem: str, settings: Any, label: Callable[[str], str]) -> RouteEntry:
+    return structure(_named(settings, stem), RouteEntry, at=f"routes.{stem}", label=label)
 
 
 def _provider(stem: str, settings: Any, label: Callable[[str], str]) -> ProviderEntry:
@@ -110,48 +139,29 @@ def routes_of(
     Raises:
         ConfigError: What an override says of one does not hold.
     """
-    entries: dict[str, RouteEntry] = {}
-    stem_of: dict[str, str] = {}
-    labels: dict[str, Callable[[str], str]] = {}
-    faulty: dict[str, str] = dict(unreadable)
-    for stem in stems:
-        at, label = f"routes.{stem}", _label(origins, "route", stem)
-        if stem in faulty:
-            if origins.is_override(at):
-                raise ConfigError(faulty[stem], path=at)
-            continue
-        try:
-            entry = structure(_named(said(at, label), stem), RouteEntry, at=at, label=label)
-            _is_new(entry.name, entries, label, f"{at}.name")
-        except ConfigError as error:
-            _expect_file(stem, origins, error)
-            faulty[stem] = error.message
-            continue
-        entries[entry.name], stem_of[entry.name] = entry, stem
-        labels[entry.name] = partial(_beneath, label, at)
+    faulty = dict(unreadable)
+    read = _entries("route", stems, said, origins, faulty, _route)
+    entries = {name: entry for name, (_, entry) in read.items()}
+    labels = {
+        name: partial(_beneath, _label(origins, "route", stem), f"routes.{stem}") for name, (stem, _) in read.items()
+    }
     by_alias = {alias: entry.name for entry in models.values() for alias in entry.aliases}
     names = {**by_alias, **{entry.name: entry.name for entry in models.values()}}
     faults = {**called(faulty, "route", origins), **called(broken, "model", origins)}
     faults = {name: why for name, why in faults.items() if name not in names}
     broken |= {stem: why for stem, why in faulty.items() if stem not in broken}
     found = {}
-    for name, entry in entries.items():
+    for name, (stem, entry) in read.items():
         try:
             chain = tuple(dict.fromkeys(_models_of(entry, entries, names, labels, (name,), faults)))
-            _expect_one_kind(chain, models, labels[name]("chain"), f"routes.{stem_of[name]}.chain")
+            _expect_one_kind(chain, models, labels[name]("chain"), f"routes.{stem}.chain")
         except ConfigError as error:
             if not isinstance(error, _LeadsToBroken):
-                _expect_file(stem_of[name], origins, error)
+                _expect_file("route", stem, origins, error)
             broken[name] = error.message
         else:
             found[name] = chain
     return found
-
-
-def _expect_file(stem: str, origins: Origins, error: ConfigError) -> None:
-    """Raise what is wrong with a route where a command line or the environment says it, not its file."""
-    if f"route/{stem}" not in origins.files or origins.is_override(f"routes.{stem}"):
-        raise error
 
 
 def _expect_one_kind(chain: Iterable[str], models: Mapping[str, ModelEntry], where: str, path: str) -> None:

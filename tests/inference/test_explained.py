@@ -9,40 +9,14 @@ import attrs
 import pytest
 import torch
 from tiny_models import ask, load
+from worker_link import Link, SocketEnds
 
 from mlzoo.frames import Loaded, Unload
-from mlzoo.frames_codec import encode
 from mlzoo.inference.graphs import Graphs
 from mlzoo.inference.worker import ModelServer
 
 pytestmark = pytest.mark.torch
 FAILS = (sys.executable, "-c", "import sys; sys.exit('no such header')")
-
-
-class SocketEnds(Exception):
-    """Nothing comes any more, and somebody waits for it."""
-
-
-class Link:
-    """The worker's end of a socket."""
-
-    def __init__(self):
-        self.said = []
-        self._lines = []
-
-    def arrive(self, *frames):
-        self._lines += map(encode, frames)
-
-    def take(self, *, wait, most_s=None):
-        if wait and not self._lines and most_s is None:
-            raise SocketEnds
-        return self._lines.pop(0) if self._lines else None
-
-    def begin(self, doing):
-        pass
-
-    def send(self, said):
-        self.said += said
 
 
 def served(server, link, *frames):

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 from tiny_models import ask, load
+from worker_link import Link, SocketEnds
 
 from mlzoo.frames import Abandon, Generate, Load, Stepped, Tokenize, Tokenized, Unload
-from mlzoo.frames_codec import encode
 from mlzoo.inference.saying import EVERY_S
 from mlzoo.inference.worker import DRAIN_S, ModelServer
 
@@ -19,33 +19,17 @@ CPU = torch.device("cpu")
 FLOOD = 1000  # frames that are there at once
 
 
-class SocketEnds(Exception):
-    """Nothing comes any more, and somebody waits for it."""
-
-
-class FloodedLink:
-    """The worker's end of a socket on which more arrives than it can do. The real one ends the process with it."""
+class FloodedLink(Link):
+    """One on which more arrives than the worker can do."""
 
     def __init__(self, *first, flood=FLOOD):
+        super().__init__(*first)
         self.now_s = 0.0  # each frame takes a thousandth of a second
-        self.said = []
-        self._lines = [encode(frame) for frame in first]
         self.arrive(*(Tokenize(request=f"t{number}", model="tiny", text="one") for number in range(flood)))
-
-    def arrive(self, *frames):
-        self._lines += map(encode, frames)
 
     def take(self, *, wait, most_s=None):
         self.now_s += 0.001
-        if wait and not self._lines:
-            raise SocketEnds
-        return self._lines.pop(0) if self._lines else None
-
-    def begin(self, doing):
-        pass
-
-    def send(self, said):
-        self.said += said
+        return super().take(wait=wait, most_s=most_s)
 
 
 def test_a_flood_of_texts_to_turn_into_tokens_keeps_no_row_waiting(tiny_directory):
